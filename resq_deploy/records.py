@@ -1,0 +1,237 @@
+"""Run folders: one manifest, atomic writes, provenance, and the rules of resuming.
+
+A run folder belongs to one run. Its `manifest.json` names everything that decides the figures (`identity`:
+options, seed, digests of model and data) and, apart from that, what does not (`settings`: workers, device).
+Resuming compares the identity, entry by entry, and names the first that differs.
+"""
+
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Mapping
+from types import TracebackType
+from typing import IO, Any, Self
+
+from resq_deploy import __version__
+from resq_deploy.errors import RunFolderError
+
+SCHEMA = 1
+_MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_RECORDED_PACKAGES = ("numpy", "scipy", "onnx", "onnxruntime", "torch", "torchvision")
+
+
+def sha256_file(path: pathlib.Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits, reading it in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: pathlib.Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part.
+
+    Raises:
+        RunFolderError: if the disk is full or the folder cannot be written.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(payload)
+                stream.flush()
+                os.fsync(stream.fileno())
+            pathlib.Path(name).chmod(0o644)
+            pathlib.Path(name).replace(path)
+        except BaseException:
+            pathlib.Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+    """Write `value` atomically as JSON with sorted keys kept in the order given; NaN is refused by the format."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunFolderError: if the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RunFolderError(f"{path} is not valid JSON ({error}): the file is broken or half-written") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a reader needs to repeat a figure: package versions, Python, platform and CPU features."""
+    versions = {"resq-deploy": __version__, "python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "platform": platform.platform(), "machine": platform.machine(), "cpu": cpu_features()}
+
+
+def cpu_features() -> list[str]:
+    """Return the CPU features that decide how int8 products are computed, as the kernel names them."""
+    telling = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    words = next((line.split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    return [feature for feature in telling if feature in words]
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class RunFolder:
+    """A folder that holds one run, locked against a second process while it is open.
+
+    Use it as a context manager: leaving it records the status `done`, `interrupted` (Ctrl-C) or `failed`.
+
+    Attributes:
+        path: the folder.
+        resumed: whether an earlier run is being continued.
+        manifest: what `manifest.json` holds.
+    """
+
+    def __init__(self, path: pathlib.Path, *, manifest: dict[str, Any], resumed: bool, lock: IO[bytes]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.resumed = resumed
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: pathlib.Path,
+        *,
+        command: str,
+        identity: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Create a run folder, or take up an earlier one.
+
+        Args:
+            path: the folder; created with its parents where it is missing.
+            command: the command's name; a folder of another command is refused.
+            identity: everything that decides the figures (JSON values).
+            settings: what is worth recording but may change from one session to the next.
+            resume: continue an earlier run; an empty or missing folder starts a new one.
+
+        Raises:
+            RunFolderError: if the folder is not empty and `resume` is off, is in use, broken, or was made by
+                another command or with another identity.
+        """
+        normal = json.loads(json.dumps(dict(identity), allow_nan=False))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(entry.name != _LOCK for entry in path.iterdir())
+        except OSError as error:
+            raise RunFolderError(f"cannot use {path} as output folder: {error.strerror or error}") from error
+        if occupied and not resume:
+            raise RunFolderError(f"output folder {path} is not empty: give another --out, or --resume to continue it")
+        lock = _acquire_lock(path)
+        try:
+            manifest = {
+                "schema": SCHEMA,
+                "command": command,
+                "status": "running",
+                "identity": normal,
+                "settings": dict(settings or {}),
+                "provenance": provenance(),
+                "started": _now(),
+            }
+            if occupied:
+                earlier = read_manifest(path)
+                _check_same(path, earlier, command, normal)
+                manifest["started"] = earlier.get("started", manifest["started"])
+                manifest["resumed"] = [*earlier.get("resumed", []), _now()]
+            folder = cls(path, manifest=manifest, resumed=occupied, lock=lock)
+            folder.save_manifest()
+        except BaseException:
+            lock.close()
+            raise
+        return folder
+
+    def save_manifest(self, **entries: Any) -> None:
+        """Add entries to the manifest and write it."""
+        self.manifest.update(entries)
+        write_json(self.path / _MANIFEST, self.manifest)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = "done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
+        try:
+            self.save_manifest(status=status, finished=_now())
+        except RunFolderError:
+            if kind is None:  # a full disk must not hide the error that is already under way
+                raise
+        finally:
+            self._lock.close()
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """Read the manifest of a run folder.
+
+    Raises:
+        RunFolderError: if the folder holds no manifest, a broken one, or one of another schema version.
+    """
+    if not (path / _MANIFEST).is_file():
+        raise RunFolderError(f"{path} is not a run folder of resq-deploy: it holds no {_MANIFEST}")
+    manifest = read_json(path / _MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema") if isinstance(manifest, dict) else None
+        raise RunFolderError(
+            f"{path / _MANIFEST} has schema version {found!r}, this resq-deploy reads {SCHEMA}: "
+            "use the version that wrote it, or run again"
+        )
+    return manifest
+
+
+def _check_same(path: pathlib.Path, earlier: Mapping[str, Any], command: str, identity: Mapping[str, Any]) -> None:
+    if earlier.get("command") != command:
+        raise RunFolderError(f"{path} is a run of '{earlier.get('command')}', not of '{command}': give another --out")
+    before = earlier.get("identity", {})
+    for key in sorted(before.keys() | identity.keys()):
+        if before.get(key) != identity.get(key):
+            raise RunFolderError(
+                f"cannot resume {path}: {key} was {before.get(key)!r} and is now {identity.get(key)!r}; "
+                "give the same value, or another --out"
+            )
+
+
+def _acquire_lock(path: pathlib.Path) -> IO[bytes]:
+    try:
+        stream = (path / _LOCK).open("ab")
+    except OSError as error:
+        raise RunFolderError(f"cannot write in {path}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.close()
+        raise RunFolderError(f"{path} is in use by another run: wait for it, or give another --out") from error
+    return stream
