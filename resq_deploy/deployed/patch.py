@@ -1,0 +1,207 @@
+"""Flipping stored bits of a file, and proving that exactly those bits changed.
+
+The model is serialised once; where each tensor's bytes lie in it is read from the wire format. A faulty file is a
+copy with some of those bytes changed, so that nothing else can change with them. The proof does not trust that
+arithmetic: it parses the faulty bytes with onnx itself and compares element by element.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from resq_deploy.deployed.surfaces import Surface
+from resq_deploy.errors import InjectionError, ModelError
+from resq_deploy.faults.bits import change_mask, count_bits
+from resq_deploy.faults.fault import Edit, Fault, Op
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Where a tensor lies in the serialised model: its whole message, and within that its raw bytes."""
+
+    message: slice
+    raw: slice
+
+
+class Patcher:
+    """Makes faulty copies of a model whose parameters are all in `raw_data`.
+
+    Args:
+        model: the model, as `read_model` returns it.
+        surfaces: the tensors that faults may hit.
+
+    Attributes:
+        golden: the fault-free model, serialised.
+    """
+
+    def __init__(self, model: onnx.ModelProto, surfaces: Sequence[Surface]) -> None:
+        self.golden = model.SerializeToString()
+        self._surfaces = {surface.tensor: surface for surface in surfaces}
+        self._spans = {name: span for name, span in _locate(self.golden) if name in self._surfaces}
+        for surface in surfaces:
+            span = self._spans.get(surface.tensor)
+            if span is None or (span.raw.stop - span.raw.start) * 8 < surface.bits:
+                raise ModelError(f"tensor {surface.tensor!r} cannot be found in the serialised model")
+
+    def stored(self, tensor: str) -> NDArray[np.uint8]:
+        """Return a copy of the stored bytes of a tensor, shape [bytes]."""
+        return np.frombuffer(self.golden[self._spans[tensor].raw], dtype=np.uint8).copy()
+
+    def masks(self, fault: Fault) -> dict[str, NDArray[np.uint8]]:
+        """Return the XOR mask of each tensor the fault changes; a tensor that stays as it was is left out.
+
+        Several edits of one tensor are applied one after the other, in the order of the fault.
+        """
+        masks: dict[str, NDArray[np.uint8]] = {}
+        for edit in fault.edits:
+            surface = self._surfaces[edit.tensor]
+            before = masks.get(edit.tensor)
+            stored = self.stored(edit.tensor)
+            if before is None:
+                masks[edit.tensor] = change_mask(stored, edit, surface.width)
+            else:
+                masks[edit.tensor] = before ^ change_mask(stored ^ before, edit, surface.width)
+        return {tensor: mask for tensor, mask in masks.items() if mask.any()}
+
+    def apply(self, masks: Mapping[str, NDArray[np.uint8]]) -> bytes:
+        """Return the serialised model with the masks applied to its stored bytes."""
+        faulty = bytearray(self.golden)
+        for tensor, mask in masks.items():
+            faulty[self._spans[tensor].raw] = (self.stored(tensor) ^ mask).tobytes()
+        return bytes(faulty)
+
+    def prove(self, fault: Fault, faulty: bytes) -> int:
+        """Check that a faulty model differs from the golden one in exactly the bits the fault asks for.
+
+        Every touched tensor is parsed with onnx on both sides and compared element by element with what the
+        operations mean; everything outside those tensors must be byte-equal.
+
+        Returns:
+            How many stored bits differ.
+
+        Raises:
+            InjectionError: at the first difference between what was asked and what changed.
+        """
+        changed = 0
+        for tensor in fault.tensors:
+            edits = [edit for edit in fault.edits if edit.tensor == tensor]
+            before, after = (self._elements(tensor, data) for data in (self.golden, faulty))
+            expected = _expected(before, edits, self._surfaces[tensor].width)
+            if not np.array_equal(after, expected):
+                raise InjectionError(f"injection into {tensor!r} did not change exactly the bits asked for")
+            changed += count_bits((before ^ after).view(np.uint8))
+        outside = [self._spans[tensor].message for tensor in fault.tensors]
+        if not _equal_outside(self.golden, faulty, outside):
+            raise InjectionError(f"injection into {', '.join(fault.tensors)} changed bytes of other tensors")
+        return changed
+
+    def _elements(self, tensor: str, data: bytes) -> NDArray[np.uint64]:
+        """Parse a tensor out of a serialised model; its elements as unsigned patterns, shape [elements]."""
+        parsed = onnx.TensorProto.FromString(data[self._spans[tensor].message])
+        array = numpy_helper.to_array(parsed).reshape(-1)
+        patterns = array.view(f"u{array.dtype.itemsize}").astype(np.uint64)
+        # 4-bit elements are widened by sign on parsing.
+        return patterns & np.uint64((1 << self._surfaces[tensor].width) - 1)
+
+
+def _expected(before: NDArray[np.uint64], edits: Sequence[Edit], width: int) -> NDArray[np.uint64]:
+    """Return what the operations mean for the elements of one tensor, in plain element arithmetic."""
+    elements = before.copy()
+    for edit in edits:
+        if edit.op is Op.WORD:
+            elements[edit.index] = edit.value & np.uint64((1 << width) - 1)
+            continue
+        bits = np.uint64(1) << edit.bit.astype(np.uint64)
+        if edit.op is Op.FLIP:
+            np.bitwise_xor.at(elements, edit.index, bits)
+        elif edit.op is Op.SET1:
+            np.bitwise_or.at(elements, edit.index, bits)
+        else:
+            np.bitwise_and.at(elements, edit.index, ~bits)
+    return elements
+
+
+def _equal_outside(golden: bytes, faulty: bytes, spans: Sequence[slice]) -> bool:
+    """Return whether two byte strings are equal outside the given spans."""
+    if len(golden) != len(faulty):
+        return False
+    left, right = memoryview(golden), memoryview(faulty)
+    start = 0
+    for span in sorted(spans, key=lambda span: span.start):
+        if left[start : span.start] != right[start : span.start]:
+            return False
+        start = span.stop
+    return left[start:] == right[start:]
+
+
+def _locate(data: bytes) -> Iterator[tuple[str, Span]]:
+    """Yield where each stored tensor of a serialised model lies; names as in `graph.stored_tensors`."""
+    for start, stop in _fields(data, onnx.ModelProto.DESCRIPTOR, "graph", 0, len(data)):
+        yield from _locate_in_graph(data, start, stop)
+
+
+def _locate_in_graph(data: bytes, start: int, stop: int) -> Iterator[tuple[str, Span]]:
+    for begin, end in _fields(data, onnx.GraphProto.DESCRIPTOR, "initializer", start, stop):
+        name = next(_fields(data, onnx.TensorProto.DESCRIPTOR, "name", begin, end), (begin, begin))
+        yield from _tensor_span(data, data[slice(*name)].decode(), begin, end)
+    for begin, end in _fields(data, onnx.GraphProto.DESCRIPTOR, "node", start, stop):
+        yield from _locate_in_node(data, begin, end)
+
+
+def _locate_in_node(data: bytes, start: int, stop: int) -> Iterator[tuple[str, Span]]:
+    node = onnx.NodeProto.DESCRIPTOR
+    attribute = onnx.AttributeProto.DESCRIPTOR
+    output = next(_fields(data, node, "output", start, stop), (start, start))
+    constant = any(data[slice(*span)] == b"Constant" for span in _fields(data, node, "op_type", start, stop))
+    for begin, end in _fields(data, node, "attribute", start, stop):
+        if constant:
+            for tensor in _fields(data, attribute, "t", begin, end):
+                yield from _tensor_span(data, data[slice(*output)].decode(), *tensor)
+        for field in ("g", "graphs"):
+            for graph in _fields(data, attribute, field, begin, end):
+                yield from _locate_in_graph(data, *graph)
+
+
+def _tensor_span(data: bytes, name: str, start: int, stop: int) -> Iterator[tuple[str, Span]]:
+    for raw in _fields(data, onnx.TensorProto.DESCRIPTOR, "raw_data", start, stop):
+        yield name, Span(slice(start, stop), slice(*raw))
+
+
+def _fields(data: bytes, message: Descriptor, name: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield (begin, end) of each length-delimited field `name` of the message that lies in data[start:stop].
+
+    The wire format is that of https://protobuf.dev/programming-guides/encoding.
+    """
+    field: FieldDescriptor = message.fields_by_name[name]
+    while start < stop:
+        key, start = _varint(data, start)
+        kind = key & 7
+        if kind == _VARINT:
+            _, start = _varint(data, start)
+        elif kind == _LENGTH:
+            length, start = _varint(data, start)
+            if key >> 3 == field.number:
+                yield start, start + length
+            start += length
+        elif kind in (_FIXED64, _FIXED32):
+            start += 8 if kind == _FIXED64 else 4
+        else:
+            raise ModelError(f"the serialised model has a field of unknown kind {kind}")
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[start]
+        value |= (byte & 0x7F) << shift
+        start += 1
+        if byte < 0x80:
+            return value, start
+        shift += 7

@@ -1,0 +1,199 @@
+"""Running an ONNX file as deployed: one onnxruntime session, fixed options, fixed batches."""
+
+import dataclasses
+import threading
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from resq_deploy.errors import DataError, ModelError
+
+BATCH = 100
+"""Images a run. Fixed, since float kernels may round differently for another batch size."""
+
+_ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """How the file is run; recorded in the manifest, since it is part of what was tested.
+
+    Attributes:
+        providers: onnxruntime execution providers, in order of preference.
+        optimization: graph optimisation level: all, extended, basic or none.
+        batch: images a run, where the model leaves it open.
+    """
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    optimization: str = "all"
+    batch: int = BATCH
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.providers if name not in ort.get_available_providers()]
+        if missing:
+            available = ", ".join(ort.get_available_providers())
+            raise ModelError(f"onnxruntime has no provider {missing[0]!r} here; available: {available}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What the model's one input takes.
+
+    Attributes:
+        name: the input's name.
+        dtype: float32 (images in [0, 1]) or uint8 (images in 0 ... 255).
+        shape: dimensions; None where the model leaves one open.
+    """
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int | None, ...]
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images are taken as [N, H, W, C]."""
+        return len(self.shape) == 4 and self.shape[1] not in (1, 3) and self.shape[3] in (1, 3)
+
+    def prepare(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Bring images into the layout and type the model takes.
+
+        Args:
+            images: uint8 [N, H, W, 3], or float32 already as the model takes it, which is fed as it is.
+
+        Raises:
+            DataError: if shape or type do not fit the model.
+        """
+        ready = images
+        if images.dtype == np.uint8:
+            ready = images if self.channels_last else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+            if self.dtype is np.float32:
+                ready = ready.astype(np.float32) / np.float32(255.0)
+        fits = len(ready.shape) == len(self.shape) and all(
+            want in (None, have) for want, have in zip(self.shape[1:], ready.shape[1:], strict=True)
+        )
+        if not fits or ready.dtype != self.dtype:
+            wanted = "x".join("?" if size is None else str(size) for size in self.shape[1:])
+            given = "x".join(map(str, ready.shape[1:]))
+            raise DataError(
+                f"the model takes {np.dtype(self.dtype).name} images of shape {wanted}, "
+                f"the data set gives {ready.dtype.name} of shape {given}: use data made for this model"
+            )
+        return ready
+
+
+class Session:
+    """A session over a serialised model, one thread, with a clear error for what it cannot be used for.
+
+    Args:
+        model: the serialised model, self-contained.
+        deployment: how to run it.
+
+    Attributes:
+        input: what the model takes.
+
+    Raises:
+        ModelError: if onnxruntime refuses the model, or it is no classifier with one image input.
+    """
+
+    def __init__(self, model: bytes, deployment: Deployment) -> None:
+        self._session = create(model, deployment)
+        self.input = _input_spec(self._session)
+        self._output = _output_name(self._session)
+        self._batch = self.input.shape[0] or deployment.batch
+
+    def run(self, images: NDArray[Any], terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
+        """Return the outputs for prepared images, [N, ...] -> [N, C], in batches of fixed size.
+
+        A model with a fixed batch gets its last batch filled up with copies of the last image.
+
+        Raises:
+            Exception: whatever onnxruntime raises; its types have no common base.
+        """
+        parts = []
+        for start in range(0, len(images), self._batch):
+            batch = images[start : start + self._batch]
+            count = len(batch)
+            if self.input.shape[0] is not None and count < self._batch:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], self._batch - count, axis=0)])
+            (output,) = self._session.run([self._output], {self.input.name: batch}, terminate)
+            parts.append(np.asarray(output, dtype=np.float32).reshape(len(batch), -1)[:count])
+        return np.concatenate(parts)
+
+
+def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:
+    """Create a one-thread onnxruntime session that prints nothing.
+
+    Raises:
+        ModelError: if onnxruntime refuses the model; the message is the first line of its own.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _LEVELS[deployment.optimization]
+    options.log_severity_level = 4  # errors reach the user as exceptions, once
+    try:
+        return ort.InferenceSession(model, options, providers=list(deployment.providers))
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"onnxruntime refuses the model: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, short enough for one line on a terminal."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _input_spec(session: ort.InferenceSession) -> InputSpec:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(repr(value.name) for value in inputs[:4])
+        raise ModelError(f"the model takes {len(inputs)} inputs ({names}); a classifier with one image input is needed")
+    value = inputs[0]
+    if value.type not in _ELEMENT_TYPES:
+        raise ModelError(f"the model's input {value.name!r} is {value.type}; float32 or uint8 images are needed")
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
+    if len(shape) < 2:
+        raise ModelError(f"the model's input {value.name!r} has shape {value.shape}; images are needed")
+    return InputSpec(name=value.name, dtype=_ELEMENT_TYPES[value.type], shape=shape)
+
+
+def _output_name(session: ort.InferenceSession) -> str:
+    outputs = session.get_outputs()
+    floats = [value for value in outputs if value.type in ("tensor(float)", "tensor(float16)", "tensor(double)")]
+    if not floats:
+        raise ModelError(f"the model's output {outputs[0].name!r} is {outputs[0].type}; class scores are needed")
+    return str(floats[0].name)
+
+
+class Watchdog:
+    """Stops a run of onnxruntime that takes longer than a limit.
+
+    Use it around `Session.run`, handing over `.options`; `expired` tells afterwards whether it struck.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.options = ort.RunOptions()
+        self.expired = False
+        self._timer = threading.Timer(seconds, self._strike) if seconds else None
+
+    def _strike(self) -> None:
+        self.expired = True
+        self.options.terminate = True
+
+    def __enter__(self) -> "Watchdog":
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()

@@ -1,0 +1,71 @@
+"""Random numbers from raw generator words.
+
+numpy promises that a bit generator's words stay the same between versions, but not that its distributions do.
+Faults must be the same years later, so everything here is derived from the words alone.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORD_RANGE = 1 << 64
+
+
+def stream(purpose: str, *parts: object, counter: int = 0) -> np.random.Philox:
+    """Return a Philox bit generator whose key is the SHA-256 of a purpose and its parts.
+
+    Args:
+        purpose: what the numbers are for; streams of different purposes never meet.
+        parts: seed, chip, tensor name ...
+        counter: start block, to give one key several independent streams.
+    """
+    text = "\0".join([purpose, *map(str, parts)])
+    key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+    return np.random.Philox(key=key, counter=counter << 192)
+
+
+def integers(bits: np.random.Philox, bound: int, count: int) -> NDArray[np.int64]:
+    """Return `count` independent integers, uniform on [0, bound), free of modulo bias by rejection."""
+    limit = _WORD_RANGE - _WORD_RANGE % bound
+    kept: list[NDArray[np.uint64]] = []
+    have = 0
+    while have < count:
+        words = bits.random_raw(count - have)
+        if limit < _WORD_RANGE:
+            words = words[words < np.uint64(limit)]
+        kept.append(words)
+        have += len(words)
+    return (np.concatenate(kept or [np.empty(0, np.uint64)]) % np.uint64(bound)).astype(np.int64)
+
+
+def words(bits: np.random.Philox, width: int, count: int) -> NDArray[np.uint64]:
+    """Return `count` independent patterns of `width` bits, uniform."""
+    return bits.random_raw(count) >> np.uint64(64 - width)
+
+
+def uniforms(bits: np.random.Philox, count: int) -> NDArray[np.float64]:
+    """Return `count` independent numbers, uniform on [0, 1), with 53 bits each."""
+    return (bits.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def sample(bits: np.random.Philox, population: int, count: int) -> NDArray[np.int64]:
+    """Draw `count` different integers from [0, population), in random order.
+
+    The order is that of first appearance, so a smaller sample from the same stream is a prefix of a larger one.
+    A share above one half is drawn as a shuffle, at the cost of the whole population.
+
+    Raises:
+        ValueError: if more is asked for than the population holds.
+    """
+    if count > population:
+        raise ValueError(f"cannot draw {count} of {population} without replacement")
+    if 2 * count > population:
+        order = np.argsort(bits.random_raw(population), kind="stable")
+        return order[:count].astype(np.int64)
+    drawn = integers(bits, population, count)
+    while True:
+        _, first = np.unique(drawn, return_index=True)
+        if len(first) >= count:
+            return drawn[np.sort(first)][:count]
+        drawn = np.concatenate([drawn[np.sort(first)], integers(bits, population, count - len(first))])
