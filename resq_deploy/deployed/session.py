@@ -30,11 +30,13 @@ class Deployment:
         providers: onnxruntime execution providers, in order of preference.
         optimization: graph optimisation level: all, extended, basic or none.
         batch: images a run, where the model leaves it open.
+        threads: threads within one session; campaigns run several sessions of one thread instead.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     optimization: str = "all"
     batch: int = BATCH
+    threads: int = 1
 
     def __post_init__(self) -> None:
         missing = [name for name in self.providers if name not in ort.get_available_providers()]
@@ -129,13 +131,13 @@ class Session:
 
 
 def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:
-    """Create a one-thread onnxruntime session that prints nothing.
+    """Create an onnxruntime session that prints nothing.
 
     Raises:
         ModelError: if onnxruntime refuses the model; the message is the first line of its own.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = deployment.threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _LEVELS[deployment.optimization]
     options.log_severity_level = 4  # errors reach the user as exceptions, once

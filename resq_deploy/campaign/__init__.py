@@ -1,0 +1,1 @@
+"""Fault campaigns on a deployed file: plan, golden run, evaluation, store, summary."""

@@ -1,0 +1,64 @@
+"""The golden run: what the fault-free file answers, which every faulty run is judged against."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.deployed.session import Deployment, Session, first_line
+from resq_deploy.errors import DataError, ModelError
+from resq_deploy.faults.outcomes import Judge
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Golden:
+    """The fault-free run.
+
+    Attributes:
+        inputs: images as the model takes them, shape [N, ...].
+        labels: right classes, shape [N].
+        logits: outputs of the fault-free file, shape [N, C].
+        judge: compares faulty outputs with these.
+    """
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    judge: Judge
+
+    @property
+    def right(self) -> int:
+        """How many images the fault-free file gets right."""
+        return int(self.judge.golden_right.sum())
+
+
+def golden_run(
+    model: bytes, deployment: Deployment, images: NDArray[Any], labels: NDArray[np.int64], classes: int
+) -> Golden:
+    """Run the fault-free file over the images.
+
+    Args:
+        model: the serialised model.
+        deployment: how to run it.
+        images: as the data set holds them, shape [N, ...].
+        labels: right classes, shape [N].
+        classes: how many classes the data set names.
+
+    Raises:
+        ModelError: if the model cannot be run, or its outputs are not finite.
+        DataError: if the images or the classes do not fit the model.
+    """
+    session = Session(model, deployment)
+    inputs = session.input.prepare(images)
+    try:
+        logits = session.run(inputs)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelError(f"the model cannot be run on these images: {first_line(error)}") from error
+    if logits.shape[1] != classes:
+        raise DataError(
+            f"the model has {logits.shape[1]} classes and the data set {classes}: use the data set it was made for"
+        )
+    if not np.isfinite(logits).all():
+        raise ModelError("the fault-free model gives outputs that are not finite: it cannot serve as a golden run")
+    return Golden(inputs, labels, logits, Judge(logits, labels))

@@ -1,0 +1,135 @@
+"""What a campaign is asked to do, checked as a whole before anything runs."""
+
+import dataclasses
+import enum
+from typing import Any
+
+from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.surfaces import Role
+from resq_deploy.errors import OptionError
+
+DEFAULT_MARGIN = 0.01
+DEFAULT_BER = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+
+class FaultModel(enum.StrEnum):
+    """The fault models of a campaign."""
+
+    SINGLE = "single"
+    BER = "ber"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CampaignOptions:
+    """Options of a campaign; all but `workers` decide its figures.
+
+    Attributes:
+        faults: the fault model.
+        images: how many test images to judge by.
+        roles: roles to hit; empty for all.
+        layers: shell pattern that the layer's name must match.
+        bits: bit positions to hit; empty for all.
+        ber: bit error rates, ascending, in [0, 0.5].
+        chips: simulated chips per bit error rate.
+        samples: faults to draw; None where the margin decides.
+        margin: half-width wanted of the interval of SDC-1, a fraction.
+        exhaustive: take every fault of the population.
+        confidence: coverage of the intervals.
+        time_limit: seconds a run over all images may take before the fault counts as `due`; None for no limit.
+        seed: of all drawing but the chips'.
+        workers: faults evaluated at the same time; None for all cores.
+        deployment: how the file is run.
+    """
+
+    faults: FaultModel = FaultModel.SINGLE
+    images: int = 1000
+    roles: tuple[Role, ...] = ()
+    layers: str = "*"
+    bits: tuple[int, ...] = ()
+    ber: tuple[float, ...] = DEFAULT_BER
+    chips: int = 20
+    samples: int | None = None
+    margin: float | None = None
+    exhaustive: bool = False
+    confidence: float = 0.95
+    time_limit: float | None = None
+    seed: int = 0
+    workers: int | None = None
+    deployment: Deployment = dataclasses.field(default_factory=Deployment)
+
+    def __post_init__(self) -> None:
+        for name, value in (("images", self.images), ("chips", self.chips), ("samples", self.samples)):
+            if value is not None and value < 1:
+                raise OptionError(f"--{name} {value}: give a whole number from 1 up")
+        if self.margin is not None and not 0.0 < self.margin < 0.5:
+            raise OptionError(f"--margin {self.margin}: give a fraction between 0 and 0.5, such as 0.01 for one point")
+        if not 0.5 <= self.confidence < 1.0:
+            raise OptionError(f"--confidence {self.confidence}: give a fraction from 0.5 to below 1, such as 0.95")
+        if sum((self.samples is not None, self.margin is not None, self.exhaustive)) > 1:
+            raise OptionError("--samples, --margin and --exhaustive exclude each other: give one")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise OptionError(f"--time-limit {self.time_limit}: give seconds above 0")
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f"--workers {self.workers}: give a whole number from 1 up")
+        if self.faults is FaultModel.BER:
+            self._check_ber()
+
+    def _check_ber(self) -> None:
+        if not self.ber or any(not 0.0 < rate <= 0.5 for rate in self.ber):
+            raise OptionError("--ber: give bit error rates above 0 and up to 0.5, such as 1e-4,1e-3")
+        if self.samples is not None or self.margin is not None or self.exhaustive:
+            raise OptionError("--samples, --margin and --exhaustive do not apply to ber: its sample is --chips")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the figures, as JSON values, for the manifest and for resuming."""
+        values = dataclasses.asdict(self)
+        del values["workers"]
+        values["faults"] = str(self.faults)
+        values["roles"] = [str(role) for role in self.roles]
+        return values
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """Read bit positions such as `7` or `0-3,31`.
+
+    Raises:
+        OptionError: if the text is not of that form, or a position is above 63.
+    """
+    bits: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            bits.update(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise OptionError(f"--bits {text!r}: give positions such as 7 or 0-3,31") from error
+    if not bits or min(bits) < 0 or max(bits) > 63:
+        raise OptionError(f"--bits {text!r}: positions run from 0 (least significant) to 63")
+    return tuple(sorted(bits))
+
+
+def parse_roles(text: str) -> tuple[Role, ...]:
+    """Read roles such as `weight,bias`; `all` stands for every role.
+
+    Raises:
+        OptionError: if a role is unknown.
+    """
+    if text == "all":
+        return ()
+    known = {str(role): role for role in Role}
+    names = [name.strip() for name in text.split(",")]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise OptionError(f"--roles: unknown role {unknown!r}; roles are {', '.join(known)}")
+    return tuple(role for name, role in known.items() if name in names)
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Read bit error rates such as `1e-4,1e-3`; they come back ascending and without repeats.
+
+    Raises:
+        OptionError: if the text holds anything but numbers.
+    """
+    try:
+        return tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise OptionError(f"--ber {text!r}: give numbers such as 1e-4,1e-3") from error

@@ -1,0 +1,62 @@
+"""What a campaign keeps of each fault."""
+
+import dataclasses
+
+import numpy as np
+
+from resq_deploy.faults.outcomes import COUNTS, Judgement, Outcome
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """The result of one fault.
+
+    Attributes:
+        number: the fault's number in the plan.
+        outcome: the worst over its images, or `due`.
+        images: image runs judged; 0 for a `due` fault.
+        counts: images for each name of `COUNTS`.
+        accuracy: share of images answered right; 0 for a `due` fault.
+        right: bitmap of right answers, most significant bit first (numpy.packbits), ceil(images / 8) bytes.
+        changed: stored bits that the fault really changed.
+        reason: why the fault is `due`; empty otherwise.
+        reloaded: whether a session was created from the faulty file for it.
+    """
+
+    number: int
+    outcome: Outcome
+    images: int
+    counts: dict[str, int]
+    accuracy: float
+    right: bytes
+    changed: int
+    reason: str = ""
+    reloaded: bool = True
+
+    @classmethod
+    def of(cls, number: int, judgement: Judgement, changed: int, *, reloaded: bool = True) -> "Record":
+        """Make the record of a fault whose images were judged."""
+        return cls(
+            number=number,
+            outcome=judgement.outcome,
+            images=len(judgement.right),
+            counts=judgement.counts,
+            accuracy=float(judgement.right.mean()),
+            right=np.packbits(judgement.right).tobytes(),
+            changed=changed,
+            reloaded=reloaded,
+        )
+
+    @classmethod
+    def due(cls, number: int, changed: int, reason: str) -> "Record":
+        """Make the record of a fault that left the file unusable."""
+        return cls(
+            number=number,
+            outcome=Outcome.DUE,
+            images=0,
+            counts=dict.fromkeys(COUNTS, 0),
+            accuracy=0.0,
+            right=b"",
+            changed=changed,
+            reason=reason,
+        )

@@ -1,0 +1,98 @@
+"""`campaign.sqlite`: one row a fault, written as it is evaluated, whole or not at all."""
+
+import pathlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+from resq_deploy.campaign.record import Record
+from resq_deploy.errors import RunFolderError
+from resq_deploy.faults.outcomes import COUNTS, Outcome
+
+SCHEMA = 1
+FILE = "campaign.sqlite"
+
+_COLUMNS = ("number", "outcome", "images", *COUNTS, "accuracy", "right", "changed", "reason", "reloaded")
+
+
+class Store:
+    """The results of a campaign so far. One process writes it, from one thread.
+
+    Args:
+        path: the database file; created where it is missing.
+
+    Raises:
+        RunFolderError: if the file is no store of this schema version, or is damaged.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._prepare()
+        except sqlite3.Error as error:
+            raise RunFolderError(f"{path} cannot be used as a campaign store ({error})") from error
+
+    def _prepare(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA):
+            raise RunFolderError(f"{self._path} has schema version {version}, this resq-deploy writes {SCHEMA}")
+        counts = ", ".join(f"{name} INTEGER NOT NULL" for name in COUNTS)
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
+            f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, right BLOB NOT NULL,"
+            " changed INTEGER NOT NULL, reason TEXT NOT NULL, reloaded INTEGER NOT NULL)"
+        )
+        self._database.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Keep records, all of them or none.
+
+        Raises:
+            RunFolderError: if the disk is full or the file cannot be written.
+        """
+        marks = ", ".join("?" * len(_COLUMNS))
+        rows = [_as_row(record) for record in records]
+        try:
+            self._database.execute("BEGIN")
+            try:
+                self._database.executemany(f"INSERT INTO faults ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise RunFolderError(f"cannot write {self._path} ({error}); --resume goes on from here") from error
+
+    def numbers(self) -> set[int]:
+        """Return the numbers of the faults already evaluated."""
+        return {row[0] for row in self._database.execute("SELECT number FROM faults")}
+
+    def records(self) -> Iterator[Record]:
+        """Yield all records in the order of the plan, whatever order they were evaluated in."""
+        for row in self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number"):
+            yield _from_row(row)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+
+def _as_row(record: Record) -> tuple[object, ...]:
+    counts = [record.counts[name] for name in COUNTS]
+    head = (record.number, str(record.outcome), record.images)
+    return (*head, *counts, record.accuracy, record.right, record.changed, record.reason, int(record.reloaded))
+
+
+def _from_row(row: tuple[object, ...]) -> Record:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    counts = {name: values.pop(name) for name in COUNTS}
+    values["outcome"] = Outcome(str(values["outcome"]))
+    values["reloaded"] = bool(values["reloaded"])
+    return Record(counts=counts, **values)  # type: ignore[arg-type]  # the schema above fixes the types

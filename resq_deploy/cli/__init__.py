@@ -1,0 +1,80 @@
+"""The `resq-deploy` command: a lazy group, and the one place where errors become lines and exit statuses."""
+
+import contextlib
+import importlib
+import os
+import sys
+
+import click
+
+from resq_deploy import __version__
+from resq_deploy.errors import ResqError
+
+_COMMANDS = {
+    "demo": "Train, export and test a small network on digits: the whole line in three minutes.",
+    "train": "Harden a network: baseline, attack resilience, fault resilience.",
+    "export-int8": "Turn a checkpoint or a float ONNX file into a static int8 ONNX file.",
+    "inspect": "List what a file stores, bit by bit: roles, layers, warnings.",
+    "faultcamp": "Flip stored bits of a deployed file and measure what happens.",
+}
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """Imports a command when it is called, so that `--help` never waits for torch or onnxruntime."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"resq_deploy.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="resq-deploy")
+def group() -> None:
+    r"""Harden int8 networks against bit flips and attacks, export them to ONNX, and prove it on the file.
+
+    \b
+    A first campaign, on a file that comes with the sources:
+      resq-deploy faultcamp models/resnet8-digits-resq.int8.onnx --dataset digits --samples 200 --out run
+    """
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line and an exit status, never a traceback."""
+    try:
+        status = group.main(standalone_mode=False)
+    except ResqError as error:
+        _complain(f"resq-deploy: {' '.join(str(error).split())}")
+        status = error.exit_status
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "resq-deploy"
+        _complain(f"{where}: {error.format_message()} (see '{where} --help')")
+        status = 2
+    except (click.Abort, KeyboardInterrupt):
+        _complain("resq-deploy: interrupted; a run folder goes on with --resume")
+        status = _INTERRUPTED
+    except click.ClickException as error:
+        _complain(f"resq-deploy: {error.format_message()}")
+        status = 2
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except MemoryError:
+        _complain("resq-deploy: out of memory; give fewer images or workers")
+        status = 2
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(message, err=True)

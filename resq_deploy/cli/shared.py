@@ -1,0 +1,92 @@
+"""Options that several commands share, and how they show progress and tables."""
+
+import contextlib
+import importlib.util
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resq_deploy.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+PATH = click.Path(path_type=pathlib.Path)
+
+dataset_option = click.option(
+    "--dataset",
+    metavar="D",
+    required=True,
+    help="digits, cifar10, cifar100, gtsrb, an image-folder tree DIR/{train,test}/CLASS/*, or an .npz file.",
+)
+data_dir_option = click.option(
+    "--data-dir", type=PATH, help="Where named data sets are looked for, as NAME/{train,test}/CLASS/*, first."
+)
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+resume_option = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+workers_option = click.option("--workers", type=int, help="Faults evaluated at the same time.  [default: all cores]")
+
+
+def out_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the `--out` option; `what` says what is written there."""
+    return click.option("--out", type=PATH, required=True, help=what)
+
+
+def need_extra(what: str, extra: str, *modules: str) -> None:
+    """Check that an optional part of the package is installed, without importing it.
+
+    Raises:
+        MissingExtraError: naming the install command.
+    """
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        raise MissingExtraError(what, extra)
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str) -> Iterator["Progress"]:
+    """Show progress on standard error, with speed and time left; silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield progress
+
+
+def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard output; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def percent(estimate: Mapping[str, float] | None, digits: int = 2) -> str:
+    """Write an estimate as `value % [low, high]`."""
+    if estimate is None:
+        return "no run"
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"

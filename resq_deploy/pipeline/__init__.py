@@ -1,0 +1,1 @@
+"""Chains across the seam between the PyTorch half and the ONNX half."""
