@@ -95,8 +95,9 @@ def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
     """Estimate the mean rate over faults from a simple random sample of faults without replacement.
 
     Wilson's interval with the effective sample size r (1 - r) / s^2, s the standard error over faults with the
-    finite-population correction. Where no fault (or every fault, on every image) showed the event, the spread says
-    nothing and the hypergeometric bound is used. A whole population has no uncertainty.
+    finite-population correction. Where all faults gave the same rate (no event at all, mostly) the spread says
+    nothing: the hypergeometric bound limits the share of faults that may behave otherwise, and those could have any
+    rate. A whole population has no uncertainty.
 
     Args:
         rates: share of image runs with the event, one a fault, shape [n], each in [0, 1].
@@ -113,10 +114,9 @@ def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
     mean = float(np.clip(values.mean(), 0.0, 1.0))
     if n >= population:
         low = high = mean
-    elif not values.any():
-        low, high = 0.0, zero_event_bound(n, population, confidence)
-    elif (values == 1.0).all():
-        low, high = 1.0 - zero_event_bound(n, population, confidence), 1.0
+    elif np.ptp(values) == 0.0:
+        unseen = zero_event_bound(n, population, confidence)
+        low, high = mean * (1.0 - unseen), mean + (1.0 - mean) * unseen
     else:
         low, high = wilson(mean, _effective_size(values, mean, population), confidence)
     return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
@@ -125,10 +125,7 @@ def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
 def _effective_size(values: NDArray[np.float64], mean: float, population: float) -> float:
     n = len(values)
     correction = 1.0 if math.isinf(population) else 1.0 - n / population
-    variance = float(values.var(ddof=1)) / n if n > 1 else 0.0
-    if variance == 0.0:  # no spread seen: a share in [0, 1] cannot vary more than single events do
-        return n / correction
-    return mean * (1.0 - mean) / (variance * correction)
+    return mean * (1.0 - mean) * n / (float(values.var(ddof=1)) * correction)
 
 
 def student(values: ArrayLike, confidence: float) -> Estimate:

@@ -39,9 +39,9 @@ def export_source(
     from resq_deploy.hardening.trace import export_float_onnx
 
     checkpoint = load_checkpoint(source)
-    if checkpoint.num_classes != len(dataset.classes):
+    if len(checkpoint.classes) != len(dataset.classes):
         raise DataError(
-            f"{source} knows {checkpoint.num_classes} classes, data set {dataset.name} has {len(dataset.classes)}: "
+            f"{source} knows {len(checkpoint.classes)} classes, data set {dataset.name} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
     described = f"{checkpoint.network}, stage {checkpoint.stage}, trained on {checkpoint.dataset}"

@@ -128,7 +128,8 @@ def _right(session: Session, test: Split, classes: int) -> NDArray[np.bool_]:
     )
     if logits.shape[1] != classes:
         raise DataError(f"the model has {logits.shape[1]} classes and the data set {classes}: they must be the same")
-    return top1(logits) == test.labels
+    right: NDArray[np.bool_] = top1(logits) == test.labels
+    return right
 
 
 def _accuracy(right: NDArray[np.bool_]) -> Estimate:

@@ -28,9 +28,11 @@ def prepare_float_model(path: pathlib.Path) -> onnx.ModelProto:
     if control:
         raise ModelError(f"{path} has control flow ({control[0]}), which cannot be quantized: export it unrolled")
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
-        target = pathlib.Path(folder) / "prepared.onnx"
+        original, target = pathlib.Path(folder) / "float.onnx", pathlib.Path(folder) / "prepared.onnx"
         try:
-            quant_pre_process(model, str(target), skip_symbolic_shape=True)
+            # By path: handed a model in memory, onnxruntime 1.32 moves its weights to external files and fails.
+            onnx.save(model, str(original))
+            quant_pre_process(str(original), str(target), skip_symbolic_shape=True)
             return onnx.load(str(target))
         except Exception as error:  # onnxruntime and onnx raise many types here
             raise ModelError(f"{path} cannot be prepared for quantization: {first_line(error)}") from error

@@ -53,7 +53,8 @@ def write_int8(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) ->
     del written.metadata_props[:]
     written.producer_name, written.producer_version, written.doc_string = "resq-deploy", "", ""
     onnx.checker.check_model(written)
-    return written.SerializeToString(deterministic=True)
+    serialised: bytes = written.SerializeToString(deterministic=True)
+    return serialised
 
 
 @contextmanager

@@ -1,0 +1,160 @@
+"""The whole line on a small data set: train, export, attack, campaign - baseline and hardened side by side."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.run import run_campaign
+from resq_deploy.data import load_dataset
+from resq_deploy.data.dataset import Dataset
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.surfaces import Role
+from resq_deploy.hardening.checkpoint import load_checkpoint
+from resq_deploy.hardening.events import Event
+from resq_deploy.hardening.loop import train
+from resq_deploy.hardening.options import with_recipe
+from resq_deploy.pipeline.export import export_source
+from resq_deploy.pipeline.transfer import transfer_pgd
+from resq_deploy.quantization.export import ExportOptions
+from resq_deploy.records import RunFolder, write_json
+
+SCHEMA = 1
+FILES = {"baseline": "baseline", "resq": "fault"}
+"""What is compared, and the stage whose checkpoint it comes from."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Options of the demo; the defaults fit three minutes on two cores.
+
+    Attributes:
+        seed: of everything.
+        epsilons: Linf radii of the attack, in 1/255.
+        attack_steps: PGD steps.
+        ber: bit error rates, of the weights.
+        chips: simulated chips a rate.
+        samples: single faults, over all roles.
+        fault_images: test images a single fault is judged by.
+    """
+
+    seed: int = 0
+    epsilons: tuple[float, ...] = (2.0, 4.0, 8.0)
+    attack_steps: int = 10
+    ber: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 2e-2)
+    chips: int = 10
+    samples: int = 300
+    fault_images: int = 300
+
+
+Say = Callable[[str], None]
+
+
+def run_demo(
+    out: pathlib.Path,
+    options: DemoOptions,
+    *,
+    resume: bool = False,
+    say: Say = lambda _: None,
+    report: Callable[[Event], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run the demo and return its summary.
+
+    Args:
+        out: run folder; gets the two int8 files with sidecars, the train folder, the campaigns and summary.json.
+        options: seed and sizes.
+        resume: go on with the demo in `out`.
+        say: told each step as it begins.
+        report: takes the training's events.
+
+    Raises:
+        ResqError: if a step fails.
+    """
+    dataset = load_dataset("digits")
+    identity = {**dataclasses.asdict(options), "data": dataset.digest("test")}
+    with RunFolder.open(out, command="demo", identity=identity, resume=resume) as folder:
+        say("training resnet8 on digits: baseline, then stages 1 and 2")
+        _train(dataset, out / "train", options.seed, resume, report)
+        summary: dict[str, Any] = {
+            "schema": SCHEMA,
+            "dataset": dataset.name,
+            "network": "resnet8",
+            "test_images": len(dataset.test),
+            "attack_steps": options.attack_steps,
+            "fault_images": options.fault_images,
+            "files": {name: _prove(name, dataset, out, options, resume, say) for name in FILES},
+        }
+        write_json(folder.path / "summary.json", summary)
+    return summary
+
+
+def _train(dataset: Dataset, out: pathlib.Path, seed: int, resume: bool, report: Callable[[Event], None]) -> None:
+    options = with_recipe(dataset.name, {"network": "resnet8", "seed": seed})
+    identity = {**options.identity(), "data": dataset.digest("train")}
+    with RunFolder.open(out, command="train", identity=identity, resume=resume) as folder:
+        train(options, dataset, folder, report)
+
+
+def _prove(
+    name: str, dataset: Dataset, out: pathlib.Path, options: DemoOptions, resume: bool, say: Say
+) -> dict[str, Any]:
+    """Export one checkpoint and measure what attacks and faults do to the file."""
+    checkpoint = out / "train" / f"{FILES[name]}.pt"
+    path = out / f"{name}.int8.onnx"
+    say(f"{name}: export to int8")
+    # The demo reports what quantization costs; it does not stop for it.
+    sidecar = export_source(checkpoint, dataset, path, ExportOptions(seed=options.seed, enforce=False))
+    model = DeployedModel.load(path)
+    say(f"{name}: PGD on the float network, transferred to the int8 file")
+    network = load_checkpoint(checkpoint).build()
+    session = Session(path.read_bytes(), Deployment())
+    attacks = [
+        transfer_pgd(
+            network,
+            session,
+            dataset.evaluation(None),
+            epsilon=epsilon / 255,
+            steps=options.attack_steps,
+            seed=options.seed,
+        )
+        for epsilon in options.epsilons
+    ]
+    say(f"{name}: bit errors in the weights")
+    curve = _campaign(
+        model,
+        dataset,
+        CampaignOptions(
+            faults=FaultModel.BER,
+            roles=(Role.WEIGHT,),
+            ber=options.ber,
+            chips=options.chips,
+            images=len(dataset.test),
+            seed=options.seed,
+        ),
+        out / f"{name}-ber",
+        resume,
+    )
+    say(f"{name}: single flips in all roles")
+    single = _campaign(
+        model,
+        dataset,
+        CampaignOptions(samples=options.samples, images=options.fault_images, seed=options.seed),
+        out / f"{name}-single",
+        resume,
+    )
+    return {
+        "sha256": model.digest,
+        "accuracy": sidecar["accuracy"],
+        "pgd": [attack.as_dict() for attack in attacks],
+        "curve": curve["curve"],
+        "sdc1": single["rates"]["sdc1"],
+        "single": {key: single[key] for key in ("population", "faults", "rates", "by_role")},
+    }
+
+
+def _campaign(
+    model: DeployedModel, dataset: Dataset, options: CampaignOptions, out: pathlib.Path, resume: bool
+) -> dict[str, Any]:
+    return run_campaign(model, dataset, options, out, resume=resume)

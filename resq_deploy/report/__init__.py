@@ -1,0 +1,1 @@
+"""Pictures, tables and self-contained pages, made from records alone; never runs a model."""

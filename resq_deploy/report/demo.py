@@ -1,0 +1,119 @@
+"""The demo's page and its table, from the demo's summary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resq_deploy.report.figures import Series, bars, lines
+from resq_deploy.report.page import Section, Table, render
+
+NAMES = {"baseline": "baseline", "resq": "hardened (RESQ)"}
+
+_NOT_TESTED = (
+    "Not tested: faults in activations, in the arithmetic and in memory after the file was loaded; attacks made with "
+    "knowledge of the int8 file itself. Bit errors hit stored weights only; single flips hit every stored parameter, "
+    "biases, scales and zero points included."
+)
+
+
+def demo_table(summary: Mapping[str, Any]) -> Table:
+    """Return the headline figures, one column a file."""
+    files = [summary["files"][name] for name in NAMES]
+    rows = [["clean accuracy, float", *(_text(file["accuracy"]["float"]) for file in files)]]
+    rows.append(["clean accuracy, int8 file", *(_text(file["accuracy"]["int8"]) for file in files)])
+    for place, attack in enumerate(files[0]["pgd"]):
+        radius = f"{255 * attack['epsilon']:g}/255"
+        rows.append([f"PGD {radius}, float", *(_text(file["pgd"][place]["float"]) for file in files)])
+        rows.append([f"PGD {radius}, on the int8 file", *(_text(file["pgd"][place]["int8"]) for file in files)])
+    for place, point in enumerate(files[0]["curve"]):
+        label = f"bit error rate {point['ber']:g}, weights"
+        rows.append([label, *(_text(file["curve"][place]["accuracy"]) for file in files)])
+    rows.append(["SDC-1 of single flips, all roles", *(_text(file["sdc1"]) for file in files)])
+    return Table(headers=("figure", *NAMES.values()), rows=rows)
+
+
+def demo_page(summary: Mapping[str, Any]) -> str:
+    """Return the demo's page as HTML."""
+    files = summary["files"]
+    attack = lines(
+        [_attack_series(label, files[name]) for name, label in NAMES.items()],
+        x_title="epsilon (1/255, Linf)",
+        y_title="accuracy (%)",
+    )
+    errors = lines(
+        [
+            Series(
+                name=label,
+                x=[point["ber"] for point in files[name]["curve"]],
+                estimates=[point["accuracy"] for point in files[name]["curve"]],
+            )
+            for name, label in NAMES.items()
+        ],
+        x_title="bit error rate of the stored weights",
+        y_title="accuracy (%)",
+        log_x=True,
+    )
+    single = files["baseline"]["single"]
+    sections = [
+        Section(title="Side by side", table=demo_table(summary), text=("In brackets: 95 % intervals.",)),
+        Section(
+            title="Under attack",
+            text=(
+                f"PGD with {summary['attack_steps']} steps on each float network, its images run on the int8 file made "
+                f"from it; {summary['test_images']} test images. Epsilon 0 is the clean accuracy. Bands: 95 % Wilson.",
+            ),
+            figure=attack,
+            description="Accuracy of both int8 files over the strength of a PGD attack",
+        ),
+        Section(
+            title="Under bit errors",
+            text=(
+                "Every stored weight bit of the int8 file flips with the given probability. Both files meet the same "
+                f"{files['baseline']['curve'][0]['chips']} simulated chips. Bands: 95 % Student intervals over chips.",
+            ),
+            figure=errors,
+            description="Accuracy of both int8 files over the bit error rate",
+        ),
+        Section(
+            title="Single flips",
+            text=(
+                f"{single['faults']['evaluated']} flips drawn evenly from {single['population']['bits']:,} (baseline) "
+                f"and {files['resq']['single']['population']['bits']:,} (hardened) stored bits, each judged on "
+                f"{summary['fault_images']} images. Bars: 95 % intervals over faults.",
+            ),
+            figure=_ladder(files),
+            description="Share of image runs by outcome for both files",
+        ),
+        Section(title="What this does not say", text=(_NOT_TESTED,), table=_identity(summary)),
+    ]
+    lead = (
+        f"{summary['network']} on {summary['dataset']}: the same network before and after hardening, both as deployed "
+        "int8 ONNX files, run with onnxruntime."
+    )
+    return render("resq-deploy demo", lead, sections)
+
+
+def _attack_series(label: str, file: Mapping[str, Any]) -> Series:
+    return Series(
+        name=label,
+        x=[0.0, *(255 * attack["epsilon"] for attack in file["pgd"])],
+        estimates=[file["accuracy"]["int8"], *(attack["int8"] for attack in file["pgd"])],
+    )
+
+
+def _ladder(files: Mapping[str, Any]) -> Any:
+    outcomes: Sequence[str] = ("masked", "benign", "sdc1", "sdc10", "sdc20")
+    groups = [
+        Series(name=label, x=(), estimates=[files[name]["single"]["rates"][outcome] for outcome in outcomes])
+        for name, label in NAMES.items()
+    ]
+    return bars(outcomes, groups, y_title="share of image runs (%)")
+
+
+def _identity(summary: Mapping[str, Any]) -> Table:
+    rows = [[label, summary["files"][name]["sha256"]] for name, label in NAMES.items()]
+    return Table(headers=("file", "SHA-256"), rows=rows)
+
+
+def _text(estimate: Mapping[str, Any]) -> str:
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
