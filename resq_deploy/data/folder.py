@@ -1,0 +1,160 @@
+"""Image-folder trees DIR/{train,test}/CLASS/FILE and the decoding of image files."""
+
+import functools
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resq_deploy.data.dataset import Augmentation, Dataset, Split
+from resq_deploy.errors import DataError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP", "PPM")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_CHUNK = 256
+# What Pillow's decoders are known to raise on broken files, beside its own errors (which are OSErrors).
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def is_tree(root: Path) -> bool:
+    """Return whether `root` holds a `train` or a `test` folder."""
+    return any((root / split).is_dir() for split in ("train", "test"))
+
+
+def load_folder(root: Path, *, name: str, augmentation: Augmentation) -> Dataset:
+    """Read the class names of a tree now, and its images when they are first used.
+
+    Args:
+        root: holds `train/CLASS/*` and `test/CLASS/*` (png, jpg, jpeg or webp), all images of one size; either may
+            be missing where it is not needed. Grey, palette and transparent images become RGB.
+        name: the data set's name.
+        augmentation: see `Dataset`.
+
+    Raises:
+        DataError: if there is neither split, a split is empty, or the test classes are not among the training ones.
+    """
+    if not is_tree(root):
+        raise DataError(f"{root} holds neither train/ nor test/: an image folder is DIR/{{train,test}}/CLASS/*.png")
+    found = {split: _subfolders(root / split) for split in ("train", "test") if (root / split).is_dir()}
+    for split, names in found.items():
+        if not names:
+            raise DataError(f"{root / split} holds no class folders: images belong in {split}/CLASS/*.png")
+    unknown = sorted(set(found.get("test", [])) - set(found.get("train", found.get("test", []))))
+    if unknown:
+        raise DataError(f"{root / 'test'} has the class {unknown[0]!r}, which {root / 'train'} lacks")
+    classes = sorted({name for names in found.values() for name in names})
+    return Dataset(
+        name=name,
+        classes=classes,
+        augmentation=augmentation,
+        load_training=functools.partial(_load_split, root, "train", classes),
+        load_test=functools.partial(_load_split, root, "test", classes),
+    )
+
+
+def decode(files: Sequence[Path], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Decode image files, in their order, on a pool of threads.
+
+    Args:
+        files: at least one path.
+        size: (width, height) to resize to; None demands that all images have the size of the first.
+
+    Returns:
+        uint8 [N, H, W, 3].
+
+    Raises:
+        DataError: naming the first file that is unreadable, or of another size.
+    """
+    with warnings.catch_warnings():  # set once out here: the filters are not safe to change inside threads
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        first = _decode_one(files[0], size, None)
+        images = np.empty((len(files), *first.shape), dtype=np.uint8)
+
+        def decode_chunk(start: int) -> None:
+            for index in range(start, min(start + _CHUNK, len(files))):
+                images[index] = _decode_one(files[index], size, first.shape)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            try:
+                for _ in pool.map(decode_chunk, range(0, len(files), _CHUNK)):
+                    pass
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+    return images
+
+
+def _decode_one(path: Path, size: tuple[int, int] | None, expected: tuple[int, ...] | None) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.mode not in _EIGHT_BIT_MODES:
+                raise DataError(f"{path} has more than 8 bits a channel ({image.mode}): save it as an 8-bit image")
+            if size is None and expected is not None and (image.height, image.width) != expected[:2]:
+                raise DataError(
+                    f"{path} is {image.width}x{image.height}, the images before it {expected[1]}x{expected[0]}: "
+                    "bring all images of the tree to one size"
+                )
+            pixels = image.convert("RGB")
+            if size is not None and pixels.size != size:
+                pixels = pixels.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(pixels, dtype=np.uint8)
+    except _DECODE_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot read the image {path} ({reason}): mend or remove the file") from error
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files of a folder with one of the suffixes (any case), sorted by name.
+
+    Raises:
+        DataError: if the folder cannot be read.
+    """
+    return [path for path in _entries(folder) if path.suffix.lower() in suffixes and path.is_file()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return [path.name for path in _entries(folder) if path.is_dir()]
+
+
+def _load_split(root: Path, split: str, classes: Sequence[str]) -> Split:
+    if not (root / split).is_dir():
+        raise DataError(f"{root} holds no {split}/ folder, and {split} images are needed: add {split}/CLASS/*.png")
+    files: list[Path] = []
+    labels: list[int] = []
+    for name in _subfolders(root / split):
+        members = list_files(root / split / name, _SUFFIXES)
+        if not members:
+            raise DataError(f"{root / split / name} holds no image ({', '.join(_SUFFIXES)}): add some or remove it")
+        files += members
+        labels += [classes.index(name)] * len(members)
+    return Split(images=decode(files), labels=np.array(labels, dtype=np.int64))
