@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.session import Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.outcomes import Judge
@@ -33,32 +34,29 @@ class Golden:
         return int(self.judge.golden_right.sum())
 
 
-def golden_run(
-    model: bytes, deployment: Deployment, images: NDArray[Any], labels: NDArray[np.int64], classes: int
-) -> Golden:
+def golden_run(model: bytes, deployment: Deployment, dataset: Dataset, images: int) -> Golden:
     """Run the fault-free file over the images.
 
     Args:
         model: the serialised model.
         deployment: how to run it.
-        images: as the data set holds them, shape [N, ...].
-        labels: right classes, shape [N].
-        classes: how many classes the data set names.
+        dataset: gives the images and the right classes.
+        images: how many test images to run; all where there are fewer.
 
     Raises:
         ModelError: if the model cannot be run, or its outputs are not finite.
         DataError: if the images or the classes do not fit the model.
     """
+    evaluation = dataset.evaluation(images)
+    if not len(evaluation):
+        raise DataError(f"data set {dataset.name} has no test images")
     session = Session(model, deployment)
-    inputs = session.input.prepare(images)
+    inputs = session.input.prepare(evaluation.images)
     try:
         logits = session.run(inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelError(f"the model cannot be run on these images: {first_line(error)}") from error
-    if logits.shape[1] != classes:
-        raise DataError(
-            f"the model has {logits.shape[1]} classes and the data set {classes}: use the data set it was made for"
-        )
+    dataset.check_outputs(logits.shape[1])
     if not np.isfinite(logits).all():
         raise ModelError("the fault-free model gives outputs that are not finite: it cannot serve as a golden run")
-    return Golden(inputs, labels, logits, Judge(logits, labels))
+    return Golden(inputs, evaluation.labels, logits, Judge(logits, evaluation.labels))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import enum
-from typing import Any
+import math
+import pathlib
+from typing import Any, Literal
 
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role
@@ -17,6 +19,11 @@ class FaultModel(enum.StrEnum):
 
     SINGLE = "single"
     BER = "ber"
+    BURST = "burst"
+    STUCK_AT_0 = "stuck-at-0"
+    STUCK_AT_1 = "stuck-at-1"
+    WORD = "word"
+    LIST = "list"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +36,17 @@ class CampaignOptions:
         roles: roles to hit; empty for all.
         layers: shell pattern that the layer's name must match.
         bits: bit positions to hit; empty for all.
-        ber: bit error rates, ascending, in [0, 0.5].
+        ber: bit error rates, ascending, in (0, 0.5]: of the masks of `ber`, and of the exposure of other models.
         chips: simulated chips per bit error rate.
-        samples: faults to draw; None where the margin decides.
-        margin: half-width wanted of the interval of SDC-1, a fraction.
+        burst: adjacent bits that a burst flips.
+        fault_list: file whose faults are evaluated, for the model `list`.
+        samples: faults to draw evenly from the population; None where the margin decides.
+        margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached.
         exhaustive: take every fault of the population.
         confidence: coverage of the intervals.
+        ecc: `secded` corrects one and detects two flips in every 64-bit word of a tensor; `none` leaves them.
+        audit: share of the faults that is evaluated a second time, by reload-and-run, and compared.
+        fit_per_mbit: raw failure rate of the memory, failures in 10^9 hours and 10^6 bits; None where unknown.
         time_limit: seconds a run over all images may take before the fault counts as `due`; None for no limit.
         seed: of all drawing but the chips'.
         workers: faults evaluated at the same time; None for all cores.
@@ -48,16 +60,32 @@ class CampaignOptions:
     bits: tuple[int, ...] = ()
     ber: tuple[float, ...] = DEFAULT_BER
     chips: int = 20
+    burst: int = 2
+    fault_list: pathlib.Path | None = None
     samples: int | None = None
     margin: float | None = None
     exhaustive: bool = False
     confidence: float = 0.95
+    ecc: Literal["none", "secded"] = "none"
+    audit: float = 0.0
+    fit_per_mbit: float | None = None
     time_limit: float | None = None
     seed: int = 0
     workers: int | None = None
     deployment: Deployment = dataclasses.field(default_factory=Deployment)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        if sum((self.samples is not None, self.margin is not None, self.exhaustive)) > 1:
+            raise OptionError("--samples, --margin and --exhaustive exclude each other: give one")
+        if (self.fault_list is not None) != (self.faults is FaultModel.LIST):
+            raise OptionError("--fault-list names the faults itself: leave --faults out")
+        if self.faults is FaultModel.BER:
+            self._check_ber()
+        if self.faults is FaultModel.LIST:
+            self._check_list()
+
+    def _check_numbers(self) -> None:
         for name, value in (("images", self.images), ("chips", self.chips), ("samples", self.samples)):
             if value is not None and value < 1:
                 raise OptionError(f"--{name} {value}: give a whole number from 1 up")
@@ -65,25 +93,38 @@ class CampaignOptions:
             raise OptionError(f"--margin {self.margin}: give a fraction between 0 and 0.5, such as 0.01 for one point")
         if not 0.5 <= self.confidence < 1.0:
             raise OptionError(f"--confidence {self.confidence}: give a fraction from 0.5 to below 1, such as 0.95")
-        if sum((self.samples is not None, self.margin is not None, self.exhaustive)) > 1:
-            raise OptionError("--samples, --margin and --exhaustive exclude each other: give one")
         if self.time_limit is not None and self.time_limit <= 0:
             raise OptionError(f"--time-limit {self.time_limit}: give seconds above 0")
+        if not 0.0 <= self.audit <= 1.0:
+            raise OptionError(f"--audit {self.audit}: give a fraction from 0 to 1, such as 0.01")
+        if self.fit_per_mbit is not None and not 0.0 <= self.fit_per_mbit < math.inf:
+            raise OptionError(f"--fit-per-mbit {self.fit_per_mbit}: give a rate from 0 up")
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers {self.workers}: give a whole number from 1 up")
-        if self.faults is FaultModel.BER:
-            self._check_ber()
-
-    def _check_ber(self) -> None:
         if not self.ber or any(not 0.0 < rate <= 0.5 for rate in self.ber):
             raise OptionError("--ber: give bit error rates above 0 and up to 0.5, such as 1e-4,1e-3")
+        if not 2 <= self.burst <= 64:
+            raise OptionError(f"--burst {self.burst}: give a length from 2 to 64 bits")
+
+    def _check_ber(self) -> None:
         if self.samples is not None or self.margin is not None or self.exhaustive:
             raise OptionError("--samples, --margin and --exhaustive do not apply to ber: its sample is --chips")
+
+    def _check_list(self) -> None:
+        sampled = self.samples is not None or self.margin is not None or self.exhaustive
+        if sampled or self.roles or self.bits or self.layers != "*":
+            raise OptionError("--fault-list is run as it is: leave out --samples, --margin, --exhaustive and filters")
+
+    @property
+    def stratified(self) -> bool:
+        """Whether faults are drawn in strata until a margin is reached."""
+        return self.samples is None and not self.exhaustive and self.faults not in (FaultModel.BER, FaultModel.LIST)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
-        del values["workers"]
+        del values["workers"], values["audit"]
+        del values["fault_list"]  # its digest counts, not its path
         values["faults"] = str(self.faults)
         values["roles"] = [str(role) for role in self.roles]
         return values

@@ -1,7 +1,7 @@
 """Which faults a campaign evaluates: the population it draws from, the sample, and each fault by its number.
 
-A plan is a pure function of the surfaces and the options. It can be made anew at any time, so that a resumed
-campaign goes on with the very same faults.
+A plan is a pure function of the surfaces, the options and, where strata are sampled, the results so far. It can be
+made anew at any time, so that a resumed campaign goes on with the very same faults.
 """
 
 import dataclasses
@@ -12,116 +12,166 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.fault_list import read_fault_list
 from resq_deploy.campaign.options import DEFAULT_MARGIN, CampaignOptions, FaultModel
+from resq_deploy.campaign.population import Population
+from resq_deploy.campaign.strata import Strata
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults import draws
 from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.statistics import planned_sample
+from resq_deploy.faults.stratified import Sample
 
 
-class Population:
-    """Every single-bit position of the chosen surfaces, numbered without gaps.
-
-    The numbers run through cells, one cell for each surface and bit position, and within a cell through the elements.
-
-    Args:
-        surfaces: the chosen surfaces.
-        bits: the bit positions that may be hit; empty for all.
-
-    Attributes:
-        cells: (surface, bit) of each cell.
-        size: how many positions there are.
-    """
-
-    def __init__(self, surfaces: Sequence[Surface], bits: Sequence[int]) -> None:
-        self.cells = [(surface, bit) for surface in surfaces for bit in range(surface.width) if not bits or bit in bits]
-        self._ends = np.cumsum([surface.elements for surface, _ in self.cells], dtype=np.int64)
-        self.size = int(self._ends[-1]) if self.cells else 0
-
-    def locate(self, position: int) -> tuple[Surface, int, int]:
-        """Return the surface, element index and bit of a position."""
-        cell = int(np.searchsorted(self._ends, position, side="right"))
-        surface, bit = self.cells[cell]
-        return surface, position - (int(self._ends[cell]) - surface.elements), bit
-
-    def per_group(self, key: str) -> dict[str, int]:
-        """Return how many positions each role, layer or bit holds (`key`: role, layer or bit)."""
-        totals: dict[str, int] = {}
-        for surface, bit in self.cells:
-            name = str(bit) if key == "bit" else str(getattr(surface, key))
-            totals[name] = totals.get(name, 0) + surface.elements
-        return totals
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """The faults of a campaign, in the order they are numbered.
 
     Attributes:
-        model: the fault model.
+        options: what was asked for.
         surfaces: the chosen surfaces.
-        population: the positions faults are drawn from.
-        faults_in_population: how many different faults there are; infinity for random bit errors.
-        positions: population number of each fault, shape [n]; empty for random bit errors.
+        population: the faults that are drawn from; None for a fault list.
+        positions: population number of each fault, shape [n]; empty for random bit errors and lists.
         masks: (bit error rate, chip) of each fault; empty for other models.
+        listed: the faults of a list; empty for other models.
+        labels: what the list calls them.
+        list_digest: SHA-256 of the list.
+        strata: where faults are drawn in strata; None otherwise.
+        sample: stratum and phase of each fault so far; None without strata.
     """
 
-    model: FaultModel
+    options: CampaignOptions
     surfaces: tuple[Surface, ...]
-    population: Population
-    faults_in_population: float
-    positions: NDArray[np.int64]
-    masks: tuple[tuple[float, int], ...]
+    population: Population | None = None
+    positions: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    masks: tuple[tuple[float, int], ...] = ()
+    listed: tuple[Fault, ...] = ()
+    labels: tuple[str, ...] = ()
+    list_digest: str | None = None
+    strata: Strata | None = None
+    sample: Sample | None = None
 
     def __len__(self) -> int:
-        return len(self.masks) if self.model is FaultModel.BER else len(self.positions)
+        return len(self.masks) or len(self.listed) or len(self.positions)
+
+    @property
+    def model(self) -> FaultModel:
+        """The fault model."""
+        return self.options.faults
+
+    @property
+    def size(self) -> float:
+        """How many different faults there are: infinity for random bit errors."""
+        if self.model is FaultModel.BER:
+            return math.inf
+        return len(self.listed) if self.population is None else self.population.size
+
+    @property
+    def bits(self) -> int:
+        """How many stored bits the faults are about."""
+        return sum(s.bits for s in self.surfaces) if self.population is None else self.population.bits
 
     def fault(self, number: int) -> Fault:
         """Return a fault by its number, 0 ... len - 1."""
-        if self.model is FaultModel.BER:
+        if self.masks:
             rate, chip = self.masks[number]
             return Fault(number, self._mask(rate, chip), ber=rate, chip=chip)
-        surface, index, bit = self.population.locate(int(self.positions[number]))
-        return Fault(number, (Edit.of(surface.tensor, [index], [bit]),))
+        if self.population is None:
+            return self.listed[number]
+        return Fault(number, (self.population.edit(int(self.positions[number])),))
+
+    def label(self, number: int) -> str:
+        """Return what a fault is called in the table of faults."""
+        return self.labels[number] if self.labels else str(number)
+
+    def group(self, number: int, key: str) -> str:
+        """Return the role, layer or bit of a fault (`key`: role, layer or bit); `mixed` where it has several."""
+        if self.population is not None:
+            return self.population.cell_of(int(self.positions[number])).group(key)
+        edits = self.fault(number).edits
+        if key == "bit":
+            found = {str(bit) for edit in edits for bit in edit.bit}
+        else:
+            found = {str(getattr(self.surface(edit.tensor), key)) for edit in edits}
+        return found.pop() if len(found) == 1 else "mixed"
+
+    def group_size(self, key: str, name: str) -> int:
+        """Return how many faults of the population belong to a role, layer or bit."""
+        if self.population is None:
+            return sum(self.group(number, key) == name for number in range(len(self)))
+        return sum(cell.surface.elements for cell in self.population.cells if cell.group(key) == name)
 
     def surface(self, tensor: str) -> Surface:
         """Return the surface of a tensor the plan may hit."""
         return next(surface for surface in self.surfaces if surface.tensor == tensor)
 
+    def continued(self, rates: NDArray[np.float64]) -> "Plan | None":
+        """Return the plan with its next round of faults, or None when nothing is left to do.
+
+        Args:
+            rates: SDC-1 of each fault so far, in order, shape [len]; a `due` fault counts as 0.
+        """
+        if self.strata is None or self.sample is None:
+            return None
+        round_ = self.strata.main(rates, self.sample, _margin(self.options), self.options.confidence)
+        if round_ is None:
+            return None
+        positions, stratum = round_
+        sample = dataclasses.replace(
+            self.sample,
+            stratum=np.concatenate([self.sample.stratum, stratum]),
+            pilot=np.concatenate([self.sample.pilot, np.zeros(len(stratum), dtype=bool)]),
+        )
+        return dataclasses.replace(self, positions=np.concatenate([self.positions, positions]), sample=sample)
+
     def _mask(self, rate: float, chip: int) -> tuple[Edit, ...]:
-        allowed = {bit for _, bit in self.population.cells}
         edits = []
         for surface in self.surfaces:
             index, bit = np.divmod(flipped_bits(surface.tensor, surface.bits, rate, chip), surface.width)
-            hit = np.isin(bit, list(allowed))
+            hit = np.isin(bit, self.options.bits) if self.options.bits else np.ones(len(bit), dtype=bool)
             if hit.any():
                 edits.append(Edit(surface.tensor, Op.FLIP, index[hit], bit[hit]))
         return tuple(edits)
 
 
 def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
-    """Choose the surfaces and draw the faults of a campaign.
+    """Choose the surfaces and draw the first faults of a campaign.
 
     Raises:
-        OptionError: if nothing is left to hit, or more faults are asked for than there are.
+        InputError: if nothing is left to hit, more faults are asked for than there are, or a list is malformed.
     """
-    chosen = select(surfaces, options)
-    population = Population(chosen, options.bits)
-    if not population.size:
-        raise OptionError(f"--bits: no chosen tensor stores bits at {', '.join(map(str, options.bits))}")
-    positions = np.empty(0, dtype=np.int64)
-    masks: tuple[tuple[float, int], ...] = ()
-    size: float = population.size
+    chosen = tuple(select(surfaces, options))
+    if options.fault_list is not None:
+        labels, faults, digest = read_fault_list(options.fault_list, chosen)
+        return Plan(options=options, surfaces=chosen, listed=tuple(faults), labels=tuple(labels), list_digest=digest)
+    population = Population(chosen, options)
+    plan = Plan(options=options, surfaces=chosen, population=population)
     if options.faults is FaultModel.BER:
         chips = range(FIRST_CHIP, FIRST_CHIP + options.chips)
-        masks = tuple((rate, chip) for rate in options.ber for chip in chips)
-        size = math.inf
-    else:
-        count = sample_size(population.size, options)
+        return dataclasses.replace(plan, masks=tuple((rate, chip) for rate in options.ber for chip in chips))
+    if not options.stratified or eq7_sample(population.size, options) >= population.size:
+        count = population.size if options.samples is None else options.samples
+        if count > population.size:
+            raise OptionError(
+                f"--samples {count}: only {population.size} faults exist; give --exhaustive to take them all"
+            )
         positions = draws.sample(draws.stream("sample", options.seed), population.size, count)
-    return Plan(options.faults, tuple(chosen), population, size, positions, masks)
+        return dataclasses.replace(plan, positions=positions)
+    strata = Strata(population, options.seed)
+    positions, stratum = strata.pilot()
+    sample = Sample(stratum, np.ones(len(stratum), dtype=bool), strata.sizes, strata.groups)
+    return dataclasses.replace(plan, positions=positions, strata=strata, sample=sample)
+
+
+def eq7_sample(population: float, options: CampaignOptions) -> int:
+    """Return how many faults equation (7) asks for, drawn without strata; at most the population."""
+    return min(int(population), math.ceil(planned_sample(int(population), _margin(options), options.confidence)))
+
+
+def _margin(options: CampaignOptions) -> float:
+    return DEFAULT_MARGIN if options.margin is None else options.margin
 
 
 def select(surfaces: Sequence[Surface], options: CampaignOptions) -> list[Surface]:
@@ -142,21 +192,3 @@ def select(surfaces: Sequence[Surface], options: CampaignOptions) -> list[Surfac
         example = ", ".join(list(dict.fromkeys(surface.layer for surface in by_role))[:3])
         raise OptionError(f"--layers {options.layers!r} matches no layer; layers are named like {example}")
     return chosen
-
-
-def sample_size(population: int, options: CampaignOptions) -> int:
-    """Return how many faults to draw from a population.
-
-    Raises:
-        OptionError: if more are asked for than there are.
-    """
-    if options.exhaustive:
-        return population
-    if options.samples is not None:
-        if options.samples > population:
-            raise OptionError(
-                f"--samples {options.samples}: only {population} faults exist; give --exhaustive to take them all"
-            )
-        return options.samples
-    margin = DEFAULT_MARGIN if options.margin is None else options.margin
-    return min(population, math.ceil(planned_sample(population, margin, options.confidence)))

@@ -7,18 +7,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resq_deploy.campaign.executors import evaluate_all, worker_count
+from resq_deploy.campaign.exposure import exposure
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.plan import Plan, make_plan
+from resq_deploy.campaign.plan import eq7_sample, make_plan
+from resq_deploy.campaign.proofs import audit, canary
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.reload import ReloadEngine
 from resq_deploy.campaign.store import FILE, Store
-from resq_deploy.campaign.summary import faults_csv, summarise
+from resq_deploy.campaign.summary import summarise
+from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.errors import DataError
-from resq_deploy.records import RunFolder, write_atomic, write_json
+from resq_deploy.errors import FailedError
+from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
+
+_TRIALS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +35,8 @@ class Progress:
 
     Attributes:
         done: faults evaluated, earlier sessions included.
-        total: faults planned.
-        sdc1: mean share of image runs with another top-1 so far.
+        total: faults planned so far; a stratified plan may grow.
+        sdc1: mean share of image runs with another top-1 so far, over the faults as drawn.
     """
 
     done: int
@@ -36,81 +44,119 @@ class Progress:
     sdc1: float
 
 
-def run_campaign(
-    model: DeployedModel,
-    dataset: Dataset,
-    options: CampaignOptions,
-    out: pathlib.Path,
-    *,
-    resume: bool = False,
-    report: Callable[[Progress], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Run a fault campaign, or go on with one, and return its summary.
+Report = Callable[[Progress], None]
+
+
+class Campaign:
+    """A campaign that is ready to run: model, data and options have been checked against each other.
 
     Args:
         model: the file under test.
         dataset: its test set judges the faults.
         options: what to do.
-        out: run folder; gets manifest.json, campaign.sqlite, faults.csv and summary.json.
-        resume: go on with the campaign in `out`.
-        report: called after every fault.
 
     Raises:
-        InputError: if model, data, options or folder cannot be used.
-        InjectionError: if a fault did not change exactly the bits it should.
+        InputError: if model, data or options cannot be used.
     """
-    evaluation = dataset.evaluation(options.images)
-    if not len(evaluation):
-        raise DataError(f"data set {dataset.name} has no test images")
-    plan = make_plan(model.surfaces, options)
-    patcher = model.patcher()
-    golden = golden_run(patcher.golden, options.deployment, evaluation.images, evaluation.labels, len(dataset.classes))
-    engine = ReloadEngine(patcher, golden, options.deployment, options.time_limit)
-    identity = {
-        "model": model.digest,
-        "data": dataset.digest("test"),
-        "dataset": dataset.name,
-        **options.identity(),
-    }
-    settings = {"model_file": model.path.name, "engine": "reload", "workers": worker_count(options.workers)}
-    with RunFolder.open(out, command="faultcamp", identity=identity, settings=settings, resume=resume) as folder:
-        with Store(folder.path / FILE) as store:
-            seconds = _evaluate(plan, engine, store, worker_count(options.workers), report)
-            records = list(store.records())
-        summary = summarise(plan, golden, records, options.confidence)
-        summary["throughput"] = _throughput(records, *seconds)
-        write_atomic(folder.path / "faults.csv", faults_csv(plan, records))
-        write_json(folder.path / "summary.json", summary)
-    return summary
+
+    def __init__(self, model: DeployedModel, dataset: Dataset, options: CampaignOptions) -> None:
+        self.options = options
+        self.plan = make_plan(model.surfaces, options)
+        patcher = model.patcher()
+        self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
+        surfaces = {surface.tensor: surface for surface in model.surfaces}
+        self.engine = ReloadEngine(patcher, self.golden, options, surfaces)
+        self._workers = worker_count(options.workers)
+        self._settings = {"model_file": model.path.name, "engine": "reload", "workers": self._workers}
+        self._identity = {
+            "model": model.digest,
+            "data": dataset.digest("test"),
+            "dataset": dataset.name,
+            "fault_list": self.plan.list_digest,
+            "onnxruntime": provenance()["versions"]["onnxruntime"],
+            **options.identity(),
+        }
+
+    def estimate(self) -> dict[str, Any]:
+        """Time a few faults; return population, planned faults and the seconds they would take."""
+        trials = min(_TRIALS, len(self.plan))
+        begin = time.perf_counter()
+        for _ in evaluate_all(self._evaluate, range(trials), self._workers):
+            pass
+        seconds = (time.perf_counter() - begin) / trials
+        at_most = len(self.plan)
+        if self.plan.strata is not None and self.plan.population is not None:
+            at_most = max(at_most, eq7_sample(self.plan.population.size, self.options))
+        return {
+            "population": {"bits": self.plan.bits, "faults": self.plan.size},
+            "planned": len(self.plan),
+            "at_most": at_most,
+            "seconds_per_fault": seconds,
+            "seconds": seconds * len(self.plan),
+            "seconds_at_most": seconds * at_most,
+        }
+
+    def run(self, out: pathlib.Path, *, resume: bool = False, report: Report = lambda _: None) -> dict[str, Any]:
+        """Run the campaign, or go on with one, and return its summary.
+
+        Args:
+            out: run folder; gets manifest.json, campaign.sqlite, faults.csv and summary.json.
+            resume: go on with the campaign in `out`.
+            report: called after every fault.
+
+        Raises:
+            RunFolderError: if the folder cannot be used.
+            FailedError: if an injection, the canary or the audit shows that the figures cannot be trusted.
+        """
+        with RunFolder.open(
+            out, command="faultcamp", identity=self._identity, settings=self._settings, resume=resume
+        ) as folder:
+            seen = canary(self.plan.surfaces, self.engine)
+            begin = time.perf_counter()
+            with Store(folder.path / FILE) as store:
+                before = len(store.numbers())
+                self._evaluate_rounds(store, report)
+                records = list(store.records())
+            seconds = time.perf_counter() - begin
+            summary = summarise(self.plan, self.golden, records)
+            if "by_role" in summary:
+                summary["exposure"] = exposure(self.plan, summary["by_role"], summary["rates"]["sdc1"])
+            summary["canary"] = seen
+            summary["audit"] = audit(self.plan, records, self.engine, self._workers)
+            summary["throughput"] = self._throughput(len(records) - before, seconds)
+            write_atomic(folder.path / "faults.csv", faults_csv(self.plan, records))
+            write_json(folder.path / "summary.json", summary)
+            if summary["audit"]["mismatches"]:
+                raise FailedError(
+                    f"audit: {summary['audit']['mismatches']} of {summary['audit']['checked']} faults differ from "
+                    f"reload-and-run, the first is fault {summary['audit']['first']}: do not use these figures"
+                )
+        return summary
+
+    def _evaluate(self, number: int) -> Record:
+        return self.engine.evaluate(self.plan.fault(number))
+
+    def _evaluate_rounds(self, store: Store, report: Report) -> None:
+        """Evaluate the faults the store does not hold yet, round by round until the plan asks for no more."""
+        rates = {record.number: _sdc1(record) for record in store.records()}
+        while True:
+            missing = [number for number in range(len(self.plan)) if number not in rates]
+            with contextlib.closing(evaluate_all(self._evaluate, missing, self._workers)) as runs:
+                for record in runs:
+                    store.add([record])
+                    rates[record.number] = _sdc1(record)
+                    report(Progress(len(rates), len(self.plan), sum(rates.values()) / len(rates)))
+            ordered: NDArray[np.float64] = np.array([rates[number] for number in range(len(self.plan))])
+            more = self.plan.continued(ordered)
+            if more is None:
+                return
+            self.plan = more
+
+    def _throughput(self, evaluated: int, seconds: float) -> dict[str, float]:
+        """Return the speed of this session; earlier sessions of a resumed campaign are not counted in."""
+        rate = evaluated / seconds if evaluated else 0.0
+        return {"image_runs_per_s": rate * len(self.golden.labels), "faults_per_s": rate, "seconds": seconds}
 
 
-def _evaluate(
-    plan: Plan,
-    engine: ReloadEngine,
-    store: Store,
-    workers: int,
-    report: Callable[[Progress], None],
-) -> tuple[int, float]:
-    """Evaluate the faults the store does not hold yet; return how many, and in how many seconds."""
-    known = store.numbers()
-    missing = [number for number in range(len(plan)) if number not in known]
-    sdc1 = [record.counts["sdc1"] / record.images for record in store.records() if record.images]
-    events, judged, done = sum(sdc1), len(sdc1), len(known)
-    begin = time.perf_counter()
-    runs = evaluate_all(lambda number: engine.evaluate(plan.fault(number)), missing, workers)
-    with contextlib.closing(runs):
-        for record in runs:
-            store.add([record])
-            done += 1
-            if record.images:
-                events += record.counts["sdc1"] / record.images
-                judged += 1
-            report(Progress(done, len(plan), events / max(1, judged)))
-    return len(missing), time.perf_counter() - begin
-
-
-def _throughput(records: list[Record], evaluated: int, seconds: float) -> dict[str, float]:
-    """Return the speed of this session; earlier sessions of a resumed campaign are not counted in."""
-    images = max((record.images for record in records), default=0)
-    rate = evaluated / seconds if evaluated else 0.0
-    return {"image_runs_per_s": rate * images, "faults_per_s": rate, "seconds": seconds}
+def _sdc1(record: Record) -> float:
+    return record.counts["sdc1"] / record.images if record.images else 0.0

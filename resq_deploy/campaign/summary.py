@@ -1,9 +1,7 @@
-"""From records to `summary.json` and `faults.csv`."""
+"""From records to the figures of `summary.json`."""
 
-import csv
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,138 +11,127 @@ from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
-from resq_deploy.faults.fault import digest
+from resq_deploy.faults import stratified
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 from resq_deploy.faults.statistics import Estimate, cluster, share, student
 
 SCHEMA = 1
 
+Flags = NDArray[np.bool_]
+JsonEstimate = dict[str, float | int]
 
-def summarise(plan: Plan, golden: Golden, records: Sequence[Record], confidence: float) -> dict[str, Any]:
+
+class Figures:
+    """Estimates over the faults of a campaign, whatever way they were drawn.
+
+    Args:
+        plan: what was drawn, from which population.
+        records: all its faults, in the order of the plan.
+        confidence: coverage of the intervals.
+    """
+
+    def __init__(self, plan: Plan, records: Sequence[Record], confidence: float) -> None:
+        self.plan = plan
+        self.records = records
+        self._confidence = confidence
+        self.judged: Flags = np.array([record.outcome is not Outcome.DUE for record in records], dtype=bool)
+        images = np.array([max(record.images, 1) for record in records], dtype=np.float64)
+        self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in COUNTS}
+        self._accuracy = np.array([record.accuracy for record in records])
+
+    def rates(self, domain: Flags, population: float) -> dict[str, JsonEstimate | None]:
+        """Return the rate of every kind of outcome over image runs of the faults in a domain.
+
+        Faults that are `due` have no image runs and stay out; without any judged fault a rate is None.
+
+        Args:
+            domain: which faults count, shape [n].
+            population: how many faults of the population belong to the domain.
+        """
+        inside = domain & self.judged
+        if not inside.any():
+            return dict.fromkeys(COUNTS, None)
+        return {name: self._estimate(self._rates[name], inside, population).as_dict() for name in COUNTS}
+
+    def rate(self, name: str, domain: Flags) -> NDArray[np.float64]:
+        """Return the rate of one kind of outcome of each judged fault in a domain, shape [faults]."""
+        return self._rates[name][domain & self.judged]
+
+    def accuracy(self) -> Estimate:
+        """Estimate the accuracy under a fault of the population; a `due` fault scores 0."""
+        everything = np.ones(len(self.records), dtype=bool)
+        return self._estimate(self._accuracy, everything, self.plan.size)
+
+    def due(self) -> Estimate:
+        """Estimate the share of the population's faults that are `due`."""
+        everything = np.ones(len(self.records), dtype=bool)
+        return self._estimate((~self.judged).astype(np.float64), everything, self.plan.size)
+
+    def _estimate(self, values: NDArray[np.float64], domain: Flags, population: float) -> Estimate:
+        if self.plan.sample is not None:
+            return stratified.estimate(values, self.plan.sample, self._confidence, domain)
+        return cluster(values[domain], population, self._confidence)
+
+
+def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str, Any]:
     """Return the figures of a campaign, as in `summary.json`.
 
     Args:
         plan: what was drawn, from which population.
         golden: the fault-free run.
-        records: the faults evaluated, in the order of the plan.
-        confidence: coverage of the intervals.
+        records: its faults, in the order of the plan.
     """
-    population = plan.faults_in_population
+    confidence = plan.options.confidence
+    figures = Figures(plan, records, confidence)
+    everything = np.ones(len(records), dtype=bool)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "fault_model": str(plan.model),
+        "design": "stratified" if plan.sample is not None else "simple",
         "golden": {
             "accuracy": share(golden.right, len(golden.labels), confidence).as_dict(),
             "images": len(golden.labels),
         },
-        "population": {
-            "bits": plan.population.size,
-            "faults": None if math.isinf(population) else int(population),
-        },
+        "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size)},
         "faults": {
             "evaluated": len(records),
-            "due": sum(record.outcome is Outcome.DUE for record in records),
+            "due": int((~figures.judged).sum()),
             "reloaded": sum(record.reloaded for record in records),
         },
-        "rates": rates(records, population, confidence),
-        "accuracy": mean_accuracy(records, population, confidence).as_dict(),
+        "rates": figures.rates(everything, plan.size),
+        "due": figures.due().as_dict(),
+        "accuracy": figures.accuracy().as_dict(),
     }
     if plan.model is FaultModel.BER:
-        summary["curve"] = [_point(plan, records, rate, confidence) for rate in sorted({p for p, _ in plan.masks})]
+        summary["curve"] = [_point(figures, rate) for rate in sorted({rate for rate, _ in plan.masks})]
     else:
         for key in ("role", "layer", "bit"):
-            summary[f"by_{key}"] = _by_group(plan, records, key, confidence)
+            summary[f"by_{key}"] = _by_group(figures, key)
     return summary
 
 
-def rates(records: Sequence[Record], population: float, confidence: float) -> dict[str, dict[str, float | int] | None]:
-    """Return the rate of every kind of outcome over image runs; a rate without any judged fault is None.
-
-    Faults that are `due` have no image runs and stay out.
-    """
-    judged = [record for record in records if record.outcome is not Outcome.DUE]
-    if not judged:
-        return dict.fromkeys(COUNTS, None)
-    result: dict[str, dict[str, float | int] | None] = {}
-    for name in COUNTS:
-        values = np.array([record.counts[name] / record.images for record in judged])
-        result[name] = cluster(values, population, confidence).as_dict()
-    return result
+def _by_group(figures: Figures, key: str) -> dict[str, Any]:
+    """Return the rates of the faults in each role, layer or bit that was hit, in the order of the population."""
+    plan = figures.plan
+    names = np.array([plan.group(number, key) for number in range(len(figures.records))])
+    present = list(dict.fromkeys(names.tolist()))
+    if plan.population is not None:
+        ordered = dict.fromkeys(cell.group(key) for cell in plan.population.cells)
+        present = [name for name in ordered if name in set(present)]
+    return {name: figures.rates(names == name, plan.group_size(key, name)) for name in present}
 
 
-def mean_accuracy(records: Sequence[Record], population: float, confidence: float) -> Estimate:
-    """Estimate the accuracy under a fault of the population; a `due` fault scores 0."""
-    values = np.array([record.accuracy for record in records])
-    return cluster(values, population, confidence)
-
-
-def _by_group(plan: Plan, records: Sequence[Record], key: str, confidence: float) -> dict[str, Any]:
-    """Return the rates of the faults in each role, layer or bit that was hit."""
-    members: dict[str, list[Record]] = {}
-    for record in records:
-        members.setdefault(_group(plan, record, key), []).append(record)
-    totals = plan.population.per_group(key)
-    ordered = [name for name in totals if name in members]
-    return {name: rates(members[name], totals[name], confidence) for name in ordered}
-
-
-def _group(plan: Plan, record: Record, key: str) -> str:
-    surface, _, bit = plan.population.locate(int(plan.positions[record.number]))
-    return str(bit) if key == "bit" else str(getattr(surface, key))
-
-
-def _point(plan: Plan, records: Sequence[Record], rate: float, confidence: float) -> dict[str, Any]:
-    """Return one point of the curve of accuracy over bit error rate."""
-    chosen = [record for record in records if plan.masks[record.number][0] == rate]
-    accuracy: NDArray[np.float64] = np.array([record.accuracy for record in chosen])
-    judged = [record for record in chosen if record.outcome is not Outcome.DUE]
+def _point(figures: Figures, rate: float) -> dict[str, Any]:
+    """Return one point of the curve of accuracy over bit error rate; Student's intervals over chips."""
+    confidence = figures.plan.options.confidence
+    chosen = np.array([at == rate for at, _ in figures.plan.masks])
+    accuracy = [record.accuracy for record, inside in zip(figures.records, chosen, strict=True) if inside]
+    sdc1 = figures.rate("sdc1", chosen)
     return {
         "ber": rate,
         "accuracy": student(accuracy, confidence).as_dict(),
-        "worst": float(accuracy.min()),
-        "chips": len(chosen),
-        "due": len(chosen) - len(judged),
-        "sdc1": student([r.counts["sdc1"] / r.images for r in judged], confidence).as_dict() if judged else None,
+        "worst": min(accuracy),
+        "chips": len(accuracy),
+        "due": len(accuracy) - len(sdc1),
+        "sdc1": student(sdc1, confidence).as_dict() if len(sdc1) else None,
     }
-
-
-def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
-    """Return the per-fault table; where it holds bits it is itself a valid fault list."""
-    positions = ("fault", "op", "tensor", "role", "layer", "index", "bit", "value")
-    masks = ("fault", "ber", "chip", "flips", "mask")
-    head = masks if plan.model is FaultModel.BER else positions
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, (*head, "outcome", "images", *COUNTS, "accuracy"), lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        result: Mapping[str, object] = {
-            "outcome": str(record.outcome),
-            "images": record.images,
-            **record.counts,
-            "accuracy": f"{record.accuracy:.6f}",
-        }
-        for row in _fault_rows(plan, record):
-            writer.writerow({**row, **result})
-    return stream.getvalue()
-
-
-def _fault_rows(plan: Plan, record: Record) -> Iterator[dict[str, object]]:
-    fault = plan.fault(record.number)
-    if plan.model is FaultModel.BER:
-        flips = sum(len(edit.index) for edit in fault.edits)
-        mask = digest(fault.edits)
-        yield {"fault": record.number, "ber": fault.ber, "chip": fault.chip, "flips": flips, "mask": mask}
-        return
-    for edit in fault.edits:
-        surface = plan.surface(edit.tensor)
-        for place, (index, bit) in enumerate(zip(edit.index, edit.bit, strict=True)):
-            yield {
-                "fault": record.number,
-                "op": str(edit.op),
-                "tensor": edit.tensor,
-                "role": str(surface.role),
-                "layer": surface.layer,
-                "index": int(index),
-                "bit": int(bit),
-                "value": int(edit.value[place]) if len(edit.value) else "",
-            }

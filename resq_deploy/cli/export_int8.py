@@ -22,6 +22,7 @@ from resq_deploy.errors import OptionError
 @dataset_option
 @data_dir_option
 @click.option("--calibration-images", type=int, default=500, show_default=True, help="Training images for the ranges.")
+@click.option("--test-images", type=int, help="Test images the accuracies are measured on.  [default: all]")
 @seed_option
 @click.option(
     "--gate", "gates", multiple=True, metavar="NAME=BOUND", help="Largest drop in points.  [default: clean=1]"
@@ -33,6 +34,7 @@ def command(
     dataset: str,
     data_dir: pathlib.Path | None,
     calibration_images: int,
+    test_images: int | None,
     seed: int,
     gates: tuple[str, ...],
     no_gate: bool,
@@ -56,6 +58,7 @@ def command(
     options = ExportOptions(
         calibration_images=calibration_images,
         seed=seed,
+        test_images=test_images,
         gates=DEFAULT_GATES | dict(map(_gate, gates)),
         enforce=not no_gate,
     )

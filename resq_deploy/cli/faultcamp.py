@@ -1,7 +1,8 @@
 """`resq-deploy faultcamp`: a fault campaign on a deployed file."""
 
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,64 +18,128 @@ from resq_deploy.cli.shared import (
     seed_option,
     workers_option,
 )
+from resq_deploy.errors import FailedError, OptionError
+
+if TYPE_CHECKING:
+    from resq_deploy.campaign.options import CampaignOptions
+    from resq_deploy.campaign.run import Campaign
 
 _SHOWN = ("masked", "benign", "sdc1", "sdc5", "sdc10", "sdc20", "corrected", "corrupted", "nonfinite")
+_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 
 
 @click.command()
 @click.argument("model", type=PATH)
 @dataset_option
 @data_dir_option
-@out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.")
+@out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to judge by.")
 @click.option(
     "--faults",
-    type=click.Choice(["single", "ber"]),
-    default="single",
-    show_default=True,
-    help="single: one flipped bit a fault; ber: every bit flips with a given probability, a mask a chip.",
+    type=click.Choice(_MODELS),
+    help="single: one flipped bit a fault; ber: every bit flips with a given probability, one mask a chip; burst: "
+    "adjacent bits of one value; stuck-at: a bit forced to 0 or 1; word: a value replaced.  [default: single]",
 )
+@click.option("--burst", type=int, default=2, show_default=True, metavar="N", help="Bits of a burst.")
+@click.option("--fault-list", type=PATH, metavar="CSV", help="Faults to run: tensor,index,bit[,fault,op,value].")
 @click.option("--roles", default="all", show_default=True, help="Roles to hit, such as weight,bias.")
 @click.option("--layers", metavar="GLOB", default="*", show_default=True, help="Layers to hit, by shell pattern.")
 @click.option("--bits", help="Bit positions to hit, such as 7 or 0-3,31; 0 is the least significant.")
-@click.option("--ber", metavar="P,P,...", default="1e-6,1e-5,1e-4,1e-3,1e-2", show_default=True, help="Rates for ber.")
+@click.option(
+    "--ber",
+    metavar="P,P,...",
+    default="1e-6,1e-5,1e-4,1e-3,1e-2",
+    show_default=True,
+    help="Bit error rates: of ber's masks, and of the exposure that other models end with.",
+)
 @click.option("--chips", type=int, default=20, show_default=True, help="Simulated chips a rate, for ber.")
-@click.option("--samples", type=int, help="How many faults to draw.")
-@click.option("--margin", type=float, help="Half-width wanted for SDC-1, a fraction.  [default: 0.01]")
+@click.option("--samples", type=int, help="How many faults to draw, evenly from the population.")
+@click.option(
+    "--margin",
+    type=float,
+    help="Half-width wanted for SDC-1, a fraction; draws in strata until reached.  [default: 0.01]",
+)
 @click.option("--exhaustive", is_flag=True, help="Evaluate every fault there is.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Coverage of the intervals.")
-@click.option("--time-limit", type=float, metavar="S", help="Seconds before a run counts as due.")
+@click.option(
+    "--ecc",
+    type=click.Choice(["none", "secded"]),
+    default="none",
+    show_default=True,
+    help="Memory: secded corrects one and detects two flips in 64 bits.",
+)
+@click.option("--fit-per-mbit", type=float, metavar="R", help="Raw failures in 10^9 hours and 10^6 bits of the memory.")
+@click.option("--time-limit", type=float, metavar="S", help="Seconds before a run counts as due.  [default: none]")
+@click.option("--audit", type=float, default=0.0, show_default=True, help="Share of the faults to run a second time.")
 @click.option("--engine", type=click.Choice(["reload"]), default="reload", show_default=True, help="How faults run.")
+@click.option("--provider", "providers", multiple=True, help="onnxruntime provider.  [default: CPUExecutionProvider]")
+@click.option(
+    "--optimization",
+    type=click.Choice(["all", "extended", "basic", "none"]),
+    default="all",
+    show_default=True,
+    help="onnxruntime's graph optimisation, as deployed.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print population, planned faults and an estimate of the time; write nothing."
+)
+@click.option("--fail-above", multiple=True, metavar="METRIC=BOUND", help="Exit 1 if the interval ends above it.")
 @workers_option
 @seed_option
 @resume_option
-def command(model: pathlib.Path, dataset: str, out: pathlib.Path, resume: bool, **options: Any) -> None:
+def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     r"""Flip stored bits of MODEL, run it on test images with onnxruntime, and count what happens.
 
     \b
     Examples:
       resq-deploy faultcamp net.int8.onnx --dataset digits --samples 200 --out run
-      resq-deploy faultcamp net.int8.onnx --dataset cifar10 --data-dir data --roles bias --margin 0.02 --out run
+      resq-deploy faultcamp net.int8.onnx --dataset cifar10 --data-dir data --margin 0.02 --out run
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --faults ber --ber 1e-4,1e-3,1e-2 --out run
+      resq-deploy faultcamp net.int8.onnx --dataset digits --fault-list run/faults.csv --out again
+      resq-deploy faultcamp net.int8.onnx --dataset digits --out run --fail-above sdc1=0.01
     """
-    from resq_deploy.campaign import options as campaign_options
-    from resq_deploy.campaign.run import Progress, run_campaign
+    data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
+    bounds = dict(_bound(text) for text in given.pop("fail_above"))
+    if out is None and not dry_run:
+        raise click.UsageError("Missing option '--out'.", click.get_current_context())
+    from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
 
-    data_dir = options.pop("data_dir")
-    options.pop("engine")
-    asked = campaign_options.CampaignOptions(
-        **options
-        | {
-            "faults": campaign_options.FaultModel(options["faults"]),
-            "roles": campaign_options.parse_roles(options["roles"]),
-            "bits": campaign_options.parse_bits(options["bits"]) if options["bits"] else (),
-            "ber": campaign_options.parse_rates(options["ber"]),
-        }
-    )
-    deployed = DeployedModel.load(model)
+    options = _options(given)
     data = load_dataset(dataset, data_dir)
+    campaign = Campaign(DeployedModel.load(model), data, options)
+    for note in data.notes:
+        click.echo(f"note: {note}", err=True)
+    if dry_run:
+        _print_plan(campaign.estimate())
+        return
+    summary = _run(campaign, out, resume)
+    _print(summary, out)
+    _hold_against(summary, bounds)
+
+
+def _options(given: dict[str, Any]) -> "CampaignOptions":
+    """Turn the command's options into those of a campaign."""
+    from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
+    from resq_deploy.deployed.session import Deployment
+
+    del given["engine"]  # there is one
+    listed = given["fault_list"] is not None
+    providers, optimization = given.pop("providers"), given.pop("optimization")
+    given["deployment"] = Deployment(providers=providers or ("CPUExecutionProvider",), optimization=optimization)
+    if listed and given["faults"]:
+        raise OptionError("--fault-list names the faults itself: leave --faults out")
+    given["faults"] = FaultModel.LIST if listed else FaultModel(given["faults"] or "single")
+    given["roles"] = parse_roles(given["roles"])
+    given["bits"] = parse_bits(given["bits"]) if given["bits"] else ()
+    given["ber"] = parse_rates(given["ber"])
+    return CampaignOptions(**given)
+
+
+def _run(campaign: "Campaign", out: pathlib.Path, resume: bool) -> dict[str, Any]:
+    from resq_deploy.campaign.run import Progress
+
     with progress_bar("faults") as bar:
         task = bar.add_task("faultcamp", total=None)
 
@@ -82,18 +147,51 @@ def command(model: pathlib.Path, dataset: str, out: pathlib.Path, resume: bool, 
             text = f"SDC-1 {100 * progress.sdc1:.2f} %"
             bar.update(task, completed=progress.done, total=progress.total, description=text)
 
-        summary = run_campaign(deployed, data, asked, out, resume=resume, report=show)
-    for note in data.notes:
-        click.echo(f"note: {note}", err=True)
-    _print(summary, out)
+        return campaign.run(out, resume=resume, report=show)
+
+
+def _bound(text: str) -> tuple[str, float]:
+    from resq_deploy.faults.outcomes import COUNTS
+
+    name, _, bound = text.partition("=")
+    if name not in (*COUNTS, "due"):
+        raise OptionError(f"--fail-above {text!r}: metrics are {', '.join(COUNTS)}, due")
+    try:
+        return name, float(bound)
+    except ValueError as error:
+        raise OptionError(f"--fail-above {text!r}: give METRIC=BOUND, such as sdc1=0.01") from error
+
+
+def _hold_against(summary: Mapping[str, Any], bounds: Mapping[str, float]) -> None:
+    """Fail when the upper end of a figure's interval is above its bound: what was seen does not rule it out."""
+    for name, bound in bounds.items():
+        estimate = summary["due"] if name == "due" else summary["rates"][name]
+        if estimate is None or estimate["high"] > bound:
+            raise FailedError(f"--fail-above {name}={bound:g}: {name} is {percent(estimate)}, its upper end is above")
+
+
+def _print_plan(plan: Mapping[str, Any]) -> None:
+    faults = plan["population"]["faults"]
+    endless = faults == float("inf")
+    click.echo(
+        f"population: {'random masks' if endless else f'{faults:,} faults'} over {plan['population']['bits']:,} bits"
+    )
+    click.echo(
+        f"planned: {plan['planned']:,} faults, about {plan['seconds']:,.0f} s at {plan['seconds_per_fault']:.3f} s each"
+    )
+    if plan["at_most"] > plan["planned"]:
+        click.echo(
+            f"that is the pilot; without strata the margin would take {plan['at_most']:,} faults, "
+            f"{plan['seconds_at_most']:,.0f} s"
+        )
 
 
 def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     golden, faults, population = summary["golden"], summary["faults"], summary["population"]
     click.echo(f"golden run: accuracy {percent(golden['accuracy'])} on {golden['images']} images")
-    drawn = f"of {population['faults']:,}" if population["faults"] else "random masks"
+    drawn = f" of {population['faults']:,}" if population["faults"] else ""
     click.echo(
-        f"{faults['evaluated']:,} {drawn} {summary['fault_model']} faults over {population['bits']:,} bits, "
+        f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits, "
         f"{faults['due']} due; accuracy under fault {percent(summary['accuracy'])}"
     )
     if "curve" in summary:
@@ -104,10 +202,33 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
         print_table("Accuracy over bit error rate", ("BER", "mean", "worst chip", "chips"), rows)
     else:
         print_table("Image runs", ("outcome", "rate"), [(name, percent(summary["rates"][name])) for name in _SHOWN])
-        by_role = [
-            (role, percent(figures["sdc1"]), str(figures["sdc1"]["n"]) if figures["sdc1"] else "0")
-            for role, figures in summary["by_role"].items()
-        ]
-        print_table("SDC-1 by role", ("role", "SDC-1", "faults"), by_role)
+        _print_roles(summary)
+    audit = summary["audit"]
+    if audit["checked"]:
+        click.echo(f"audit: {audit['checked']} faults run again, {audit['mismatches']} differ")
     speed = summary["throughput"]
     click.echo(f"{speed['faults_per_s']:.1f} faults/s, {speed['image_runs_per_s']:,.0f} image runs/s; written to {out}")
+
+
+def _print_roles(summary: Mapping[str, Any]) -> None:
+    """Print SDC-1 by role, beside how many of the bits and how much of the risk each role holds."""
+    roles = (summary["exposure"] or {"roles": {}})["roles"]
+    rows = []
+    for role, figures in summary["by_role"].items():
+        sdc1, exposed = figures["sdc1"], roles.get(role)
+        bits = f"{100 * exposed['share_of_bits']:.2f} %" if exposed else "-"
+        risk = f"{100 * exposed['share_of_risk']:.1f} %" if exposed and exposed["share_of_risk"] is not None else "-"
+        rows.append((role, percent(sdc1), str(sdc1["n"]) if sdc1 else "0", bits, risk))
+    print_table("SDC-1 by role", ("role", "SDC-1", "faults", "of the bits", "of the risk"), rows)
+    if not summary["exposure"]:
+        return
+    at = summary["exposure"]["at"][0]["ber"]
+    expected = summary["exposure"]["at"][0]["expected_sdc1"]
+    click.echo(f"expected SDC-1 at a bit error rate of {at:g}: {expected['value']:.2e} of the image runs (first order)")
+    fit = summary["exposure"]["fit"]
+    if fit:
+        failures = fit["expected_sdc1"]
+        click.echo(
+            f"at {fit['fit_per_mbit']:g} FIT/Mbit: {failures['value']:.3g} wrong-answer faults in 10^9 hours "
+            f"[{failures['low']:.3g}, {failures['high']:.3g}]"
+        )

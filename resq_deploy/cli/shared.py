@@ -29,9 +29,9 @@ resume_option = click.option("--resume", is_flag=True, help="Go on with the run 
 workers_option = click.option("--workers", type=int, help="Faults evaluated at the same time.  [default: all cores]")
 
 
-def out_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def out_option(what: str, *, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the `--out` option; `what` says what is written there."""
-    return click.option("--out", type=PATH, required=True, help=what)
+    return click.option("--out", type=PATH, required=required, help=what)
 
 
 def need_extra(what: str, extra: str, *modules: str) -> None:
@@ -40,8 +40,15 @@ def need_extra(what: str, extra: str, *modules: str) -> None:
     Raises:
         MissingExtraError: naming the install command.
     """
-    if any(importlib.util.find_spec(module) is None for module in modules):
+    if not all(map(_installed, modules)):
         raise MissingExtraError(what, extra)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # an import hook that forbids it counts as not installed
+        return False
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ class Dataset:
         classes: the class names; a label is an index into them.
         augmentation: what training may do to an image without changing its class.
         notes: what a reader of the figures should know about how the images were chosen.
+        classes_inferred: whether the number of classes is only the largest label seen, plus one.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class Dataset:
         load_test: Callable[[], Split],
         load_calibration: Callable[[], Split] | None = None,
         notes: Sequence[str] = (),
+        classes_inferred: bool = False,
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
         self.augmentation: Augmentation = augmentation
         self.notes = tuple(notes)
+        self.classes_inferred = classes_inferred
         self._load_training = load_training
         self._load_test = load_test
         self._load_calibration = load_calibration
@@ -125,6 +128,18 @@ class Dataset:
             DataError: if `count` is below 1, or there is nothing to calibrate on.
         """
         return self._calibration.take(permutation(len(self._calibration), seed)[: _checked(count)])
+
+    def check_outputs(self, outputs: int) -> None:
+        """Check that a classifier with so many outputs can have been made for these classes.
+
+        Raises:
+            DataError: if it has fewer, or, where the classes are known and not inferred from labels, another number.
+        """
+        known = len(self.classes)
+        if outputs < known or (outputs != known and not self.classes_inferred):
+            raise DataError(
+                f"the model has {outputs} classes and data set {self.name} {known}: use the data it was made for"
+            )
 
     def digest(self, split: SplitName) -> str:
         """Return the SHA-256 over shape, dtype, pixels, labels and class names of a split."""

@@ -62,6 +62,7 @@ def load_npz(path: Path) -> Dataset:
         labels["_train"] = archive.labels("labels_train", "images_train", classes)
         archive.check_alike("images", "images_train")
     notes = []
+    inferred = classes is None
     if classes is None:
         classes = tuple(str(label) for label in range(1 + max(int(part.max()) for part in labels.values())))
         notes.append(f"{path.name} names no classes: their number, {len(classes)}, is taken from the largest label")
@@ -80,6 +81,7 @@ def load_npz(path: Path) -> Dataset:
     return Dataset(
         name=path.stem,
         classes=classes,
+        classes_inferred=inferred,
         augmentation="crop-flip" if archive.header("images")[1] == np.uint8 else "none",
         load_training=load_training,
         load_test=load_test,

@@ -8,6 +8,7 @@ import onnx
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.surfaces import Surface, find_surfaces
+from resq_deploy.errors import ModelError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +35,10 @@ class DeployedModel:
             ModelError: if the file is not a usable ONNX model.
         """
         proto, digest = read_model(path)
-        return cls(path, digest, proto, find_surfaces(proto))
+        try:
+            return cls(path, digest, proto, find_surfaces(proto))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
 
     def patcher(self) -> Patcher:
         """Return a maker of faulty copies of this model."""

@@ -38,12 +38,17 @@ OPERATORS = {
     "LSTM": Slots(weights=(1, 2), biases=(3,)),
     "GRU": Slots(weights=(1, 2), biases=(3,)),
     "RNN": Slots(weights=(1, 2), biases=(3,)),
+    "BatchNormalization": Slots(biases=(2,)),
+    "GroupNormalization": Slots(biases=(2,)),
+    "InstanceNormalization": Slots(biases=(2,)),
+    "LayerNormalization": Slots(biases=(2,)),
     "ConvInteger": Slots(weights=(1,), quantized=((0, None, 2), (1, None, 3))),
     "MatMulInteger": Slots(weights=(0, 1), quantized=((0, None, 2), (1, None, 3))),
     "QLinearConv": Slots(weights=(3,), biases=(8,), quantized=((0, 1, 2), (3, 4, 5)), outputs=((6, 7),)),
     "QLinearMatMul": Slots(weights=(0, 3), quantized=((0, 1, 2), (3, 4, 5)), outputs=((6, 7),)),
     # com.microsoft
     "FusedConv": Slots(weights=(1,), biases=(2,)),
+    "NhwcFusedConv": Slots(weights=(1,), biases=(2,)),
     "FusedGemm": Slots(weights=(0, 1), biases=(2,)),
     "FusedMatMul": Slots(weights=(0, 1)),
     "FusedMatMulActivation": Slots(weights=(0, 1)),
@@ -57,10 +62,13 @@ OPERATORS = {
     "GatherBlockQuantized": Slots(weights=(0,), quantized=((0, 2, 3),)),
     "Attention": Slots(weights=(1,), biases=(2,)),
     "QAttention": Slots(weights=(1,), biases=(2,), quantized=((0, 3, 6), (1, 4, 7))),
+    "MultiHeadAttention": Slots(biases=(3,)),
+    "BiasAdd": Slots(biases=(1,)),
     "BiasGelu": Slots(biases=(1,)),
+    "BiasSplitGelu": Slots(biases=(1,)),
     "FastGelu": Slots(biases=(1,)),
     "BiasSoftmax": Slots(biases=(1,)),
-    "SkipLayerNormalization": Slots(biases=(4,)),
+    "SkipLayerNormalization": Slots(biases=(3, 4)),
     "QLinearAdd": _BINARY,
     "QLinearMul": _BINARY,
     "QLinearSigmoid": _UNARY,
@@ -89,13 +97,49 @@ PASSED_ON = frozenset(
 )
 """Operators whose first input is still the same parameter, or the same sum of products, at their output."""
 
-PRODUCTS = frozenset(
-    {"Conv", "ConvInteger", "ConvTranspose", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulNBits"}
-)
+INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})
+"""Operators whose int32 products a Mul turns into floats."""
+
+PRODUCTS = INTEGER_PRODUCTS | {
+    "Conv",
+    "ConvTranspose",
+    "DeformConv",
+    "DynamicQuantizeMatMul",
+    "Einsum",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gemm",
+    "MatMul",
+    "MatMulBnb4",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "NhwcFusedConv",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+}
 """Operators after which an addition of a stored vector is a bias."""
 
-SHAPE_SLOTS = {"Resize": (1, 2, 3), "Upsample": (1,)}
-"""Floating-point inputs that describe shapes, not parameters."""
+ADDITIONS = {"Add": (0, 1), "QLinearAdd": (0, 3)}
+"""Operators that may add a bias to a sum of products, and the slots of their two operands."""
+
+NO_PARAMETERS = {
+    "CastLike": (1,),
+    "CumSum": (1,),
+    "Dropout": (1,),
+    "Gather": (1,),
+    "GatherBlockQuantized": (1,),
+    "GatherElements": (1,),
+    "GatherND": (1,),
+    "OneHot": (0, 1),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "ScatterElements": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Upsample": (1,),
+}
+"""Input slots for shapes, indices, types and what only training uses, where their type alone would not tell."""
 
 
 def slots(op_type: str, inputs: int) -> Slots | None:

@@ -8,10 +8,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from resq_deploy.data.dataset import to_model_input
 from resq_deploy.errors import DataError, ModelError
 
 BATCH = 100
 """Images a run. Fixed, since float kernels may round differently for another batch size."""
+
+_MAX_BATCH = 4096  # a fixed batch is filled up with copies of an image, whatever the file says its size is
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _LEVELS = {
@@ -75,9 +78,11 @@ class InputSpec:
         """
         ready = images
         if images.dtype == np.uint8:
-            ready = images if self.channels_last else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
             if self.dtype is np.float32:
-                ready = ready.astype(np.float32) / np.float32(255.0)
+                planes = to_model_input(images)
+                ready = np.ascontiguousarray(planes.transpose(0, 2, 3, 1)) if self.channels_last else planes
+            elif not self.channels_last:
+                ready = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         fits = len(ready.shape) == len(self.shape) and all(
             want in (None, have) for want, have in zip(self.shape[1:], ready.shape[1:], strict=True)
         )
@@ -163,13 +168,20 @@ def _input_spec(session: ort.InferenceSession) -> InputSpec:
         raise ModelError(f"the model's input {value.name!r} is {value.type}; float32 or uint8 images are needed")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
     if len(shape) < 2:
-        raise ModelError(f"the model's input {value.name!r} has shape {value.shape}; images are needed")
+        raise ModelError(
+            f"the model's input {value.name!r} has shape {value.shape}; images are needed, "
+            "with a shape of two or more dimensions in the file"
+        )
+    if (shape[0] or 1) > _MAX_BATCH:
+        raise ModelError(f"the model takes {shape[0]} images at a time; export it for {_MAX_BATCH} or fewer")
     return InputSpec(name=value.name, dtype=_ELEMENT_TYPES[value.type], shape=shape)
 
 
 def _output_name(session: ort.InferenceSession) -> str:
     outputs = session.get_outputs()
     floats = [value for value in outputs if value.type in ("tensor(float)", "tensor(float16)", "tensor(double)")]
+    if not outputs:
+        raise ModelError("the model has no outputs; class scores are needed")
     if not floats:
         raise ModelError(f"the model's output {outputs[0].name!r} is {outputs[0].type}; class scores are needed")
     return str(floats[0].name)

@@ -4,15 +4,18 @@ Roles follow from how nodes consume a tensor, never from its name, so that files
 QOperator, static and dynamic quantization, com.microsoft operators, float models.
 """
 
+import collections
 import dataclasses
 import enum
 import math
-from collections.abc import Iterator
 
 import onnx
 
-from resq_deploy.deployed.graph import WIDTHS, Wiring, node_label, stored_tensors
-from resq_deploy.deployed.operators import PASSED_ON, PRODUCTS, SHAPE_SLOTS, slots
+from resq_deploy.deployed.graph import node_label, stored_tensors
+from resq_deploy.deployed.operators import ADDITIONS, INTEGER_PRODUCTS, NO_PARAMETERS, Slots, slots
+from resq_deploy.deployed.tensors import WIDTHS
+from resq_deploy.deployed.wiring import Wiring
+from resq_deploy.errors import ModelError
 
 
 class Role(enum.StrEnum):
@@ -30,24 +33,14 @@ class Role(enum.StrEnum):
 
 
 _EXPOSURE = {role: order for order, role in enumerate(Role)}
+_LINEAR = ("QuantizeLinear", "DequantizeLinear")
 _FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 }
-_QUANTIZED = {
-    onnx.TensorProto.INT8,
-    onnx.TensorProto.UINT8,
-    onnx.TensorProto.INT16,
-    onnx.TensorProto.UINT16,
-    onnx.TensorProto.INT4,
-    onnx.TensorProto.UINT4,
-    onnx.TensorProto.FLOAT8E4M3FN,
-    onnx.TensorProto.FLOAT8E4M3FNUZ,
-    onnx.TensorProto.FLOAT8E5M2,
-    onnx.TensorProto.FLOAT8E5M2FNUZ,
-}
+_QUANTIZED = WIDTHS.keys() - _FLOATS - {onnx.TensorProto.INT32}  # an int32 without a known use is an index
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,121 +87,141 @@ class Surface:
 
 @dataclasses.dataclass(frozen=True)
 class _Use:
-    role: Role
-    node: onnx.NodeProto
+    """What one node does with a value; no role where only the value's type can tell."""
+
+    role: Role | None
+    layer: str
+
+
+class _Uses:
+    """The uses of one value, boiled down to the first of each role, so that they stay few in any graph."""
+
+    def __init__(self) -> None:
+        self.by_role: dict[Role | None, _Use] = {}
+
+    def add(self, use: _Use) -> None:
+        self.by_role.setdefault(use.role, use)
+
+    @property
+    def first(self) -> _Use | None:
+        return next(iter(self.by_role.values()), None)
+
+    @property
+    def bias_only(self) -> bool:
+        return list(self.by_role) == [Role.BIAS]
+
+    def most_exposed(self, dtype: int) -> tuple[Role, str] | None:
+        """Return the role of a stored tensor of this type, and the layer in it; None if it is no parameter."""
+        plain = Role.WEIGHT if dtype in _QUANTIZED else Role.FLOAT if dtype in _FLOATS else None
+        roles = [(role or plain, use.layer) for role, use in self.by_role.items()]
+        known = [(role, layer) for role, layer in roles if role is not None]
+        return min(known, key=lambda use: _EXPOSURE[use[0]], default=None)
 
 
 def find_surfaces(model: onnx.ModelProto) -> tuple[Surface, ...]:
-    """Return every surface of a model in the order of the file; a tensor that no node reads is none."""
+    """Return every surface of a model in the order of the file; a tensor that no node reads is none.
+
+    Raises:
+        ModelError: if two stored tensors share a name, so that a fault could not say which it means.
+    """
     reader = _RoleReader(Wiring(model.graph))
-    found: dict[str, Surface] = {}
+    names = collections.Counter(name for _, name in stored_tensors(model.graph))
+    found = []
     for tensor, name in stored_tensors(model.graph):
-        if tensor.data_type not in WIDTHS or not math.prod(tensor.dims) or name in found:
+        if tensor.data_type not in WIDTHS or not math.prod(tensor.dims):
             continue
-        uses = reader.uses(name, tensor.data_type)
-        if not uses:
+        use = reader.uses(name).most_exposed(tensor.data_type)
+        if use is None:
             continue
-        use = min(uses, key=lambda use: _EXPOSURE[use.role])
-        found[name] = Surface(
-            tensor=name,
-            role=use.role,
-            layer=node_label(use.node),
-            dtype=onnx.TensorProto.DataType.Name(tensor.data_type).lower(),
-            shape=tuple(tensor.dims),
-            width=WIDTHS[tensor.data_type],
+        if names[name] > 1:
+            raise ModelError(f"{names[name]} stored tensors are called {name!r}: give each a name of its own")
+        found.append(
+            Surface(
+                tensor=name,
+                role=use[0],
+                layer=use[1],
+                dtype=onnx.TensorProto.DataType.Name(tensor.data_type).lower(),
+                shape=tuple(tensor.dims),
+                width=WIDTHS[tensor.data_type],
+            )
         )
-    return tuple(found.values())
+    return tuple(found)
 
 
 class _RoleReader:
-    """Derives roles by following a stored value to the nodes that compute with it."""
+    """Derives roles by following a stored value to the nodes that compute with it.
+
+    The uses of the values that follow from stored ones are gathered once, against the direction of the graph.
+    """
 
     def __init__(self, wiring: Wiring) -> None:
         self._wiring = wiring
+        self._known: dict[str, _Uses] = {}
+        for node in reversed(wiring.nodes):
+            for output in node.output:
+                if output in wiring.parameters:
+                    self._known[output] = self.uses(output)
 
-    def uses(self, value: str, dtype: int) -> list[_Use]:
-        """Return each use of a stored value of this type as a parameter; shapes and indices are none."""
-        found = []
-        for use in self._follow(value, frozenset()):
-            if isinstance(use, _Use):
-                found.append(use)
-            elif use[1] in SHAPE_SLOTS.get(use[0].op_type, ()):
+    def uses(self, value: str) -> _Uses:
+        """Return each use of a stored value as a parameter, looking through nodes that only pass it on."""
+        found = _Uses()
+        for node, slot in self._wiring.readers(value):
+            if slot in NO_PARAMETERS.get(node.op_type, ()):
                 continue
-            elif dtype in _QUANTIZED or dtype in _FLOATS:
-                found.append(_Use(Role.WEIGHT if dtype in _QUANTIZED else Role.FLOAT, use[0]))
+            if node.op_type in _LINEAR and slot in (1, 2):
+                found.add(self._companion(node, 0, slot == 2))
+            elif node.output and node.output[0] in self._known:
+                # What is dequantized is a quantized parameter, whatever its type and whoever reads it.
+                plain = Role.WEIGHT if node.op_type == "DequantizeLinear" else None
+                for output in filter(None, node.output):
+                    for use in self._known[output].by_role.values():
+                        found.add(_Use(use.role or plain, use.layer))
+            else:
+                found.add(self._operand(node, slot))
         return found
 
-    def _follow(self, value: str, seen: frozenset[str]) -> Iterator[_Use | tuple[onnx.NodeProto, int]]:
-        """Yield the uses of a parameter value, looking through nodes that only pass it on.
+    def _operand(self, node: onnx.NodeProto, slot: int) -> _Use:
+        """Return the use that a computing node makes of a parameter in one of its slots."""
+        known = slots(node.op_type, len(node.input)) or Slots()
+        if slot in known.weights:
+            return _Use(Role.WEIGHT, node_label(node))
+        if slot in known.biases or self._is_added(node, slot):
+            return _Use(Role.BIAS, node_label(node))
+        for operand, scale, zero_point in known.quantized:
+            if slot in (scale, zero_point):
+                return self._companion(node, operand, slot == zero_point)
+        for scale, zero_point in known.outputs:
+            if slot in (scale, zero_point):
+                role = Role.ACTIVATION_ZERO_POINT if slot == zero_point else Role.ACTIVATION_SCALE
+                return _Use(role, node_label(node))
+        return _Use(Role.WEIGHT_SCALE if self._scales_product(node, slot) else None, node_label(node))
 
-        `seen` ends the walk in a graph with a cycle, which no valid file has.
-        """
-        if value in seen:
-            return
-        for node, slot in self._wiring.readers(value):
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and slot in (1, 2):
-                yield self._companion(node, 0, slot == 2, seen | {value})
-            elif node.op_type in PASSED_ON and slot == 0 and node.output:
-                yield from self._follow(node.output[0], seen | {value})
-            else:
-                yield self._operand(node, slot, seen | {value}) or (node, slot)
+    def _is_added(self, node: onnx.NodeProto, slot: int) -> bool:
+        """Return whether a slot of an addition is the bias of the sum of products in the other one."""
+        left, right = ADDITIONS.get(node.op_type, (None, None))
+        other = {left: right, right: left}.get(slot)
+        return other is not None and other < len(node.input) and self._wiring.product(node.input[other]) is not None
 
-    def _operand(self, node: onnx.NodeProto, slot: int, seen: frozenset[str]) -> _Use | None:
-        """Return the use that a computing node makes of a parameter in one of its slots, if it is a known one."""
-        known = slots(node.op_type, len(node.input))
-        if known is not None:
-            if slot in known.weights:
-                return _Use(Role.WEIGHT, node)
-            if slot in known.biases:
-                return _Use(Role.BIAS, node)
-            for operand, scale, zero_point in known.quantized:
-                if slot in (scale, zero_point):
-                    return self._companion(node, operand, slot == zero_point, seen)
-            for scale, zero_point in known.outputs:
-                if slot in (scale, zero_point):
-                    role = Role.ACTIVATION_ZERO_POINT if slot == zero_point else Role.ACTIVATION_SCALE
-                    return _Use(role, node)
-        if node.op_type in ("Add", "Mul") and len(node.input) == 2:
-            return self._elementwise(node, node.input[1 - slot])
-        return None
-
-    def _elementwise(self, node: onnx.NodeProto, other: str) -> _Use | None:
-        """Recognise a bias added to a product, and the weight scale of a dynamically quantized one."""
+    def _scales_product(self, node: onnx.NodeProto, slot: int) -> bool:
+        """Return whether a multiplication is that of dynamic quantization: by its scale, or of its product."""
+        if node.op_type != "Mul" or len(node.input) != 2:
+            return False
+        other = node.input[1 - slot]
         maker = self._wiring.maker(other)
-        if node.op_type == "Mul":
-            dynamic = maker is not None and maker.op_type == "DynamicQuantizeLinear" and other == maker.output[1]
-            return _Use(Role.WEIGHT_SCALE, node) if dynamic else None
-        for _ in range(len(self._wiring.nodes)):
-            if maker is None or maker.op_type in PRODUCTS:
-                break
-            # Dynamic quantization scales the integer product with a Mul before the bias is added.
-            if maker.op_type not in PASSED_ON and maker.op_type != "Mul":
-                return None
-            maker = self._wiring.maker(maker.input[0]) if maker.input else None
-        return _Use(Role.BIAS, node) if maker is not None and maker.op_type in PRODUCTS else None
+        dynamic = maker is not None and maker.op_type == "DynamicQuantizeLinear" and other == maker.output[1]
+        return dynamic or self._wiring.product(other) in INTEGER_PRODUCTS
 
-    def _companion(self, node: onnx.NodeProto, operand: int, zero_point: bool, seen: frozenset[str]) -> _Use:
+    def _companion(self, node: onnx.NodeProto, operand: int, zero_point: bool) -> _Use:
         """Return the use of a scale or zero point: that of the parameter it belongs to, else of an activation."""
-        value = node.input[operand] if operand < len(node.input) else ""
-        if not self._is_parameter(value):
-            return _Use(Role.ACTIVATION_ZERO_POINT if zero_point else Role.ACTIVATION_SCALE, node)
-        owner = node
-        bias = False
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.output:
-            uses = list(self._follow(node.output[0], seen))
-            owner = next((use.node if isinstance(use, _Use) else use[0] for use in uses), node)
-            bias = bool(uses) and all(isinstance(use, _Use) and use.role is Role.BIAS for use in uses)
+        label = node_label(node)
+        if operand >= len(node.input) or node.input[operand] not in self._wiring.parameters:
+            return _Use(Role.ACTIVATION_ZERO_POINT if zero_point else Role.ACTIVATION_SCALE, label)
+        if node.op_type in _LINEAR:
+            uses = self._known.get(node.output[0], _Uses()) if node.output else _Uses()
+            label = uses.first.layer if uses.first else label
+            bias = uses.bias_only
+        else:
+            bias = self._operand(node, operand).role is Role.BIAS
         if bias:
-            return _Use(Role.BIAS_ZERO_POINT if zero_point else Role.BIAS_SCALE, owner)
-        return _Use(Role.WEIGHT_ZERO_POINT if zero_point else Role.WEIGHT_SCALE, owner)
-
-    def _is_parameter(self, value: str) -> bool:
-        """Return whether a value is stored, or only passed on from a stored one."""
-        for _ in range(len(self._wiring.nodes) + 1):
-            if value in self._wiring.stored:
-                return True
-            maker = self._wiring.maker(value)
-            if maker is None or maker.op_type not in PASSED_ON or not maker.input:
-                return False
-            value = maker.input[0]
-        return False
+            return _Use(Role.BIAS_ZERO_POINT if zero_point else Role.BIAS_SCALE, label)
+        return _Use(Role.WEIGHT_ZERO_POINT if zero_point else Role.WEIGHT_SCALE, label)

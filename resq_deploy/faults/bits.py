@@ -52,6 +52,11 @@ def _set_bits(stored: Bytes, mask: Bytes, addresses: Addresses, wanted: Bytes) -
     np.bitwise_or.at(mask, addresses >> 3, (differs << shift).astype(np.uint8))
 
 
+def bit_positions(mask: Bytes) -> Addresses:
+    """Return the addresses of the bits that are set in a mask, ascending."""
+    return np.flatnonzero(np.unpackbits(mask, bitorder="little")).astype(np.int64)
+
+
 def count_bits(mask: Bytes) -> int:
     """Return how many bits are set in a mask."""
     return int(np.bitwise_count(mask).sum(dtype=np.int64))

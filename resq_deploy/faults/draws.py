@@ -52,20 +52,29 @@ def uniforms(bits: np.random.Philox, count: int) -> NDArray[np.float64]:
 def sample(bits: np.random.Philox, population: int, count: int) -> NDArray[np.int64]:
     """Draw `count` different integers from [0, population), in random order.
 
-    The order is that of first appearance, so a smaller sample from the same stream is a prefix of a larger one.
-    A share above one half is drawn as a shuffle, at the cost of the whole population.
+    The order belongs to the stream: a smaller sample is a prefix of a larger one. Up to one half of the population
+    is drawn by rejecting repeats; what is beyond is a shuffle of the numbers left, at the cost of the whole population.
 
     Raises:
         ValueError: if more is asked for than the population holds.
     """
     if count > population:
         raise ValueError(f"cannot draw {count} of {population} without replacement")
-    if 2 * count > population:
-        order = np.argsort(bits.random_raw(population), kind="stable")
-        return order[:count].astype(np.int64)
+    half = population // 2
+    drawn = _distinct(bits, population, min(count, half))
+    if count <= half:
+        return drawn
+    left = np.setdiff1d(np.arange(population, dtype=np.int64), drawn)
+    shuffled = left[np.argsort(bits.random_raw(len(left)), kind="stable")]
+    return np.concatenate([drawn, shuffled])[:count]
+
+
+def _distinct(bits: np.random.Philox, population: int, count: int) -> NDArray[np.int64]:
+    """Return the first `count` different integers of a stream, in order of first appearance."""
     drawn = integers(bits, population, count)
     while True:
         _, first = np.unique(drawn, return_index=True)
-        if len(first) >= count:
-            return drawn[np.sort(first)][:count]
-        drawn = np.concatenate([drawn[np.sort(first)], integers(bits, population, count - len(first))])
+        drawn = drawn[np.sort(first)]
+        if len(drawn) >= count:
+            return drawn
+        drawn = np.concatenate([drawn, integers(bits, population, count - len(drawn))])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
-from resq_deploy.campaign.run import run_campaign
+from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
@@ -157,4 +157,4 @@ def _prove(
 def _campaign(
     model: DeployedModel, dataset: Dataset, options: CampaignOptions, out: pathlib.Path, resume: bool
 ) -> dict[str, Any]:
-    return run_campaign(model, dataset, options, out, resume=resume)
+    return Campaign(model, dataset, options).run(out, resume=resume)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.errors import DataError, GateError, OptionError
+from resq_deploy.errors import GateError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import Estimate, share
 from resq_deploy.quantization.float_model import prepare_float_model
@@ -32,12 +32,14 @@ class ExportOptions:
     Attributes:
         calibration_images: how many training images the activation ranges are taken from.
         seed: of their choice.
+        test_images: how many test images the accuracies are measured on; None for all.
         gates: largest drop allowed by gate name, in points.
         enforce: whether a failed gate is an error; otherwise it is only recorded.
     """
 
     calibration_images: int = 500
     seed: int = 0
+    test_images: int | None = None
     gates: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(DEFAULT_GATES))
     enforce: bool = True
 
@@ -82,10 +84,10 @@ def export_int8(
     calibration = dataset.calibration(options.calibration_images, options.seed)
     report(f"calibrating on {len(calibration)} images")
     int8 = write_int8(model, calibration.images, session.input)
-    test = dataset.evaluation(None)
+    test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
-    float_right = _right(session, test, len(dataset.classes))
-    int8_right = _right(Session(int8, every_core), test, len(dataset.classes))
+    float_right = _right(session, dataset, test)
+    int8_right = _right(Session(int8, every_core), dataset, test)
     accuracy = {"float": _accuracy(float_right), "int8": _accuracy(int8_right)}
     gates = _gates(accuracy, options)
     failed = next((gate for gate in gates if not gate["passed"]), None)
@@ -121,13 +123,12 @@ def export_int8(
     return sidecar
 
 
-def _right(session: Session, test: Split, classes: int) -> NDArray[np.bool_]:
+def _right(session: Session, dataset: Dataset, test: Split) -> NDArray[np.bool_]:
     """Return which test images a session answers right, shape [N]."""
     logits = np.concatenate(
         [session.run(session.input.prepare(test.images[i : i + 1000])) for i in range(0, len(test), 1000)]
     )
-    if logits.shape[1] != classes:
-        raise DataError(f"the model has {logits.shape[1]} classes and the data set {classes}: they must be the same")
+    dataset.check_outputs(logits.shape[1])
     right: NDArray[np.bool_] = top1(logits) == test.labels
     return right
 

@@ -1,0 +1,53 @@
+"""`faults.csv`: one row a fault and bit; where it holds bits it is itself a valid fault list."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+from resq_deploy.campaign.plan import Plan
+from resq_deploy.campaign.record import Record
+from resq_deploy.faults.fault import Op, digest
+from resq_deploy.faults.outcomes import COUNTS
+
+_BITS = ("fault", "op", "tensor", "role", "layer", "index", "bit", "value")
+_MASKS = ("fault", "ber", "chip", "flips", "mask")
+
+
+def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
+    """Return the table of a campaign's faults and what each did; `images` and the outcomes are counts of images."""
+    stream = io.StringIO()
+    head = _MASKS if plan.masks else _BITS
+    writer = csv.DictWriter(stream, (*head, "outcome", "images", *COUNTS, "accuracy"), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        result: Mapping[str, object] = {
+            "outcome": str(record.outcome),
+            "images": record.images,
+            **record.counts,
+            "accuracy": f"{record.accuracy:.6f}",
+        }
+        for row in _rows(plan, record):
+            writer.writerow({**row, **result})
+    return stream.getvalue()
+
+
+def _rows(plan: Plan, record: Record) -> Iterator[dict[str, object]]:
+    fault = plan.fault(record.number)
+    if plan.masks:
+        flips = sum(len(edit.index) for edit in fault.edits)
+        mask = digest(fault.edits)
+        yield {"fault": record.number, "ber": fault.ber, "chip": fault.chip, "flips": flips, "mask": mask}
+        return
+    for edit in fault.edits:
+        surface = plan.surface(edit.tensor)
+        for place, (index, bit) in enumerate(zip(edit.index, edit.bit, strict=True)):
+            yield {
+                "fault": plan.label(record.number),
+                "op": str(edit.op),
+                "tensor": edit.tensor,
+                "role": str(surface.role),
+                "layer": surface.layer,
+                "index": int(index),
+                "bit": int(bit),
+                "value": int(edit.value[place]) if edit.op is Op.WORD else "",
+            }

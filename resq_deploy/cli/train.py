@@ -1,0 +1,196 @@
+"""`resq-deploy train`: stages 0 to 2 of the hardening."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resq_deploy.cli.shared import (
+    PATH,
+    data_dir_option,
+    dataset_option,
+    need_extra,
+    out_option,
+    percent,
+    print_table,
+    resume_option,
+    seed_option,
+)
+from resq_deploy.hardening.options import TrainOptions
+
+if TYPE_CHECKING:
+    from resq_deploy.hardening.events import Event, Report, StepDone
+
+_PIXEL = 255
+_GIVEN_IN_PIXELS = ("epsilon", "attack_step")
+
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _number(flag: str, text: str) -> _Decorator:
+    """Return an option of the field's own type; the help names the general default, `None` lets the recipe decide."""
+    field = flag.removeprefix("--").replace("-", "_")
+    default = getattr(TrainOptions(network="-", dataset="-"), field)
+    kind = int if isinstance(default, int) or default is None else float
+    shown = "all" if default is None else f"{default * _PIXEL if field in _GIVEN_IN_PIXELS else default:g}"
+    return click.option(flag, type=kind, help=f"{text}  [default: {shown}]")
+
+
+def _choice(flag: str, values: tuple[str, ...], text: str) -> _Decorator:
+    field = flag.removeprefix("--").replace("-", "_")
+    default = getattr(TrainOptions(network="-", dataset="-"), field)
+    return click.option(flag, type=click.Choice(values), help=f"{text}  [default: {default}]")
+
+
+@click.command()
+@click.option("--network", required=True, metavar="N", help="A network's name, or module:function of your own.")
+@dataset_option
+@data_dir_option
+@out_option("Run folder to write: checkpoints, metrics.jsonl, criticality.json, summary.json, manifest.json.")
+@click.option("--stages", default="baseline,attack,fault", show_default=True, help="Which stages to run.")
+@click.option("--init", type=PATH, metavar="CKPT", help="Checkpoint to start from, instead of fresh weights.")
+@_number("--epochs-baseline", "Epochs of plain training (digits: 12).")
+@_number("--epochs-attack", "Epochs of stage 1, attack resilience (digits: 6).")
+@_number("--epochs-fault", "Epochs of stage 2, fault resilience (digits: 8).")
+@_number("--train-images", "Use only so many training images.")
+@_number("--batch-size", "Images a step (digits: 64).")
+@_number("--rate-baseline", "Peak learning rate of stage 0 (gtsrb: 0.05).")
+@_number("--rate-attack", "Peak learning rate of stage 1 (gtsrb: 0.02).")
+@_number("--rate-fault", "Peak learning rate of stage 2.")
+@_number("--weight-decay", "Weight decay of SGD.")
+@_number("--label-smoothing", "Label smoothing of stage 0.")
+@_number("--epsilon", "Radius of the perturbations, in 1/255.")
+@_number("--epsilon-warmup", "Share of stage 1 in which epsilon rises from 0 (gtsrb: 0.3).")
+@_choice("--attack", ("n-fgsm", "pgd"), "How stage 1 perturbs images.")
+@_number("--attack-steps", "Steps of pgd.")
+@_number("--attack-step", "Size of a pgd step, in 1/255.")
+@_number("--adversarial-weight", "w of eq. 2: share of the perturbed images' cross-entropy.")
+@_number("--feature-weight", "lambda_f of eq. 2: weight of the feature distance.")
+@_number("--consistency-weight", "beta of eq. 2: weight of the KL term.")
+@_choice("--fault-layers", ("critical", "all"), "Layers that stage 2 injects into.")
+@_number("--critical-layers", "How many layers are critical.")
+@_number("--fault-rate", "Highest bit error rate of stage 2.")
+@_choice("--criticality", ("gradient", "scaled"), "Rank layers by gradient norm, or that times the int8 step.")
+@_number("--criticality-batches", "Batches behind the ranking (digits: 50).")
+@_number("--distill-weight", "mu of eq. 5: weight of staying close to stage 1.")
+@click.option(
+    "--perturb-in-fault/--no-perturb-in-fault",
+    default=None,
+    help="After stage 1, train stage 2 on perturbed images, too.  [default: on]",
+)
+@_number("--clip-final", "tau of stage 2 at its end: weights are clipped to this share of their largest.")
+@_number("--validation-images", "Held-out images attacked or faulted after each epoch.")
+@_number("--robust-test-images", "Test images attacked for the final figures (digits: 300).")
+@_choice("--precision", ("auto", "float32", "bf16"), "Arithmetic of the training; the final figures are float32.")
+@_choice("--device", ("auto", "cpu", "cuda"), "Where to compute.")
+@seed_option
+@resume_option
+def command(
+    dataset: str,
+    data_dir: pathlib.Path | None,
+    out: pathlib.Path,
+    stages: str,
+    init: pathlib.Path | None,
+    resume: bool,
+    **given: Any,
+) -> None:
+    """Train a network in up to three stages: baseline, attack resilience, fault resilience.
+
+    Each stage starts from the best epoch of the one before. A killed run goes on with --resume.
+
+    \b
+    Examples:
+      resq-deploy train --network resnet8 --dataset digits --out run
+      resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out run --epsilon 8
+      resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out fault-only \\
+          --stages fault --init run/baseline.pt
+    """  # noqa: D301 - click wants the backspace itself, not its two characters
+    need_extra("training", "train", "torch", "torchvision")
+    from resq_deploy.data import load_dataset
+    from resq_deploy.hardening.checkpoint import load_checkpoint
+    from resq_deploy.hardening.loop import train
+    from resq_deploy.hardening.options import with_recipe
+    from resq_deploy.records import RunFolder, sha256_file
+
+    data = load_dataset(dataset, data_dir)
+    wanted = tuple(stage.strip() for stage in stages.split(",") if stage.strip())
+    options = with_recipe(data.name, {**_in_unit_pixels(given), "stages": wanted})
+    start = load_checkpoint(init) if init else None
+    identity = {
+        **options.identity(),
+        "init": sha256_file(init) if init else None,
+        "data": {"train": data.digest("train"), "test": data.digest("test")},
+    }
+    with (
+        RunFolder.open(out, command="train", identity=identity, settings=_settings(options), resume=resume) as run,
+        _shown_progress() as report,
+    ):
+        result = train(options, data, run, report, init=start)
+    _print_summary(result.summary)
+
+
+def _in_unit_pixels(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value / _PIXEL if name in _GIVEN_IN_PIXELS and value is not None else value
+        for name, value in given.items()
+    }
+
+
+def _settings(options: TrainOptions) -> dict[str, Any]:
+    import torch
+
+    return {"device": options.device, "threads": torch.get_num_threads()}
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    epsilon = summary["attack"]["epsilon"] * _PIXEL
+    rows = [
+        [stage, str(figures["epoch"]), percent(figures["test"]["clean"]), percent(figures["test"]["robust"])]
+        for stage, figures in summary["stages"].items()
+    ]
+    title = f"{summary['network']} on {summary['dataset']}, test images, float network"
+    print_table(title, ["stage", "epoch", "clean accuracy", f"under PGD-10 at {epsilon:g}/255"], rows)
+
+
+@contextlib.contextmanager
+def _shown_progress() -> Iterator["Report"]:
+    """Show training on standard error: a bar on a terminal, and a line an epoch everywhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from resq_deploy.hardening.events import EpochDone, StepDone
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("")
+
+        def report(event: "Event") -> None:
+            if isinstance(event, StepDone):
+                done = (event.epoch - 1) * event.steps + event.step
+                total = event.epochs * event.steps
+                progress.update(task, description=_describe_step(event), completed=done, total=total)
+            elif isinstance(event, EpochDone):
+                console.print(_describe_epoch(event.record, event.epochs, best=event.best), markup=False)
+            else:
+                console.print(event.message, markup=False)
+
+        yield report
+
+
+def _describe_step(event: "StepDone") -> str:
+    return (
+        f"{event.stage} {event.epoch}/{event.epochs}  loss {event.loss:.3f}  "
+        f"accuracy {100 * event.accuracy:.1f} %  {event.images_per_second:,.0f} images/s"
+    )
+
+
+def _describe_epoch(record: Mapping[str, Any], epochs: int, *, best: bool) -> str:
+    shown = (("clean_accuracy", "clean"), ("robust_accuracy", "robust"), ("faulty_accuracy", "faulty"))
+    figures = "  ".join(f"{label} {100 * record[key]:.1f} %" for key, label in shown if key in record)
+    return (
+        f"{record['stage']} {record['epoch']}/{epochs}  loss {record['loss']:.3f}  {figures}  "
+        f"{record['images_per_second']:,.0f} images/s  {record['seconds']:.0f} s{'  best' if best else ''}"
+    )

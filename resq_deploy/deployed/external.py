@@ -1,0 +1,73 @@
+"""Taking external data into the model: only from the model's folder, and only as much as the shapes say."""
+
+import hashlib
+import pathlib
+from collections.abc import Iterable
+
+import onnx
+
+from resq_deploy.deployed.tensors import stored_bytes
+from resq_deploy.errors import ModelError
+
+
+def take_in(tensors: Iterable[onnx.TensorProto], folder: pathlib.Path, limit: int) -> list[str]:
+    """Load external tensors into the model and return the SHA-256 of each file they come from.
+
+    Args:
+        tensors: every tensor of the model.
+        folder: the model's folder, which no location may lead out of.
+        limit: bytes that all of them together may take.
+
+    Raises:
+        ModelError: if a location leads out of the folder, or a file is missing or too short.
+    """
+    digests: dict[str, str] = {}
+    total = 0
+    for tensor in tensors:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        try:
+            target = _inside(folder.resolve(), location)
+            if location not in digests:
+                with target.open("rb") as stream:
+                    digests[location] = hashlib.file_digest(stream, "sha256").hexdigest()
+            offset, size = _extent(tensor, entries, target.stat().st_size)
+            total += size
+            if total > limit:
+                raise ValueError("it is larger than 2 GiB, the limit of a model held in memory; split it")
+            with target.open("rb") as stream:
+                stream.seek(offset)
+                tensor.raw_data = stream.read(size)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ModelError(f"external data of {tensor.name!r} in {location!r} cannot be read: {reason}") from error
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+    return [digests[location] for location in sorted(digests)]
+
+
+def _inside(folder: pathlib.Path, location: str) -> pathlib.Path:
+    """Return the file a location means, links followed."""
+    if not isinstance(location, str) or not location:
+        raise ValueError("no file is named")
+    target = (folder / location).resolve()
+    if not target.is_relative_to(folder):
+        raise ValueError("it leads out of the model's folder; put the file beside the model")
+    if target.exists() and not target.is_file():
+        raise ValueError("it is no regular file")
+    return target
+
+
+def _extent(tensor: onnx.TensorProto, entries: dict[str, str], available: int) -> tuple[int, int]:
+    """Return offset and size of a tensor's bytes in its file."""
+    expected = stored_bytes(tensor)
+    if expected is None:
+        raise ValueError("its type cannot be stored outside the model")
+    offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected))
+    if length != expected:
+        raise ValueError(f"shape {list(tensor.dims)} takes {expected} bytes, the model says {length}")
+    if not 0 <= offset <= available - length:
+        raise ValueError(f"it holds {available} bytes, {offset + length} are needed; copy it anew")
+    return offset, length

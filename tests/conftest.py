@@ -1,0 +1,63 @@
+"""A small but real classifier for the tests of the ONNX half, made without torch."""
+
+import pathlib
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from resq_deploy.data import load_dataset, to_model_input
+from resq_deploy.quantization.export import ExportOptions, export_int8
+
+
+def convolutional_classifier(readout: np.ndarray, offset: np.ndarray) -> onnx.ModelProto:
+    """Fixed random 3x3 features at stride 4, then a linear read-out: images [N, 3, 32, 32] to logits [N, 10]."""
+    rng = np.random.default_rng(7)
+    kernels = rng.normal(size=(12, 3, 3, 3)).astype(np.float32)
+    parameters = {
+        "conv.weight": kernels - kernels.mean(axis=(1, 2, 3), keepdims=True),
+        "conv.bias": np.full(12, 0.1, np.float32),
+        "fc.weight": readout.astype(np.float32),
+        "fc.bias": offset.astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "conv.weight", "conv.bias"], ["c"], "conv", strides=[4, 4]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Flatten", ["r"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["logits"], "fc"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "digits",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", readout.shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in parameters.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def digits_float(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A float file that reads digits, its read-out fitted by ridge regression."""
+    train = load_dataset("digits").train
+    images = to_model_input(train.images)
+    probe = convolutional_classifier(np.zeros((12 * 64, 10)), np.zeros(10))
+    probe.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["batch", 12 * 64]))
+    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    features = session.run(["f"], {"input": images})[0].astype(np.float64)
+    centred = features - features.mean(axis=0)
+    targets = np.eye(10)[train.labels] - 0.1
+    readout = np.linalg.solve(centred.T @ centred + 10.0 * np.eye(features.shape[1]), centred.T @ targets)
+    path = tmp_path_factory.mktemp("models") / "digits.onnx"
+    onnx.save(convolutional_classifier(8 * readout, -8 * features.mean(axis=0) @ readout), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_int8(digits_float: pathlib.Path) -> pathlib.Path:
+    """The same file, exported by us: QDQ, int8 weights per channel, uint8 activations."""
+    path = digits_float.with_name("digits.int8.onnx")
+    export_int8(digits_float, load_dataset("digits"), path, ExportOptions(calibration_images=100), described="test")
+    return path

@@ -1,0 +1,94 @@
+"""Stratified sampling against a truth that was enumerated: every bit of a small int8 file, by reload-and-run."""
+
+import csv
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.plan import eq7_sample, make_plan
+from resq_deploy.campaign.run import Campaign
+from resq_deploy.data import load_dataset, to_model_input
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.faults.stratified import estimate
+from resq_deploy.quantization.export import ExportOptions, export_int8
+
+REPLICATIONS = 300
+MARGIN = 0.025
+
+
+def small_reader(train):
+    """Mean over 8x8 blocks, then a linear read-out fitted to digits: 160 weights."""
+    blocks = to_model_input(train.images)[:, :1].reshape(-1, 4, 8, 4, 8).mean(axis=(2, 4)).reshape(-1, 16)
+    features = np.hstack([blocks, np.ones((len(blocks), 1))])
+    targets = np.eye(10)[train.labels]
+    fitted = 5 * np.linalg.solve(features.T @ features + 0.1 * np.eye(17), features.T @ targets)
+    parameters = {
+        "pick": np.array([1, 0, 0], np.float32).reshape(1, 3, 1, 1),
+        "weight": fitted[:16].astype(np.float32),
+        "bias": fitted[16].astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "pick"], ["g"], "pick"),
+        helper.make_node("AveragePool", ["g"], ["p"], "pool", kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "weight", "bias"], ["logits"], "fc"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        [numpy_helper.from_array(value, name) for name, value in parameters.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """The small file, and a campaign over all its bits."""
+    digits = load_dataset("digits")
+    folder = tmp_path_factory.mktemp("truth")
+    onnx.save(small_reader(digits.train), folder / "small.onnx")
+    options = ExportOptions(calibration_images=100, gates={"clean": 5.0})
+    export_int8(folder / "small.onnx", digits, folder / "small.int8.onnx", options, described="test")
+    model = DeployedModel.load(folder / "small.int8.onnx")
+    whole = Campaign(model, digits, CampaignOptions(exhaustive=True, images=40))
+    summary = whole.run(folder / "run")
+    rates = np.zeros(whole.plan.population.size)
+    with (folder / "run" / "faults.csv").open(encoding="utf-8") as stream:
+        for place, row in zip(whole.plan.positions, csv.DictReader(stream), strict=True):
+            rates[place] = int(row["sdc1"]) / 40
+    return model, summary, rates
+
+
+def stratified_run(model, rates, seed):
+    """Sample the enumerated truth as a campaign would; return the estimate and how many faults it took."""
+    plan = make_plan(model.surfaces, CampaignOptions(margin=MARGIN, seed=seed))
+    while (more := plan.continued(rates[plan.positions])) is not None:
+        plan = more
+    assert len(set(plan.positions.tolist())) == len(plan)
+    return estimate(rates[plan.positions], plan.sample, 0.95), len(plan)
+
+
+def test_an_exhaustive_campaign_has_no_uncertainty(campaign):
+    model, summary, rates = campaign
+    sdc1 = summary["rates"]["sdc1"]
+    assert summary["population"]["faults"] == len(rates) == sum(surface.bits for surface in model.surfaces)
+    assert sdc1["low"] == sdc1["value"] == sdc1["high"] == pytest.approx(rates.mean())
+    assert 0.02 < rates.mean() < 0.5
+
+
+def test_stratified_estimates_are_unbiased_and_cover_the_truth(campaign):
+    model, _, rates = campaign
+    runs = [stratified_run(model, rates, seed) for seed in range(REPLICATIONS)]
+    values = np.array([figure.value for figure, _ in runs])
+    error = values.std(ddof=1) / np.sqrt(REPLICATIONS)
+    assert abs(values.mean() - rates.mean()) < 3.5 * error
+    covered = np.mean([figure.low <= rates.mean() <= figure.high for figure, _ in runs])
+    assert covered >= 0.93
+    assert all(figure.half_width <= MARGIN for figure, _ in runs)
+    taken = np.mean([count for _, count in runs])
+    assert taken < 0.5 * eq7_sample(len(rates), CampaignOptions(margin=MARGIN))

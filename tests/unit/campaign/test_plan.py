@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+
+from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
+from resq_deploy.campaign.plan import make_plan
+from resq_deploy.campaign.population import Population
+from resq_deploy.campaign.strata import PILOT
+from resq_deploy.deployed.surfaces import Role, Surface
+from resq_deploy.errors import OptionError
+
+
+def surface(tensor, role, layer, shape, width=8):
+    dtype = {8: "int8", 32: "int32"}[width]
+    return Surface(tensor=tensor, role=role, layer=layer, dtype=dtype, shape=shape, width=width)
+
+
+SURFACES = (
+    surface("w1", Role.WEIGHT, "conv1", (4, 3)),
+    surface("b1", Role.BIAS, "conv1", (4,), 32),
+    surface("w2", Role.WEIGHT, "fc", (2, 5)),
+)
+TOTAL = 12 * 8 + 4 * 32 + 10 * 8
+
+
+def options(**values):
+    return CampaignOptions(**values)
+
+
+def positions(population):
+    """Every fault of a population as (tensor, op, ((index, bit), ...))."""
+    edits = map(population.edit, range(population.size))
+    return [(e.tensor, str(e.op), tuple(zip(e.index.tolist(), e.bit.tolist(), strict=True))) for e in edits]
+
+
+def test_population_numbers_every_bit_once():
+    population = Population(SURFACES, options())
+    found = positions(population)
+    assert population.size == population.bits == len(set(found)) == TOTAL
+    assert {place for tensor, _, (place,) in found if tensor == "b1"} == {
+        (i, bit) for i in range(4) for bit in range(32)
+    }
+
+
+def test_population_keeps_to_the_chosen_bits():
+    population = Population(SURFACES, options(bits=(7, 31)))
+    assert population.size == population.bits == 12 + 4 * 2 + 10
+    assert {place[1] for _, _, (place,) in positions(population)} == {7, 31}
+
+
+def test_a_burst_stays_within_its_word():
+    population = Population(SURFACES, options(faults=FaultModel.BURST, burst=3))
+    found = positions(population)
+    assert population.size == len(set(found)) == 12 * 6 + 4 * 30 + 10 * 6
+    for _, op, places in found:
+        (index, first), *rest = places
+        assert op == "flip"
+        assert rest == [(index, first + 1), (index, first + 2)]
+        assert first + 2 < 32
+
+
+@pytest.mark.parametrize(("model", "op"), [(FaultModel.STUCK_AT_0, "set0"), (FaultModel.STUCK_AT_1, "set1")])
+def test_stuck_at_covers_every_bit(model, op):
+    found = positions(Population(SURFACES, options(faults=model)))
+    assert len(set(found)) == TOTAL
+    assert {kind for _, kind, _ in found} == {op}
+
+
+def test_a_word_is_replaced_whole_by_a_value_of_its_own():
+    population = Population(SURFACES, options(faults=FaultModel.WORD))
+    edits = [population.edit(number) for number in range(population.size)]
+    assert [(e.tensor, int(e.index[0])) for e in edits] == [
+        *(("w1", i) for i in range(12)),
+        *(("b1", i) for i in range(4)),
+        *(("w2", i) for i in range(10)),
+    ]
+    assert all(int(e.value[0]) < 1 << (32 if e.tensor == "b1" else 8) for e in edits)
+    assert len({int(e.value[0]) for e in edits}) > 20
+    again = Population(SURFACES, options(faults=FaultModel.WORD)).edit(5)
+    assert int(again.value[0]) == int(edits[5].value[0])
+
+
+def test_a_sample_holds_every_fault_once_and_exhaustive_holds_them_all():
+    plan = make_plan(SURFACES, options(samples=100))
+    assert len(plan) == len(set(plan.positions.tolist())) == 100
+    whole = make_plan(SURFACES, options(exhaustive=True))
+    assert sorted(whole.positions.tolist()) == list(range(TOTAL))
+
+
+def test_same_seed_same_faults_and_another_seed_others():
+    first, again, other = (make_plan(SURFACES, options(samples=50, seed=seed)).positions.tolist() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_margin_the_sample_of_eq_7_cannot_beat_takes_every_fault():
+    plan = make_plan(SURFACES, options(margin=0.001))
+    assert plan.strata is None
+    assert len(plan) == TOTAL
+
+
+def test_a_margin_begins_with_a_pilot_in_every_stratum():
+    plan = make_plan(SURFACES, options(margin=0.1))
+    assert plan.sample.pilot.all()
+    assert np.bincount(plan.sample.stratum).tolist() == np.minimum(plan.strata.sizes, PILOT).tolist()
+    assert plan.strata.sizes.sum() == TOTAL
+    assert len(set(plan.positions.tolist())) == len(plan)
+
+
+@pytest.mark.parametrize(
+    ("filters", "tensors"),
+    [
+        pytest.param({"roles": (Role.BIAS,)}, {"b1"}, id="role"),
+        pytest.param({"layers": "conv*"}, {"w1", "b1"}, id="layer"),
+        pytest.param({"layers": "fc", "roles": (Role.WEIGHT,)}, {"w2"}, id="both"),
+    ],
+)
+def test_filters(filters, tensors):
+    plan = make_plan(SURFACES, options(samples=20, **filters))
+    assert {plan.fault(number).tensors[0] for number in range(20)} <= tensors
+    assert {s.tensor for s in plan.surfaces} == tensors
+
+
+def test_bit_error_masks_are_shared_between_rates_and_restricted_to_the_bits():
+    plan = make_plan(SURFACES, options(faults=FaultModel.BER, ber=(0.05, 0.3), chips=3, bits=(6, 7)))
+    assert len(plan) == 6
+    assert [plan.masks[n] for n in range(3)] == [(0.05, 100), (0.05, 101), (0.05, 102)]
+    for chip in range(3):
+        low, high = (
+            {(e.tensor, int(i), int(b)) for e in plan.fault(n).edits for i, b in zip(e.index, e.bit, strict=True)}
+            for n in (chip, chip + 3)
+        )
+        assert low < high
+        assert {bit for _, _, bit in high} <= {6, 7}
+
+
+def test_bit_error_masks_do_not_depend_on_the_seed_or_the_grid():
+    one = make_plan(SURFACES, options(faults=FaultModel.BER, ber=(0.2,), chips=1, seed=1)).fault(0)
+    two = make_plan(SURFACES, options(faults=FaultModel.BER, ber=(0.01, 0.2), chips=1, seed=9)).fault(1)
+    assert [(e.tensor, e.index.tolist(), e.bit.tolist()) for e in one.edits] == [
+        (e.tensor, e.index.tolist(), e.bit.tolist()) for e in two.edits
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"roles": (Role.WEIGHT_SCALE,)}, "stores nothing in that role"),
+        ({"layers": "nothing"}, "matches no layer"),
+        ({"bits": (40,)}, "no chosen tensor stores bits at 40"),
+        ({"faults": FaultModel.BURST, "burst": 33}, "in bursts of 33"),
+        ({"samples": 10**6}, "only 304 faults exist"),
+    ],
+)
+def test_a_plan_that_cannot_be(values, message):
+    with pytest.raises(OptionError, match=message):
+        make_plan(SURFACES, options(**values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"images": 0}, "--images"),
+        ({"samples": 0}, "--samples"),
+        ({"margin": 0.0}, "--margin"),
+        ({"confidence": 1.0}, "--confidence"),
+        ({"samples": 3, "margin": 0.1}, "exclude each other"),
+        ({"faults": FaultModel.BER, "ber": (0.7,)}, "--ber"),
+        ({"faults": FaultModel.BER, "samples": 3}, "do not apply to ber"),
+        ({"workers": 0}, "--workers"),
+        ({"time_limit": 0.0}, "--time-limit"),
+        ({"audit": 1.5}, "--audit"),
+        ({"burst": 1}, "--burst"),
+        ({"fit_per_mbit": -1.0}, "--fit-per-mbit"),
+        ({"faults": FaultModel.LIST}, "--fault-list"),
+    ],
+)
+def test_options_that_make_no_sense(values, message):
+    with pytest.raises(OptionError, match=message):
+        options(**values)
+
+
+def test_parsers():
+    assert parse_bits("0-2,31") == (0, 1, 2, 31)
+    assert parse_roles("bias,weight") == (Role.WEIGHT, Role.BIAS)
+    assert parse_roles("all") == ()
+    assert parse_rates("1e-3,1e-4,1e-3") == (1e-4, 1e-3)
+    for parse, text in ((parse_bits, "a"), (parse_bits, "64"), (parse_roles, "weights"), (parse_rates, "x")):
+        with pytest.raises(OptionError):
+            parse(text)

@@ -1,0 +1,253 @@
+"""The command line as a user meets it: help, results, and one line for each wrong input."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from resq_deploy import __version__, cli
+
+COMMANDS = ["demo", "train", "export-int8", "inspect", "faultcamp"]
+
+
+@pytest.fixture
+def resq(monkeypatch, capsys):
+    """Run `resq-deploy` in this process; return exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["resq-deploy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refused(resq):
+    """Run a command that must be refused: status 2, one line on standard error, nothing on standard output."""
+
+    def run(*arguments):
+        status, out, err = resq(*arguments)
+        assert status == 2, err
+        assert out == ""
+        lines = [line for line in err.splitlines() if not line.startswith(("exporting", "preparing", "calibrating"))]
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_shows_examples_and_is_quick(command):
+    call = [sys.executable, "-X", "importtime", "-m", "resq_deploy", *([command] if command else []), "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "resq-deploy" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    slow = {"torch", "onnx", "onnxruntime", "numpy", "scipy", "sklearn", "rich", "PIL", "plotly"}
+    assert not imported & slow  # what would take it past 0.3 s
+
+
+def test_version(resq):
+    assert resq("--version") == (0, f"resq-deploy, version {__version__}\n", "")
+
+
+def test_inspect_prints_surfaces_as_json(resq, digits_int8):
+    status, out, _ = resq("inspect", digits_int8, "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert {"tensor", "role", "layer", "dtype", "shape", "bits"} == report["surfaces"][0].keys()
+    bits = {(s["role"], s["dtype"]): s["bits"] for s in report["surfaces"] if s["layer"] == "conv"}
+    assert bits[("weight", "int8")] == 12 * 27 * 8
+    assert bits[("bias", "int32")] == 12 * 32
+    assert any("-128" in warning for warning in report["warnings"])
+
+
+def test_inspect_prints_tables(resq, digits_int8):
+    status, out, _ = resq("inspect", digits_int8)
+    assert status == 0
+    assert "Stored bits by role" in out
+    assert "weight-scale" in out
+
+
+def test_faultcamp_writes_the_run_folder_of_the_design(resq, digits_int8, tmp_path):
+    out = tmp_path / "run"
+    status, printed, _ = resq(
+        "faultcamp", digits_int8, "--dataset", "digits", "--samples", 20, "--images", 50, "--out", out
+    )
+    assert status == 0
+    assert "SDC-1 by role" in printed
+    assert {path.name for path in out.iterdir()} >= {"manifest.json", "summary.json", "faults.csv", "campaign.sqlite"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary.keys() >= {"golden", "population", "faults", "rates", "accuracy", "by_role", "by_layer", "by_bit"}
+    assert summary["accuracy"].keys() == {"value", "low", "high", "n", "confidence"}
+    header = (out / "faults.csv").read_text().splitlines()[0]
+    assert header == (
+        "fault,op,tensor,role,layer,index,bit,value,outcome,images,masked,benign,sdc1,sdc5,sdc10,sdc20,sdc10_abs,"
+        "sdc20_abs,nonfinite,corrected,corrupted,accuracy"
+    )
+
+
+def test_export_of_a_float_file(resq, digits_float, tmp_path):
+    out = tmp_path / "net.int8.onnx"
+    status, printed, _ = resq(
+        "export-int8", digits_float, "--out", out, "--dataset", "digits", "--calibration-images", 50
+    )
+    assert status == 0
+    assert "gate clean: passed" in printed
+    sidecar = json.loads(out.with_suffix(".json").read_text())
+    assert sidecar["model"]["bytes"] == out.stat().st_size
+    assert abs(sidecar["accuracy"]["int8"]["value"] - sidecar["accuracy"]["float"]["value"]) < 0.01
+
+
+def test_a_failed_gate_exits_1_names_it_and_writes_nothing(resq, digits_float, tmp_path):
+    out = tmp_path / "net.int8.onnx"
+    arguments = ("export-int8", digits_float, "--out", out, "--dataset", "digits", "--gate", "clean=-100")
+    status, _, err = resq(*arguments)
+    assert status == 1
+    assert "gate 'clean' failed" in err.splitlines()[-1]
+    assert not out.exists()
+    status, printed, _ = resq(*arguments, "--no-gate")
+    assert status == 0
+    assert "gate clean: FAILED" in printed
+    assert json.loads(out.with_suffix(".json").read_text())["gates"][0]["passed"] is False
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Write an `.npz`; return its path."""
+
+    def write(labels, shape=(10, 32, 32, 3), **more):
+        path = tmp_path / "images.npz"
+        np.savez(path, images=np.zeros(shape, np.uint8), labels=np.asarray(labels), **more)
+        return path
+
+    return write
+
+
+def test_no_such_file(refused, tmp_path):
+    line = refused("faultcamp", "nowhere.onnx", "--dataset", "digits", "--out", tmp_path / "run")
+    assert "cannot read nowhere.onnx" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" * 20, b"hello world"], ids=["empty", "png", "text"])
+@pytest.mark.parametrize("command", ["inspect", "faultcamp", "export-int8"])
+def test_not_onnx(refused, tmp_path, command, content):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    more = {"inspect": (), "faultcamp": ("--dataset", "digits", "--out", tmp_path / "run")}.get(
+        command, ("--dataset", "digits", "--out", tmp_path / "out.onnx")
+    )
+    assert "not an ONNX model" in refused(command, path, *more)
+
+
+def test_a_float_model_has_no_scales(refused, digits_float, tmp_path):
+    arguments = ("--dataset", "digits", "--out", tmp_path / "run", "--roles", "weight-scale")
+    line = refused("faultcamp", digits_float, *arguments)
+    assert "stores nothing in that role; it stores bias, weight" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_out_of_range(refused, digits_int8, images, tmp_path):
+    path = images(np.arange(10) + 3, classes=np.array([str(i) for i in range(10)]))
+    assert "label" in refused("faultcamp", digits_int8, "--dataset", path, "--out", tmp_path / "run")
+
+
+def test_more_classes_than_the_model_has(refused, digits_int8, images, tmp_path):
+    line = refused("faultcamp", digits_int8, "--dataset", images(np.arange(10) + 3), "--out", tmp_path / "run")
+    assert "the model has 10 classes and data set images 13" in line
+
+
+def test_another_number_of_classes(refused, digits_int8, images, tmp_path):
+    path = images(np.zeros(10, int), classes=np.array(["a", "b"]))
+    line = refused("faultcamp", digits_int8, "--dataset", path, "--out", tmp_path / "run")
+    assert "the model has 10 classes and data set images 2" in line
+
+
+def test_wrong_image_shape(refused, digits_int8, images, tmp_path):
+    path = images(np.arange(10), (10, 28, 28, 3))
+    line = refused("faultcamp", digits_int8, "--dataset", path, "--out", tmp_path / "run")
+    assert "3x32x32" in line
+    assert "3x28x28" in line
+
+
+def test_unreadable_image(refused, digits_int8, tmp_path):
+    for label in "ab":
+        folder = tmp_path / "tree" / "test" / label
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(folder / "0.png")
+    (tmp_path / "tree" / "test" / "a" / "1.png").write_bytes(b"no image")
+    line = refused("faultcamp", digits_int8, "--dataset", tmp_path / "tree", "--out", tmp_path / "run")
+    assert "1.png" in line
+
+
+def test_output_folder_not_empty(refused, digits_int8, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    line = refused("faultcamp", digits_int8, "--dataset", "digits", "--samples", 5, "--out", tmp_path)
+    assert "not empty" in line
+    assert "--resume" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("faultcamp",), "Missing argument"),
+        (("faultcamp", "{model}", "--out", "{run}"), "--dataset"),
+        (("faultcamp", "{model}", "--dataset", "digit", "--out", "{run}"), "did you mean digits"),
+        (("faultcamp", "{model}", "--dataset", "digits", "--out", "{run}", "--roles", "weights"), "unknown role"),
+        (("faultcamp", "{model}", "--dataset", "digits", "--out", "{run}", "--margin", "2"), "--margin"),
+        (("faultcamp", "{model}", "--dataset", "digits", "--out", "{run}", "--faults", "flip"), "'flip' is not one of"),
+        (("inspect", "--verbose"), "No such option"),
+        (("export-int8", "{model}", "--dataset", "digits", "--out", "{run}.onnx"), "quantized already"),
+        (("export-int8", "{model}", "--dataset", "digits", "--out", "{run}"), "must end in .onnx"),
+        (("export-int8", "{run}", "--dataset", "digits", "--out", "{run}.onnx"), "no such file or folder"),
+        (("export-int8", ".", "--dataset", "digits", "--out", "{run}.onnx"), "holds none of"),
+        (("unknown",), "No such command"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else None,
+)
+def test_wrong_usage(refused, digits_int8, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    names = {"model": digits_int8, "run": tmp_path / "run"}
+    assert message in refused(*(argument.format(**names) for argument in arguments))
+
+
+def test_a_model_with_two_inputs(refused, digits_float, tmp_path):
+    model = onnx.load(digits_float)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, ["batch", 10]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["logits", "mask"], ["masked"]))
+    model.graph.output[0].name = "masked"
+    onnx.save(model, tmp_path / "two.onnx")
+    line = refused("faultcamp", tmp_path / "two.onnx", "--dataset", "digits", "--out", tmp_path / "run")
+    assert "takes 2 inputs" in line
+
+
+def test_ctrl_c_leaves_a_resumable_campaign_and_status_130(digits_int8, tmp_path):
+    out = tmp_path / "run"
+    call = [sys.executable, "-m", "resq_deploy", "faultcamp", digits_int8, "--dataset", "digits", "--samples", "4000"]
+    process = subprocess.Popen([*call, "--out", out], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    _wait_for_faults(out, process)
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "resq-deploy: interrupted; a run folder goes on with --resume"
+    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
+
+
+def _wait_for_faults(out: pathlib.Path, process: subprocess.Popen) -> None:
+    """Wait until the campaign has stored a fault."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        wal = out / "campaign.sqlite-wal"
+        if wal.exists() and wal.stat().st_size > 30_000:
+            return
+        time.sleep(0.05)
+    pytest.fail("the campaign stored nothing")

@@ -1,0 +1,108 @@
+"""The models of models.py as files, plain or put through onnxruntime's own quantizer."""
+
+import importlib.util
+import logging
+import pathlib
+
+import onnxruntime as ort
+import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+SOURCE = pathlib.Path(__file__).with_name("models.py")
+
+
+class _Calibration(CalibrationDataReader):
+    def __init__(self, images):
+        self._rest = iter([{"x": images}])
+
+    def get_next(self):
+        return next(self._rest, None)
+
+
+def optimised(source: pathlib.Path, path: pathlib.Path, level) -> pathlib.Path:
+    """The file onnxruntime writes of its own optimised graph."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    return path
+
+
+def quantised(models, folder: pathlib.Path, mode: str) -> pathlib.Path:
+    """A file of onnxruntime's own quantizer.
+
+    Args:
+        models: the builders.
+        folder: where to write.
+        mode: words joined by `-`: cnn|attention, qdq|qoperator|dynamic, tensor|channel, s8|u8 (weights), and optionally
+            `pre` (optimised before), `saved`/`savedall` (onnxruntime's optimised graph, saved), `a16` (activations).
+    """
+    kind, form, granularity, weights, *extra = mode.split("-")
+    source = models.save(models.FLOATS[kind](), folder / "float.onnx")
+    if "pre" in extra:
+        quant_pre_process(str(source), str(folder / "pre.onnx"), skip_symbolic_shape=True)
+        source = folder / "pre.onnx"
+    target = folder / f"{mode}.onnx"
+    weight_type = QuantType.QInt8 if weights == "s8" else QuantType.QUInt8
+    per_channel = granularity == "channel"
+    if form == "dynamic":
+        quantize_dynamic(str(source), str(target), per_channel=per_channel, weight_type=weight_type)
+    else:
+        quantize_static(
+            str(source),
+            str(target),
+            _Calibration(models.images(4)),
+            quant_format=QuantFormat.QDQ if form == "qdq" else QuantFormat.QOperator,
+            per_channel=per_channel,
+            weight_type=weight_type,
+            activation_type=QuantType.QUInt16 if "a16" in extra else QuantType.QUInt8,
+        )
+    levels = {
+        "saved": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "savedall": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    }
+    for word in extra:
+        if word in levels:
+            return optimised(target, folder / f"{mode}.optimised.onnx", levels[word])
+    return target
+
+
+def matmul_nbits(models, folder: pathlib.Path) -> pathlib.Path:
+    """MatMulNBits: weights in blocks of 4 bits, two in a byte."""
+    quantizer = MatMulNBitsQuantizer(models.float_attention(), block_size=16, is_symmetric=False, accuracy_level=0)
+    quantizer.process()
+    return models.save(quantizer.model.model, folder / "nbits.onnx")
+
+
+def build(models, folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Write the model of that name: a float one, a hand-made one, `matmul_nbits`, or a mode of the quantizer."""
+    if name == "matmul_nbits":
+        return matmul_nbits(models, folder)
+    maker = models.FLOATS.get(name) or models.HAND_MADE.get(name)
+    return models.save(maker(), folder / f"{name}.onnx") if maker else quantised(models, folder, name)
+
+
+@pytest.fixture(scope="session")
+def models():
+    """The builders of models.py, loaded by path since tests are no package."""
+    spec = importlib.util.spec_from_file_location("deployed_models", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def model_file(models, tmp_path_factory):
+    """Return a function that writes the model of a name once and gives its path."""
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizer is talkative
+    made = {}
+
+    def write(name):
+        if name not in made:
+            made[name] = build(models, tmp_path_factory.mktemp("model"), name)
+        return made[name]
+
+    return write

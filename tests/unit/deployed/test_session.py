@@ -1,0 +1,97 @@
+"""What a model takes and gives: layouts, types, fixed batches, time limits."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Deployment, InputSpec, Session, Watchdog, first_line
+from resq_deploy.errors import DataError, ModelError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "expected"),
+    [
+        (np.float32, (None, 3, 8, 8), PIXELS.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)),
+        (np.float32, (None, 8, 8, 3), PIXELS.astype(np.float32) / np.float32(255)),
+        (np.uint8, (None, 3, 8, 8), PIXELS.transpose(0, 3, 1, 2)),
+        (np.uint8, (None, 8, 8, 3), PIXELS),
+        (np.uint8, (None, None, None, None), PIXELS.transpose(0, 3, 1, 2)),
+    ],
+    ids=["float-NCHW", "float-NHWC", "uint8-NCHW", "uint8-NHWC", "all-open"],
+)
+def test_images_are_brought_into_the_layout_the_model_takes(dtype, shape, expected):
+    ready = InputSpec(name="x", dtype=dtype, shape=shape).prepare(PIXELS)
+
+    assert ready.dtype == expected.dtype
+    assert np.array_equal(ready, expected)
+
+
+@pytest.mark.parametrize("shape", [(None, 3, 16, 16), (None, 1, 8, 8), (None, 192)])
+def test_images_that_do_not_fit_are_refused(shape):
+    with pytest.raises(DataError, match="use data made for this model"):
+        InputSpec(name="x", dtype=np.float32, shape=shape).prepare(PIXELS)
+
+
+def test_float_images_are_fed_as_they_are(models):
+    images = models.images(2)
+    spec = InputSpec(name="x", dtype=np.float32, shape=(None, 3, 8, 8))
+    assert np.array_equal(spec.prepare(images), images)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_fixed_batch_is_filled_up_and_cut_off_again(count, model_file, models):
+    images = models.images(count)
+    session = Session(DeployedModel.load(model_file("fixed_batch")).patcher().golden, Deployment())
+    one_by_one = [session.run(images[at : at + 1]) for at in range(count)]
+
+    assert session.run(images).tobytes() == np.concatenate(one_by_one).tobytes()
+
+
+def test_the_first_floating_output_holds_the_scores(model_file, models):
+    """Not the probabilities after it, nor the class number."""
+    session = Session(DeployedModel.load(model_file("overridable")).patcher().golden, Deployment())
+    scores = session.run(models.images(4))
+
+    assert scores.shape == (4, models.CLASSES)
+    assert not np.allclose(scores.sum(axis=1), 1, atol=1e-3)
+
+
+def test_a_run_without_end_is_stopped(models):
+    """A Loop of 2^62 turns over the image."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Relu", ["v"], ["v_out"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("c_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v_out", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["turns", "", "x"], ["y"], body=body)]
+    proto = models.model(nodes, [models.constant("turns", 1 << 62, np.int64)])
+    session = Session(proto.SerializeToString(), Deployment())
+
+    with Watchdog(0.2) as watchdog, pytest.raises(Exception, match="terminate"):
+        session.run(models.images(), watchdog.options)
+    assert watchdog.expired
+
+
+def test_an_unknown_provider_is_refused_with_those_there_are():
+    with pytest.raises(ModelError, match=r"no provider 'NoSuchProvider' here; available: .*CPUExecutionProvider"):
+        Deployment(providers=("NoSuchProvider",))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("", "ValueError"), ("\n one\ntwo", "one"), ("x" * 400, "x" * 297 + "...")],
+    ids=["empty", "several-lines", "long"],
+)
+def test_the_first_line_of_an_error(text, line):
+    assert first_line(ValueError(text)) == line

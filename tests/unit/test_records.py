@@ -1,0 +1,110 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.records import RunFolder, read_json, read_manifest, write_atomic, write_json
+
+
+def opened(path, *, command="faultcamp", resume=False, **identity):
+    return RunFolder.open(path, command=command, identity={"seed": 0, **identity}, resume=resume)
+
+
+def test_a_run_leaves_its_status_and_provenance(tmp_path):
+    with opened(tmp_path / "run") as folder:
+        assert read_manifest(folder.path)["status"] == "running"
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest["status"] == "done"
+    assert {"resq-deploy", "numpy", "onnxruntime"} <= manifest["provenance"]["versions"].keys()
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
+def test_how_a_run_ended_is_recorded(tmp_path, error, status):
+    with pytest.raises(error), opened(tmp_path / "run"):
+        raise error
+    assert read_manifest(tmp_path / "run")["status"] == status
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
+    (tmp_path / "something").touch()
+    with pytest.raises(RunFolderError, match="not empty"):
+        opened(tmp_path)
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(RunFolderError, match="cannot use"):
+        opened(tmp_path / "run")
+
+
+def test_resuming_takes_the_same_run_up_and_names_what_differs(tmp_path):
+    with opened(tmp_path / "run", margin=0.1):
+        pass
+    with opened(tmp_path / "run", resume=True, margin=0.1) as folder:
+        assert folder.resumed
+    with pytest.raises(RunFolderError, match=r"margin was 0\.1 and is now 0\.2"):
+        opened(tmp_path / "run", resume=True, margin=0.2)
+    with pytest.raises(RunFolderError, match="is a run of 'faultcamp', not of 'train'"):
+        opened(tmp_path / "run", command="train", resume=True, margin=0.1)
+
+
+def test_resuming_nothing_starts(tmp_path):
+    with opened(tmp_path / "run", resume=True) as folder:
+        assert not folder.resumed
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99}'])
+def test_a_broken_manifest_is_one_clear_error(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(RunFolderError):
+        opened(tmp_path, resume=True)
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    with opened(tmp_path / "run"), pytest.raises(RunFolderError, match="in use"):
+        opened(tmp_path / "run", resume=True)
+
+
+def test_a_killed_run_leaves_no_lock_and_no_half_written_file(tmp_path):
+    script = textwrap.dedent("""
+        import os, pathlib, sys
+        from resq_deploy.records import RunFolder, write_json
+        folder = RunFolder.open(pathlib.Path(sys.argv[1]), command="faultcamp", identity={"seed": 0})
+        for number in range(10**6):
+            write_json(folder.path / "summary.json", {"numbers": list(range(number, number + 2000))})
+            if number == 20:
+                print("ready", flush=True)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert len(read_json(tmp_path / "run" / "summary.json")["numbers"]) == 2000
+    with opened(tmp_path / "run", resume=True) as folder:
+        assert folder.resumed
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "x.json"
+    write_atomic(target, "old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFolderError, match="No space left on device"):
+        write_atomic(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_refuses_what_json_cannot_hold(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"rate": float("nan")})
+    assert not (tmp_path / "x.json").exists()
