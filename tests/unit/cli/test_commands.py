@@ -251,3 +251,41 @@ def _wait_for_faults(out: pathlib.Path, process: subprocess.Popen) -> None:
             return
         time.sleep(0.05)
     pytest.fail("the campaign stored nothing")
+
+
+def test_dry_run_plans_and_writes_nothing(resq, digits_int8, tmp_path):
+    arguments = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 30, "--dry-run")
+    status, out, _ = resq(*arguments, "--samples", 500)
+    assert status == 0
+    assert "planned: 500 faults, about" in out
+    status, out, _ = resq(*arguments, "--out", tmp_path / "run")
+    assert "that is the pilot" in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("bound", "status"), [("sdc1=1", 0), ("sdc1=0.0001", 1), ("due=0.0001", 1)])
+def test_fail_above_is_a_gate_for_ci(resq, digits_int8, tmp_path, bound, status):
+    arguments = ("--dataset", "digits", "--images", 30, "--samples", 10, "--out", tmp_path / "run")
+    ended, _, err = resq("faultcamp", digits_int8, *arguments, "--fail-above", bound)
+    assert ended == status
+    assert ("its upper end is above" in err) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--fail-above", "sdc2=1"), "metrics are"),
+        (("--fail-above", "sdc1=low"), "METRIC=BOUND"),
+        (("--fault-list", "nowhere.csv"), "cannot read fault list"),
+        (("--fault-list", "nowhere.csv", "--faults", "single"), "leave --faults out"),
+        (("--faults", "ber", "--samples", "3"), "do not apply to ber"),
+        (("--provider", "NoSuchProvider"), "no provider 'NoSuchProvider'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_campaign_options(refused, digits_int8, tmp_path, more, message):
+    assert message in refused("faultcamp", digits_int8, "--dataset", "digits", "--out", tmp_path / "run", *more)
+
+
+def test_out_is_needed(refused, digits_int8):
+    assert "Missing option '--out'" in refused("faultcamp", digits_int8, "--dataset", "digits")

@@ -1,0 +1,69 @@
+"""The int8 grid of deployed weights, in numpy: the one definition that hardening, quantization and twin share.
+
+Weights are symmetric int8: `code = clip(round(w / s), -127, 127)` with `s = max|w| / 127`, per output channel
+or per tensor. All steps are float32 and rounding is half to even, so that the integers equal those that
+onnxruntime's quantizer writes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.errors import ModelError
+
+CODE_MAX = 127
+"""Largest code; the grid is symmetric, so -128 is never written (only a fault produces it)."""
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Below this, a scale could not be stored as a normal float32; onnxruntime then stores 1.0 and codes of zero."""
+
+
+def weight_scale(weights: NDArray[np.float32], *, axis: int | None = 0) -> NDArray[np.float32]:
+    """Return the quantization step of float32 weights: `max|w| / 127`.
+
+    Args:
+        weights: float32 array of any shape; not empty.
+        axis: the output-channel axis, for one scale a channel; `None` for one scale for the whole tensor.
+
+    Returns:
+        float32, shape `[channels]` or `[]`. A channel of zeros (or of values below the smallest normal float32)
+        has the scale 1.0.
+
+    Raises:
+        ModelError: if the weights are empty or hold a NaN or an infinity.
+    """
+    if weights.size == 0 or not np.isfinite(weights).all():
+        raise ModelError("cannot quantize weights that are empty or not finite: retrain, or check the file")
+    others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis % weights.ndim)
+    scale = np.asarray(np.abs(weights).max(axis=others), dtype=np.float32) / np.float32(CODE_MAX)
+    return np.where(scale < SMALLEST_SCALE, np.float32(1), scale).astype(np.float32)
+
+
+def quantize(weights: NDArray[np.float32], scale: NDArray[np.float32], *, axis: int | None = 0) -> NDArray[np.int8]:
+    """Return the int8 codes of float32 weights, rounded half to even and saturated to [-127, 127].
+
+    Args:
+        weights: float32 array of any shape.
+        scale: what `weight_scale` gives for the same `axis`, or a narrower range's step.
+        axis: the output-channel axis, `None` for one scale for the whole tensor.
+
+    Returns:
+        int8, same shape as `weights`.
+    """
+    steps = np.rint(weights.astype(np.float32, copy=False) / _aligned(scale, weights.ndim, axis))
+    codes: NDArray[np.int8] = np.clip(steps, -CODE_MAX, CODE_MAX).astype(np.int8)
+    return codes
+
+
+def dequantize(codes: NDArray[np.int8], scale: NDArray[np.float32], *, axis: int | None = 0) -> NDArray[np.float32]:
+    """Return the float32 weights that int8 codes stand for (`code * scale`); arguments as in `quantize`."""
+    return codes.astype(np.float32) * _aligned(scale, codes.ndim, axis)
+
+
+def _aligned(scale: NDArray[np.float32], ndim: int, axis: int | None) -> NDArray[np.float32]:
+    """Shape a scale so that it broadcasts along `axis` of an array of `ndim` dimensions."""
+    scale = np.asarray(scale, dtype=np.float32)
+    if axis is None:
+        return scale
+    shape = [1] * ndim
+    shape[axis] = -1
+    return scale.reshape(shape)

@@ -1,0 +1,151 @@
+"""Checkpoints: a network's weights with all that is needed to build it again, in a file that holds no code."""
+
+import dataclasses
+import io
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+
+from resq_deploy.errors import CheckpointError
+from resq_deploy.networks.base import Network
+from resq_deploy.networks.registry import build_network
+from resq_deploy.records import write_atomic
+
+SCHEMA = 1
+_FORMAT = "resq-deploy checkpoint"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network as stored on disk.
+
+    Attributes:
+        network: the architecture's name, or `module:function` of a user's own.
+        classes: class names in the order of the logits.
+        mean: mean of each channel, of images in [0, 1]; the network normalises by itself.
+        std: standard deviation of each channel.
+        image_size: height and width of the images, in pixels.
+        dataset: name of the data set it was trained on.
+        stage: the stage that made it (`baseline`, `attack` or `fault`).
+        lineage: all stages the weights went through, in order.
+        epoch: the epoch of that stage, counted from 1.
+        metrics: the figures of that epoch.
+        state: the network's `state_dict`.
+    """
+
+    network: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    dataset: str
+    stage: str
+    lineage: tuple[str, ...]
+    epoch: int
+    metrics: Mapping[str, float]
+    state: Mapping[str, torch.Tensor]
+
+    def build(self) -> Network:
+        """Build the network with the stored weights, on the CPU and in evaluation mode.
+
+        Raises:
+            CheckpointError: if the weights do not fit the architecture.
+            ModelError: if the architecture cannot be built.
+        """
+        network = build_network(
+            self.network, num_classes=len(self.classes), mean=self.mean, std=self.std, image_size=self.image_size
+        )
+        load_weights(network, self.state, origin=f"the checkpoint of '{self.network}'")
+        return network.eval()
+
+    def save(self, path: pathlib.Path) -> None:
+        """Write the checkpoint atomically.
+
+        Raises:
+            RunFolderError: if the file cannot be written.
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
+        save_payload(path, {**fields, "metrics": dict(self.metrics), "state": state}, kind=_FORMAT)
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """Make a checkpoint of what a file held, refusing missing or foreign entries with `KeyError`/`TypeError`."""
+        values = {field.name: payload[field.name] for field in dataclasses.fields(cls)}
+        for name in ("classes", "mean", "std", "lineage"):
+            values[name] = tuple(values[name])
+        if not all(isinstance(tensor, torch.Tensor) for tensor in values["state"].values()):
+            raise TypeError("the state holds something other than tensors")
+        return cls(**values)
+
+
+def load_checkpoint(path: pathlib.Path) -> Checkpoint:
+    """Read a checkpoint; no code of the file is ever run (`weights_only`).
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, no checkpoint of this package, or of another version.
+    """
+    payload = load_payload(path, kind=_FORMAT)
+    try:
+        return Checkpoint.from_payload(payload)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is incomplete ({error}): train again, or give another file"
+        ) from error
+
+
+def load_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, origin: str) -> None:
+    """Load weights into a network, all of them or none.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unknown or of another shape.
+    """
+    own = network.state_dict()
+    for name in [*own, *state]:
+        if name not in state:
+            raise CheckpointError(f"{origin} lacks '{name}': it belongs to another network")
+        if name not in own:
+            raise CheckpointError(f"{origin} holds '{name}', unknown to this network: it belongs to another network")
+        if own[name].shape != state[name].shape:
+            raise CheckpointError(
+                f"{origin} has shape {list(state[name].shape)} for '{name}', this network wants "
+                f"{list(own[name].shape)}: give the checkpoint of the same network and class count"
+            )
+    network.load_state_dict(dict(state))
+
+
+def save_payload(path: pathlib.Path, payload: Mapping[str, Any], *, kind: str) -> None:
+    """Write tensors and plain values atomically, marked with a format name and the schema version."""
+    buffer = io.BytesIO()
+    torch.save({"format": kind, "schema": SCHEMA, **payload}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_payload(path: pathlib.Path, *, kind: str) -> dict[str, Any]:
+    """Read what `save_payload` wrote, onto the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, of another format or of another version.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    # a file that is none of its own makes torch's readers raise (and warn of) anything at all
+    except Exception as error:
+        raise CheckpointError(f"{path} is no readable {kind}: the file is corrupt or of another program") from error
+    if not isinstance(payload, dict) or payload.get("format") != kind:
+        raise CheckpointError(f"{path} is no {kind}: give a file that resq-deploy train wrote")
+    if payload.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema version {payload.get('schema')!r}, this resq-deploy reads {SCHEMA}: "
+            "use the version that wrote it, or train again"
+        )
+    return payload

@@ -1,0 +1,231 @@
+"""Stage 2: fault resilience by training on flipped int8 codes, equation (5) of the specification.
+
+Built from random-bit-error training (Stutz et al. 2021): two branches, clamped gradients, weight clipping, and a
+curriculum; here on the batch-norm-folded grid, and with a term that keeps what stage 1 gained.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from resq_deploy.hardening.criticality import ranked
+from resq_deploy.hardening.evaluate import correct, correct_under_pgd, share
+from resq_deploy.hardening.fake_quant import ActivationGrid, WeightGrid
+from resq_deploy.hardening.folding import find_pairs
+from resq_deploy.hardening.perturb import Classifier, evaluation_mode
+from resq_deploy.hardening.stage import Stage, StepResult, total_of
+from resq_deploy.hardening.stage1_desensitize import consistency, perturbed_view
+from resq_deploy.hardening.workbench import Batch, Workbench
+
+_LOSS_MEMORY = 0.9
+_RANGE_BATCHES = 8
+
+
+class FaultAware(Stage):
+    """Training with quantized weights and activations on two branches, one of them with flipped bits.
+
+    The faulty branch runs batch-norm on its running statistics, as the deployed file does: batch statistics
+    would renormalise away a part of what the faults do.
+
+    The best epoch has the highest mean of the figures at stake, all on the quantized network: clean accuracy, accuracy
+    at the highest bit error rate, and, after stage 1, accuracy under PGD-10.
+    """
+
+    name = "fault"
+
+    def __init__(self, bench: Workbench, *, hardened: bool) -> None:
+        """Prepare the stage.
+
+        Args:
+            bench: the surroundings, with the network at its starting weights.
+            hardened: whether those went through stage 1, so that its gains have to be kept.
+        """
+        super().__init__(bench)
+        network, options = self.network, self.options
+        example = bench.model_input(bench.train.pixels[:2])
+        self.grid = WeightGrid(network, find_pairs(network, example))
+        self.activations = ActivationGrid(self.grid)
+        self.held_out = bench.validation.head(options.validation_images)
+        self.keeps_attack = hardened and options.perturb_in_fault and options.epsilon > 0
+        needs_teacher = hardened and options.distill_weight > 0 and options.epsilon > 0
+        self.teacher = copy.deepcopy(network).eval().requires_grad_(False) if needs_teacher else None
+        ranking = ranked(bench, "after" if hardened else "before")
+        everything = [entry.layer for entry in ranking]
+        self.injected = everything[: options.critical_layers] if options.fault_layers == "critical" else everything
+        self.limits = {name: layer.weight.detach().abs().max() for name, layer in self.grid.layers.items()}
+        self.clean_loss: float | None = None
+        self.injecting = False
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._learn_ranges()
+
+    def step(self, batch: Batch) -> StepResult:
+        """Compute (5) and leave its gradients in the parameters, the faulty branch's clamped before they are added."""
+        views = [batch.images]
+        if self.keeps_attack or self.teacher is not None:
+            views.append(self._perturbed(batch))
+        terms, logits = self._clean_branch(batch, views)
+        if self.injecting:
+            view = views[-1] if self.keeps_attack and batch.index % 2 else batch.images
+            terms["faulty"] = self._faulty_branch(batch, view)
+        self._follow_loss(F.cross_entropy(logits, batch.labels).item())
+        right = (logits.argmax(1) == batch.labels).sum().item()
+        return StepResult(loss=total_of(terms), terms=terms, correct=int(right))
+
+    def after_step(self, batch: Batch) -> None:
+        """Clip each layer's weights to tau times their largest starting magnitude."""
+        bound = self.clip_at(batch.progress)
+        with torch.no_grad():
+            for name, layer in self.grid.layers.items():
+                limit = bound * self.limits[name]
+                layer.weight.clamp_(-limit, limit)
+
+    def clip_at(self, progress: float) -> float:
+        """Return tau at a share of the stage: it falls linearly from 1 to its final value, then stays."""
+        options = self.options
+        done = min(1.0, progress / options.clip_share) if options.clip_share else 1.0
+        return 1 - (1 - options.clip_final) * done
+
+    def draw_rate(self, generator: torch.Generator) -> float:
+        """Draw a bit error rate, log-uniform in [p_max / 10, p_max]."""
+        exponent = torch.rand(1, device=generator.device, generator=generator).item()
+        return self.options.fault_rate * 10 ** (exponent - 1)
+
+    def validate(self) -> dict[str, float]:
+        """Return clean, faulty and, after stage 1, robust accuracy of the quantized network."""
+        bench = self.bench
+        with torch.no_grad():
+            still = self.frozen()
+        with evaluation_mode(self.network):
+            figures = {"clean_accuracy": share(correct(bench, still, bench.validation))}
+            generator = bench.generator("validation-faults")
+            accuracies = []
+            for _ in range(self.options.fault_masks):
+                flips = self.grid.draw_flips(list(self.grid.layers), self.options.fault_rate, generator)
+                accuracies.append(share(correct(bench, self.frozen(flips), self.held_out)))
+            figures["faulty_accuracy"] = math.fsum(accuracies) / len(accuracies)
+            if self.teacher is not None or self.keeps_attack:
+                figures["robust_accuracy"] = share(correct_under_pgd(bench, still, self.held_out))
+        return figures
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Return the mean of the figures at stake."""
+        figures = [
+            metrics[name] for name in ("clean_accuracy", "faulty_accuracy", "robust_accuracy") if name in metrics
+        ]
+        return math.fsum(figures) / len(figures)
+
+    def frozen(self, flips: Mapping[str, Tensor] | None = None) -> Classifier:
+        """Return the quantized network as a function of images alone, in whatever mode the network is in."""
+        weights = {name: weight.detach() for name, weight in self.grid.weights(flips).items()}
+
+        def classify(images: Tensor) -> Tensor:
+            with self.activations.applied(learn=False):
+                logits: Tensor = functional_call(self.network, weights, (images,))
+            return logits
+
+        return classify
+
+    def state(self) -> dict[str, Any]:
+        """Return activation ranges and the curriculum."""
+        return {
+            "ranges": dict(self.activations.ranges),
+            "clean_loss": self.clean_loss,
+            "injecting": self.injecting,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        self.activations.ranges = dict(state["ranges"])
+        self.clean_loss = state["clean_loss"]
+        self.injecting = state["injecting"]
+
+    def _perturbed(self, batch: Batch) -> Tensor:
+        with evaluation_mode(self.network), self.bench.autocast():
+            return perturbed_view(self.options, self.frozen(), batch, epsilon=self.options.epsilon)
+
+    def _clean_branch(self, batch: Batch, views: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Run the fault-free quantized network on all views and add its gradients; return terms and clean logits."""
+        options, labels = self.options, batch.labels
+        self.network.train()
+        with self.bench.autocast(), self.activations.applied(learn=True):
+            both = functional_call(self.network, self.grid.weights(), (torch.cat(views),))
+        clean, perturbed = both[: len(labels)].float(), both[len(labels) :].float()
+        half = 0.5 if self.injecting else 1.0
+        if self.keeps_attack:
+            weight = options.adversarial_weight
+            terms = {
+                "clean": half * (1 - weight) * F.cross_entropy(clean, labels),
+                "adversarial": half * weight * F.cross_entropy(perturbed, labels),
+                "consistency": half * options.consistency_weight * consistency(clean, perturbed),
+            }
+        else:
+            terms = {"clean": half * F.cross_entropy(clean, labels)}
+        if self.teacher is not None:
+            with torch.no_grad(), self.bench.autocast():
+                target = self.teacher(views[-1])
+            terms["distill"] = options.distill_weight * consistency(target, perturbed)
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        return {name: term.detach() for name, term in terms.items()}, clean.detach()
+
+    def _faulty_branch(self, batch: Batch, view: Tensor) -> Tensor:
+        """Run the network with fresh flips and add its clamped gradients, weighted by 1/2."""
+        rate = self.draw_rate(batch.generator)
+        flips = self.grid.draw_flips(self.injected, rate, batch.generator)
+        with frozen_statistics(self.network), self.bench.autocast(), self.activations.applied(learn=False):
+            logits = functional_call(self.network, self.grid.weights(flips), (view,))
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        add_clamped_gradients(loss, self._parameters, bound=self.options.gradient_clamp, weight=0.5)
+        return 0.5 * loss.detach()
+
+    def _follow_loss(self, loss: float) -> None:
+        """Start the injection once the running clean loss is low enough, and never stop it again."""
+        known = loss if self.clean_loss is None else self.clean_loss
+        self.clean_loss = _LOSS_MEMORY * known + (1 - _LOSS_MEMORY) * loss
+        self.injecting = self.injecting or self.clean_loss < self.options.curriculum * math.log(self.bench.classes)
+
+    def _learn_ranges(self) -> None:
+        """Start the activation ranges from a few batches, so that the first epoch does not begin unquantized."""
+        with (
+            evaluation_mode(self.network),
+            torch.no_grad(),
+            self.activations.applied(learn=True),
+            self.bench.autocast(),
+        ):
+            for index, batch in enumerate(self.bench.batches("ranges", epochs=1, epoch=0)):
+                self.network(batch.images)
+                if index + 1 == _RANGE_BATCHES:
+                    break
+
+
+def add_clamped_gradients(loss: Tensor, parameters: list[nn.Parameter], *, bound: float, weight: float) -> None:
+    """Add `weight * clamp(gradient of loss, -bound, bound)` to what the parameters have in `.grad`.
+
+    The clamp keeps single destructive flips from tearing the weights apart (Stutz et al. 2021).
+    """
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        share_of_step = weight * gradient.clamp(-bound, bound)
+        parameter.grad = share_of_step if parameter.grad is None else parameter.grad + share_of_step
+
+
+@contextlib.contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Run batch-norm on its running statistics for a while, and leave those as they are."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    modes = [norm.training for norm in norms]
+    try:
+        for norm in norms:
+            norm.training = False
+        yield
+    finally:
+        for norm, mode in zip(norms, modes, strict=True):
+            norm.training = mode

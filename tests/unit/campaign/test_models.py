@@ -1,0 +1,225 @@
+"""Fault models, lists, memory, proofs and exposure, on a real int8 file."""
+
+import csv
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from resq_deploy.campaign import proofs
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.run import Campaign
+from resq_deploy.campaign.store import FILE, Store
+from resq_deploy.data import load_dataset, to_model_input
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.surfaces import Role
+from resq_deploy.errors import FailedError
+from resq_deploy.faults.fault import Op
+
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture
+def prepare(digits_int8, digits):
+    return lambda **values: Campaign(DeployedModel.load(digits_int8), digits, CampaignOptions(images=IMAGES, **values))
+
+
+def rows_of(folder):
+    with (folder / "faults.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def patched_by_hand(path, rows):
+    """Apply rows of a fault list to the parsed file, element by element."""
+    model = onnx.load(path)
+    for row in rows:
+        tensor = next(t for t in model.graph.initializer if t.name == row["tensor"])
+        values = numpy_helper.to_array(tensor).copy()
+        patterns = values.reshape(-1).view(f"u{values.dtype.itemsize}")
+        kind = patterns.dtype.type
+        index, bit = int(row["index"]), kind(1) << kind(int(row["bit"]))
+        before = patterns[index]
+        patterns[index] = {
+            "flip": before ^ bit,
+            "set0": before & ~bit,
+            "set1": before | bit,
+            "word": kind(int(row["value"] or 0)),
+        }[row["op"]]
+        tensor.CopyFrom(numpy_helper.from_array(patterns.view(values.dtype).reshape(values.shape), tensor.name))
+    return model
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({"faults": FaultModel.BURST, "burst": 3}, id="burst"),
+        pytest.param({"faults": FaultModel.STUCK_AT_0}, id="stuck-at-0"),
+        pytest.param({"faults": FaultModel.STUCK_AT_1}, id="stuck-at-1"),
+        pytest.param({"faults": FaultModel.WORD}, id="word"),
+        pytest.param({"roles": (Role.BIAS, Role.WEIGHT_SCALE)}, id="single-in-biases-and-scales"),
+    ],
+)
+def test_every_model_does_what_its_rows_say(prepare, digits, digits_int8, tmp_path, values):
+    prepare(samples=15, **values).run(tmp_path / "run")
+    images = to_model_input(digits.evaluation(IMAGES).images)
+    golden = _outputs(onnx.load(digits_int8), images)
+    groups = {}
+    for row in rows_of(tmp_path / "run"):
+        groups.setdefault(row["fault"], []).append(row)
+    assert len(groups) == 15
+    for rows in groups.values():
+        faulty = _outputs(patched_by_hand(digits_int8, rows), images)
+        masked = (faulty.view(np.uint32) == golden.view(np.uint32)).all(axis=1)
+        broken = ~np.isfinite(faulty).all(axis=1)
+        changed = ~masked & (broken | (faulty.argmax(1) != golden.argmax(1)))
+        assert [int(rows[0][name]) for name in ("masked", "sdc1", "nonfinite")] == [
+            masked.sum(), changed.sum(), (broken & ~masked).sum(),
+        ]  # fmt: skip
+
+
+def _outputs(model, images):
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": images})[0]
+
+
+@pytest.mark.parametrize("model", [FaultModel.SINGLE, FaultModel.BURST, FaultModel.WORD, FaultModel.STUCK_AT_1])
+def test_a_table_of_faults_is_a_fault_list_with_the_same_outcomes(prepare, tmp_path, model):
+    prepare(samples=12, faults=model).run(tmp_path / "drawn")
+    listed = prepare(faults=FaultModel.LIST, fault_list=tmp_path / "drawn" / "faults.csv").run(tmp_path / "listed")
+    assert rows_of(tmp_path / "listed") == rows_of(tmp_path / "drawn")
+    assert listed["population"]["faults"] == 12
+    sdc1 = listed["rates"]["sdc1"]
+    assert sdc1["low"] == sdc1["value"] == sdc1["high"]  # a list is its own population
+
+
+def test_a_stuck_at_on_a_bit_that_has_that_value_is_masked_without_a_run(prepare, tmp_path):
+    summary = prepare(samples=40, faults=FaultModel.STUCK_AT_0, roles=(Role.WEIGHT,)).run(tmp_path / "run")
+    with Store(tmp_path / "run" / FILE) as store:
+        untouched = [record for record in store.records() if record.changed == 0]
+    assert 5 < len(untouched) < 35
+    assert all(str(record.outcome) == "masked" for record in untouched)
+    assert summary["faults"]["reloaded"] == 40 - len(untouched)
+
+
+def test_the_store_keeps_which_images_were_right(prepare, tmp_path):
+    campaign = prepare(samples=10)
+    campaign.run(tmp_path / "run")
+    with Store(tmp_path / "run" / FILE) as store:
+        for record in store.records():
+            right = np.unpackbits(np.frombuffer(record.right, np.uint8), count=IMAGES)
+            assert right.mean() == record.accuracy
+
+
+def test_secded_corrects_single_flips_and_detects_double_ones(prepare, tmp_path):
+    single = prepare(samples=20, ecc="secded").run(tmp_path / "single")
+    assert single["rates"]["masked"]["value"] == 1.0
+    assert single["faults"]["reloaded"] == 0
+    double = prepare(samples=20, ecc="secded", faults=FaultModel.BURST, burst=2).run(tmp_path / "double")
+    assert double["faults"]["due"] == 20
+    assert double["accuracy"]["value"] == 0.0
+    triple = prepare(samples=20, ecc="secded", faults=FaultModel.BURST, burst=3).run(tmp_path / "triple")
+    assert triple["faults"]["reloaded"] == 20
+
+
+def test_secded_lowers_the_damage_of_bit_errors(prepare, tmp_path):
+    values = {"faults": FaultModel.BER, "ber": (5e-3,), "chips": 4}
+    plain = prepare(**values).run(tmp_path / "plain")
+    corrected = prepare(**values, ecc="secded", roles=()).run(tmp_path / "ecc")
+    assert corrected["faults"]["due"] > 0 == plain["faults"]["due"]
+
+
+def test_a_run_that_takes_too_long_is_due(prepare, tmp_path):
+    summary = prepare(samples=3, time_limit=1e-6).run(tmp_path / "run")
+    assert summary["faults"]["due"] >= 1
+    with Store(tmp_path / "run" / FILE) as store:
+        reasons = {record.reason for record in store.records() if record.reason}
+    assert reasons == {"no answer in 1e-06 s"}
+
+
+def test_the_audit_repeats_faults_and_finds_a_wrong_record(prepare, tmp_path, monkeypatch):
+    summary = prepare(samples=20, audit=0.25).run(tmp_path / "run")
+    assert summary["audit"] == {"checked": 5, "mismatches": 0, "first": None}
+    monkeypatch.setattr(proofs, "_same", lambda truth, _: truth.number != 7)
+    with pytest.raises(FailedError, match="audit: 1 of 20 faults differ from reload-and-run, the first is fault 7"):
+        prepare(samples=20, audit=1.0).run(tmp_path / "again")
+
+
+def test_the_audit_compares_whole_records(prepare, tmp_path):
+    campaign = prepare(samples=6, audit=1.0)
+    campaign.run(tmp_path / "run")
+    with Store(tmp_path / "run" / FILE) as store:
+        records = list(store.records())
+        store._database.execute("UPDATE faults SET right = x'00' WHERE number = 2")
+    assert len(records) == 6
+    with pytest.raises(FailedError, match="the first is fault 2"):
+        prepare(samples=6, audit=1.0).run(tmp_path / "run", resume=True)
+
+
+def test_the_canary_is_seen_and_a_blind_engine_is_caught(prepare, tmp_path, monkeypatch):
+    campaign = prepare(samples=3)
+    assert campaign.run(tmp_path / "run")["canary"]["outcome"] == "sdc1"
+    blind = prepare(samples=3)
+    monkeypatch.setattr(blind.engine, "_run", lambda number, _, changed: _masked(blind, number, changed))
+    with pytest.raises(FailedError, match="canary"):
+        blind.run(tmp_path / "blind")
+
+
+def _masked(campaign, number, changed):
+    from resq_deploy.campaign.record import Record
+
+    return Record.of(number, campaign.golden.judge(campaign.golden.logits), changed)
+
+
+def test_exposure_scales_the_rates_of_the_roles(prepare, tmp_path):
+    campaign = prepare(samples=300, ber=(1e-7, 1e-6), fit_per_mbit=500.0)
+    summary = campaign.run(tmp_path / "run")
+    exposure = summary["exposure"]
+    bits = {role: entry["bits"] for role, entry in exposure["roles"].items()}
+    assert sum(bits.values()) == summary["population"]["bits"]
+    weight = summary["by_role"]["weight"]["sdc1"]
+    at = exposure["at"][1]
+    assert at["ber"] == 1e-6
+    assert at["by_role"]["weight"]["value"] == pytest.approx(bits["weight"] * 1e-6 * weight["value"])
+    assert at["by_role"]["weight"]["high"] == pytest.approx(bits["weight"] * 1e-6 * weight["high"])
+    total = sum(bits.values())
+    assert at["expected_sdc1"]["value"] == pytest.approx(total * 1e-6 * summary["rates"]["sdc1"]["value"])
+    assert exposure["fit"]["expected_sdc1"]["value"] == pytest.approx(
+        total / 1e6 * 500.0 * summary["rates"]["sdc1"]["value"]
+    )
+    shares = [entry["share_of_risk"] for entry in exposure["roles"].values() if entry["share_of_risk"] is not None]
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_a_margin_is_reached_with_strata_and_survives_an_interruption(prepare, tmp_path):
+    whole = prepare(margin=0.05).run(tmp_path / "whole")
+    sdc1 = whole["rates"]["sdc1"]
+    assert whole["design"] == "stratified"
+    assert max(sdc1["high"] - sdc1["value"], sdc1["value"] - sdc1["low"]) <= 0.05
+
+    def stop(progress):
+        if progress.done == whole["faults"]["evaluated"] - 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(margin=0.05).run(tmp_path / "broken", report=stop)
+    resumed = prepare(margin=0.05).run(tmp_path / "broken", resume=True)
+    assert {**resumed, "throughput": 0} == {**whole, "throughput": 0}
+    assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
+
+
+def test_the_summary_is_plain_json(prepare, tmp_path):
+    summary = prepare(samples=5).run(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == json.loads(json.dumps(summary))
+
+
+def test_word_faults_keep_their_values_in_the_table(prepare, tmp_path):
+    prepare(samples=5, faults=FaultModel.WORD).run(tmp_path / "run")
+    assert all(row["op"] == Op.WORD and row["value"] != "" for row in rows_of(tmp_path / "run"))
