@@ -41,7 +41,7 @@ class _LazyGroup(click.Group):
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="resq-deploy")
 def group() -> None:
-    r"""Harden int8 networks against bit flips and attacks, export them to ONNX, and prove it on the file.
+    """Harden int8 networks against bit flips and attacks, export them to ONNX, and prove it on the file.
 
     \b
     A first campaign, on a file that comes with the sources:

@@ -13,7 +13,7 @@ from resq_deploy.cli.shared import need_extra, out_option, print_table, resume_o
 @seed_option
 @resume_option
 def command(out: pathlib.Path, seed: int, resume: bool) -> None:
-    r"""Train resnet8 on digits, harden it, export both, and test the two files side by side.
+    """Train resnet8 on digits, harden it, export both, and test the two files side by side.
 
     Takes about two minutes on two cores, needs no download, and ends with a table and a page of plots.
 

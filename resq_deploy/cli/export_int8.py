@@ -39,7 +39,7 @@ def command(
     gates: tuple[str, ...],
     no_gate: bool,
 ) -> None:
-    r"""Turn SOURCE, a checkpoint, a train folder or a float ONNX file, into a static int8 ONNX file.
+    """Turn SOURCE, a checkpoint, a train folder or a float ONNX file, into a static int8 ONNX file.
 
     \b
     Examples:

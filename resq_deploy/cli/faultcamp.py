@@ -88,7 +88,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @seed_option
 @resume_option
 def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
-    r"""Flip stored bits of MODEL, run it on test images with onnxruntime, and count what happens.
+    """Flip stored bits of MODEL, run it on test images with onnxruntime, and count what happens.
 
     \b
     Examples:

@@ -12,7 +12,7 @@ from resq_deploy.cli.shared import PATH, print_table
 @click.argument("model", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print surfaces and warnings as JSON.")
 def command(model: pathlib.Path, as_json: bool) -> None:
-    r"""List the stored parameters of an ONNX file: their roles, layers and bits, and what to beware of.
+    """List the stored parameters of an ONNX file: their roles, layers and bits, and what to beware of.
 
     \b
     Examples:

@@ -1,9 +1,8 @@
 """`resq-deploy train`: stages 0 to 2 of the hardening."""
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import click
 
@@ -19,9 +18,6 @@ from resq_deploy.cli.shared import (
     seed_option,
 )
 from resq_deploy.hardening.options import TrainOptions
-
-if TYPE_CHECKING:
-    from resq_deploy.hardening.events import Event, Report, StepDone
 
 _PIXEL = 255
 _GIVEN_IN_PIXELS = ("epsilon", "attack_step")
@@ -82,6 +78,7 @@ def _choice(flag: str, values: tuple[str, ...], text: str) -> _Decorator:
 )
 @_number("--clip-final", "tau of stage 2 at its end: weights are clipped to this share of their largest.")
 @_number("--validation-images", "Held-out images attacked or faulted after each epoch.")
+@_number("--test-images", "Test images of the final figures.")
 @_number("--robust-test-images", "Test images attacked for the final figures (digits: 300).")
 @_choice("--precision", ("auto", "float32", "bf16"), "Arithmetic of the training; the final figures are float32.")
 @_choice("--device", ("auto", "cpu", "cuda"), "Where to compute.")
@@ -106,8 +103,9 @@ def command(
       resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out run --epsilon 8
       resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out fault-only \\
           --stages fault --init run/baseline.pt
-    """  # noqa: D301 - click wants the backspace itself, not its two characters
+    """
     need_extra("training", "train", "torch", "torchvision")
+    from resq_deploy.cli.training_progress import training_progress
     from resq_deploy.data import load_dataset
     from resq_deploy.hardening.checkpoint import load_checkpoint
     from resq_deploy.hardening.loop import train
@@ -125,7 +123,7 @@ def command(
     }
     with (
         RunFolder.open(out, command="train", identity=identity, settings=_settings(options), resume=resume) as run,
-        _shown_progress() as report,
+        training_progress() as report,
     ):
         result = train(options, data, run, report, init=start)
     _print_summary(result.summary)
@@ -152,45 +150,3 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
     ]
     title = f"{summary['network']} on {summary['dataset']}, test images, float network"
     print_table(title, ["stage", "epoch", "clean accuracy", f"under PGD-10 at {epsilon:g}/255"], rows)
-
-
-@contextlib.contextmanager
-def _shown_progress() -> Iterator["Report"]:
-    """Show training on standard error: a bar on a terminal, and a line an epoch everywhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from resq_deploy.hardening.events import EpochDone, StepDone
-
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("")
-
-        def report(event: "Event") -> None:
-            if isinstance(event, StepDone):
-                done = (event.epoch - 1) * event.steps + event.step
-                total = event.epochs * event.steps
-                progress.update(task, description=_describe_step(event), completed=done, total=total)
-            elif isinstance(event, EpochDone):
-                console.print(_describe_epoch(event.record, event.epochs, best=event.best), markup=False)
-            else:
-                console.print(event.message, markup=False)
-
-        yield report
-
-
-def _describe_step(event: "StepDone") -> str:
-    return (
-        f"{event.stage} {event.epoch}/{event.epochs}  loss {event.loss:.3f}  "
-        f"accuracy {100 * event.accuracy:.1f} %  {event.images_per_second:,.0f} images/s"
-    )
-
-
-def _describe_epoch(record: Mapping[str, Any], epochs: int, *, best: bool) -> str:
-    shown = (("clean_accuracy", "clean"), ("robust_accuracy", "robust"), ("faulty_accuracy", "faulty"))
-    figures = "  ".join(f"{label} {100 * record[key]:.1f} %" for key, label in shown if key in record)
-    return (
-        f"{record['stage']} {record['epoch']}/{epochs}  loss {record['loss']:.3f}  {figures}  "
-        f"{record['images_per_second']:,.0f} images/s  {record['seconds']:.0f} s{'  best' if best else ''}"
-    )

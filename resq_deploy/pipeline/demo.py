@@ -32,6 +32,7 @@ class DemoOptions:
 
     Attributes:
         seed: of everything.
+        train_epsilon: Linf radius of stage 1, in 1/255.
         epsilons: Linf radii of the attack, in 1/255.
         attack_steps: PGD steps.
         ber: bit error rates, of the weights.
@@ -41,6 +42,7 @@ class DemoOptions:
     """
 
     seed: int = 0
+    train_epsilon: float = 8.0
     epsilons: tuple[float, ...] = (2.0, 4.0, 8.0)
     attack_steps: int = 10
     ber: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 2e-2)
@@ -76,7 +78,7 @@ def run_demo(
     identity = {**dataclasses.asdict(options), "data": dataset.digest("test")}
     with RunFolder.open(out, command="demo", identity=identity, resume=resume) as folder:
         say("training resnet8 on digits: baseline, then stages 1 and 2")
-        _train(dataset, out / "train", options.seed, resume, report)
+        _train(dataset, out / "train", options, resume, report)
         summary: dict[str, Any] = {
             "schema": SCHEMA,
             "dataset": dataset.name,
@@ -90,8 +92,11 @@ def run_demo(
     return summary
 
 
-def _train(dataset: Dataset, out: pathlib.Path, seed: int, resume: bool, report: Callable[[Event], None]) -> None:
-    options = with_recipe(dataset.name, {"network": "resnet8", "seed": seed})
+def _train(
+    dataset: Dataset, out: pathlib.Path, demo: DemoOptions, resume: bool, report: Callable[[Event], None]
+) -> None:
+    given = {"network": "resnet8", "seed": demo.seed, "epsilon": demo.train_epsilon / 255}
+    options = with_recipe(dataset.name, given)
     identity = {**options.identity(), "data": dataset.digest("train")}
     with RunFolder.open(out, command="train", identity=identity, resume=resume) as folder:
         train(options, dataset, folder, report)

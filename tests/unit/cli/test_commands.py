@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ def refused(resq):
 def test_help_shows_examples_and_is_quick(command):
     call = [sys.executable, "-X", "importtime", "-m", "resq_deploy", *([command] if command else []), "--help"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
-    assert "resq-deploy" in done.stdout
+    assert re.search(rf"^ +resq-deploy {command or 'faultcamp'} \S", done.stdout, re.MULTILINE)
+    assert "\\b" not in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     slow = {"torch", "onnx", "onnxruntime", "numpy", "scipy", "sklearn", "rich", "PIL", "plotly"}
     assert not imported & slow  # what would take it past 0.3 s
