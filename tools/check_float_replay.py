@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.options import CampaignOptions, parse_bits
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.data.dataset import Dataset
@@ -33,24 +33,21 @@ from resq_deploy.hardening.trace import export_float_onnx
 _BATCH = 500
 
 
-def compare(checkpoint: Checkpoint, dataset: Dataset, faults: int, images: int, seed: int) -> list[dict[str, Any]]:
+def compare(checkpoint: Checkpoint, dataset: Dataset, options: CampaignOptions) -> list[dict[str, Any]]:
     """Return, for each fault, SDC-1 counted by the campaign and by PyTorch.
 
     Args:
         checkpoint: the network.
         dataset: gives the images.
-        faults: how many weight bits to flip, one at a time.
-        images: test images to judge by.
-        seed: of the drawing.
+        options: which single flips to draw, and how many images to judge them by.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "float.onnx"
         export_float_onnx(checkpoint, path)
-        options = CampaignOptions(samples=faults, images=images, seed=seed, roles=(Role.WEIGHT,))
         Campaign(DeployedModel.load(path), dataset, options).run(pathlib.Path(folder) / "run")
         with (pathlib.Path(folder) / "run" / "faults.csv").open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-    inputs = torch.from_numpy(to_model_input(dataset.evaluation(images).images))
+    inputs = torch.from_numpy(to_model_input(dataset.evaluation(options.images).images))
     network = checkpoint.build()
     network = fold_batchnorm(network, find_pairs(network, inputs[:2]))
     golden = _top1(network, inputs)
@@ -99,13 +96,19 @@ def main() -> None:
     parser.add_argument("--data-dir", type=pathlib.Path)
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--bits", default="0-31", help="bit positions to hit (default: 0-31)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tolerance", type=int, default=1, help="images a fault that rounding may decide")
     arguments = parser.parse_args()
     dataset = load_dataset(arguments.dataset, arguments.data_dir)
-    results = compare(
-        load_checkpoint(arguments.checkpoint), dataset, arguments.faults, arguments.images, arguments.seed
+    options = CampaignOptions(
+        samples=arguments.faults,
+        images=arguments.images,
+        seed=arguments.seed,
+        roles=(Role.WEIGHT,),
+        bits=parse_bits(arguments.bits),
     )
+    results = compare(load_checkpoint(arguments.checkpoint), dataset, options)
     for result in results:
         print(f"{result['tensor']}[{result['index']}] bit {result['bit']}: {result['campaign']} / {result['torch']}")
     apart = [abs(result["campaign"] - result["torch"]) for result in results]

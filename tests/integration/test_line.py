@@ -1,0 +1,109 @@
+"""The whole line, as a user types it: images, train, export-int8, inspect, faultcamp."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resq_deploy.hardening.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A tiny image-folder tree of random images whose mean colour tells their class."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("data") / "colours"
+    for split, count in (("train", 10), ("test", 6)):
+        for place, label in enumerate(("red", "green", "blue")):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (32, 32, 3))
+                pixels[..., place] += 120
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+def resq(*arguments, **keywords):
+    call = [sys.executable, "-m", "resq_deploy", *map(str, arguments)]
+    return subprocess.run(call, capture_output=True, text=True, check=True, **keywords)
+
+
+def train_arguments(network, tree, out, *more):
+    return [
+        *("train", "--network", network, "--dataset", tree, "--out", out),
+        *("--epochs-baseline", 1, "--epochs-attack", 1, "--epochs-fault", 1, "--batch-size", 8),
+        *("--criticality-batches", 2, "--validation-images", 3, "--robust-test-images", 3, *more),
+    ]
+
+
+@pytest.mark.parametrize("network", ["resnet18", "swin_t"])
+def test_an_architecture_goes_all_the_way(network, tree, tmp_path):
+    resq(*train_arguments(network, tree, tmp_path / "train"))
+    assert {"baseline.pt", "attack.pt", "fault.pt", "metrics.jsonl", "criticality.json", "summary.json"} <= {
+        path.name for path in (tmp_path / "train").iterdir()
+    }
+    file = tmp_path / "net.int8.onnx"
+    resq(
+        *("export-int8", tmp_path / "train", "--out", file, "--dataset", tree),
+        *("--calibration-images", 10, "--no-gate"),
+    )
+    surfaces = json.loads(resq("inspect", file, "--json").stdout)["surfaces"]
+    bits = {role: sum(s["bits"] for s in surfaces if s["role"] == role) for role in {s["role"] for s in surfaces}}
+    assert bits["weight"] > 0.9 * sum(bits.values())
+    codes = sum(s["bits"] for s in surfaces if s["role"] == "weight" and s["dtype"] == "int8")
+    assert codes > 0.98 * bits["weight"]
+    resq("faultcamp", file, "--dataset", tree, "--samples", 6, "--audit", 0.5, "--out", tmp_path / "camp")
+    summary = json.loads((tmp_path / "camp" / "summary.json").read_text())
+    assert summary["golden"]["images"] == 18
+    assert summary["audit"] == {"checked": 3, "mismatches": 0, "first": None}
+
+
+def test_a_training_killed_for_real_resumes_to_the_same_weights(tree, tmp_path):
+    more = ("--epochs-baseline", 6)
+    resq(*train_arguments("resnet8", tree, tmp_path / "whole", *more))
+    call = [sys.executable, "-m", "resq_deploy", *map(str, train_arguments("resnet8", tree, tmp_path / "cut", *more))]
+    process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _wait_for_lines(tmp_path / "cut" / "metrics.jsonl", 3, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    resq(*train_arguments("resnet8", tree, tmp_path / "cut", *more), "--resume")
+    for name in ("baseline.pt", "attack.pt", "fault.pt"):
+        cut, whole = (load_checkpoint(tmp_path / run / name) for run in ("cut", "whole"))
+        assert cut.epoch == whole.epoch
+        assert all(torch.equal(tensor, whole.state[key]) for key, tensor in cut.state.items()), name
+    assert (tmp_path / "cut" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+
+
+def test_a_campaign_killed_for_real_resumes_to_the_same_figures(digits_int8, tmp_path):
+    arguments = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 100, "--samples", 400)
+    resq(*arguments, "--out", tmp_path / "whole")
+    call = [sys.executable, "-m", "resq_deploy", *map(str, arguments), "--out", tmp_path / "cut"]
+    process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    log = tmp_path / "cut" / "campaign.sqlite-wal"
+    while not (log.exists() and log.stat().st_size > 100_000) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    resq(*arguments, "--out", tmp_path / "cut", "--resume")
+    whole, cut = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "cut"))
+    assert {**cut, "throughput": 0} == {**whole, "throughput": 0}
+    assert (tmp_path / "cut" / "faults.csv").read_bytes() == (tmp_path / "whole" / "faults.csv").read_bytes()
+
+
+def _wait_for_lines(path, count, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{path.name} never held {count} lines")
