@@ -1,8 +1,8 @@
 """Run folders: one manifest, atomic writes, provenance, and the rules of resuming.
 
-A run folder belongs to one run. Its `manifest.json` names everything that decides the figures (`identity`:
-options, seed, digests of model and data) and, apart from that, what does not (`settings`: workers, device).
-Resuming compares the identity, entry by entry, and names the first that differs.
+A run folder belongs to one run. Its `manifest.json` names everything that decides the figures (`options`, and the
+`sha256` of model and data) and, apart from that, what does not (`settings`: workers, device) and where it ran.
+Resuming compares options and digests, entry by entry, and names the first that differs.
 """
 
 import datetime
@@ -84,7 +84,12 @@ def provenance() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"versions": versions, "platform": platform.platform(), "machine": platform.machine(), "cpu": cpu_features()}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_flags": cpu_features(),
+    }
 
 
 def cpu_features() -> list[str]:
@@ -125,7 +130,8 @@ class RunFolder:
         path: pathlib.Path,
         *,
         command: str,
-        identity: Mapping[str, Any],
+        options: Mapping[str, Any],
+        sha256: Mapping[str, str | None] | None = None,
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> Self:
@@ -134,15 +140,17 @@ class RunFolder:
         Args:
             path: the folder; created with its parents where it is missing.
             command: the command's name; a folder of another command is refused.
-            identity: everything that decides the figures (JSON values).
+            options: every option that decides the figures (JSON values), `seed` among them.
+            sha256: digests of what the run reads: model, data, lists, checkpoints.
             settings: what is worth recording but may change from one session to the next.
             resume: continue an earlier run; an empty or missing folder starts a new one.
 
         Raises:
             RunFolderError: if the folder is not empty and `resume` is off, is in use, broken, or was made by
-                another command or with another identity.
+                another command, with other options or from other inputs.
         """
-        normal = json.loads(json.dumps(dict(identity), allow_nan=False))
+        identity = {"options": dict(options), "sha256": dict(sha256 or {})}
+        normal = json.loads(json.dumps(identity, allow_nan=False))
         try:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(entry.name != _LOCK for entry in path.iterdir())
@@ -156,9 +164,10 @@ class RunFolder:
                 "schema": SCHEMA,
                 "command": command,
                 "status": "running",
-                "identity": normal,
+                **normal,
+                "seed": options.get("seed"),
                 "settings": dict(settings or {}),
-                "provenance": provenance(),
+                **provenance(),
                 "started": _now(),
             }
             if occupied:
@@ -215,13 +224,14 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
 def _check_same(path: pathlib.Path, earlier: Mapping[str, Any], command: str, identity: Mapping[str, Any]) -> None:
     if earlier.get("command") != command:
         raise RunFolderError(f"{path} is a run of '{earlier.get('command')}', not of '{command}': give another --out")
-    before = earlier.get("identity", {})
-    for key in sorted(before.keys() | identity.keys()):
-        if before.get(key) != identity.get(key):
-            raise RunFolderError(
-                f"cannot resume {path}: {key} was {before.get(key)!r} and is now {identity.get(key)!r}; "
-                "give the same value, or another --out"
-            )
+    for part, now in identity.items():
+        before = earlier.get(part, {})
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise RunFolderError(
+                    f"cannot resume {path}: {key} was {before.get(key)!r} and is now {now.get(key)!r}; "
+                    "give the same value, or another --out"
+                )
 
 
 def _acquire_lock(path: pathlib.Path) -> IO[bytes]:

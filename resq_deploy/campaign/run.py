@@ -68,14 +68,14 @@ class Campaign:
         self.engine = ReloadEngine(patcher, self.golden, options, surfaces)
         self._workers = worker_count(options.workers)
         self._settings = {"model_file": model.path.name, "engine": "reload", "workers": self._workers}
-        self._identity = {
+        self._sha256 = {
             "model": model.digest,
             "data": dataset.digest("test"),
-            "dataset": dataset.name,
             "fault_list": self.plan.list_digest,
-            "onnxruntime": provenance()["versions"]["onnxruntime"],
-            **options.identity(),
         }
+        # Another onnxruntime may round differently, so that a campaign must not be finished with it.
+        runtime = provenance()["versions"]["onnxruntime"]
+        self._identity = {"dataset": dataset.name, "onnxruntime": runtime, **options.identity()}
 
     def estimate(self) -> dict[str, Any]:
         """Time a few faults; return population, planned faults and the seconds they would take."""
@@ -109,7 +109,12 @@ class Campaign:
             FailedError: if an injection, the canary or the audit shows that the figures cannot be trusted.
         """
         with RunFolder.open(
-            out, command="faultcamp", identity=self._identity, settings=self._settings, resume=resume
+            out,
+            command="faultcamp",
+            options=self._identity,
+            sha256=self._sha256,
+            settings=self._settings,
+            resume=resume,
         ) as folder:
             seen = canary(self.plan.surfaces, self.engine)
             begin = time.perf_counter()

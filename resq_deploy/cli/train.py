@@ -116,13 +116,21 @@ def command(
     wanted = tuple(stage.strip() for stage in stages.split(",") if stage.strip())
     options = with_recipe(data.name, {**_in_unit_pixels(given), "stages": wanted})
     start = load_checkpoint(init) if init else None
-    identity = {
-        **options.identity(),
+    sha256 = {
         "init": sha256_file(init) if init else None,
-        "data": {"train": data.digest("train"), "test": data.digest("test")},
+        "train": data.digest("train"),
+        "test": data.digest("test"),
     }
+    opened = RunFolder.open(
+        out,
+        command="train",
+        options=options.identity(),
+        sha256=sha256,
+        settings=_settings(options),
+        resume=resume,
+    )
     with (
-        RunFolder.open(out, command="train", identity=identity, settings=_settings(options), resume=resume) as run,
+        opened as run,
         training_progress() as report,
     ):
         result = train(options, data, run, report, init=start)

@@ -75,8 +75,8 @@ def run_demo(
         ResqError: if a step fails.
     """
     dataset = load_dataset("digits")
-    identity = {**dataclasses.asdict(options), "data": dataset.digest("test")}
-    with RunFolder.open(out, command="demo", identity=identity, resume=resume) as folder:
+    asked, sha256 = dataclasses.asdict(options), {"data": dataset.digest("test")}
+    with RunFolder.open(out, command="demo", options=asked, sha256=sha256, resume=resume) as folder:
         say("training resnet8 on digits: baseline, then stages 1 and 2")
         _train(dataset, out / "train", options, resume, report)
         summary: dict[str, Any] = {
@@ -97,8 +97,8 @@ def _train(
 ) -> None:
     given = {"network": "resnet8", "seed": demo.seed, "epsilon": demo.train_epsilon / 255}
     options = with_recipe(dataset.name, given)
-    identity = {**options.identity(), "data": dataset.digest("train")}
-    with RunFolder.open(out, command="train", identity=identity, resume=resume) as folder:
+    sha256 = {"train": dataset.digest("train"), "test": dataset.digest("test")}
+    with RunFolder.open(out, command="train", options=options.identity(), sha256=sha256, resume=resume) as folder:
         train(options, dataset, folder, report)
 
 

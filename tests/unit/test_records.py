@@ -11,8 +11,8 @@ from resq_deploy.errors import RunFolderError
 from resq_deploy.records import RunFolder, read_json, read_manifest, write_atomic, write_json
 
 
-def opened(path, *, command="faultcamp", resume=False, **identity):
-    return RunFolder.open(path, command=command, identity={"seed": 0, **identity}, resume=resume)
+def opened(path, *, command="faultcamp", resume=False, **options):
+    return RunFolder.open(path, command=command, options={"seed": 0, **options}, resume=resume)
 
 
 def test_a_run_leaves_its_status_and_provenance(tmp_path):
@@ -20,7 +20,8 @@ def test_a_run_leaves_its_status_and_provenance(tmp_path):
         assert read_manifest(folder.path)["status"] == "running"
     manifest = read_manifest(tmp_path / "run")
     assert manifest["status"] == "done"
-    assert {"resq-deploy", "numpy", "onnxruntime"} <= manifest["provenance"]["versions"].keys()
+    assert manifest.keys() >= {"schema", "command", "options", "seed", "versions", "cpu_flags", "sha256"}
+    assert {"resq-deploy", "numpy", "onnxruntime"} <= manifest["versions"].keys()
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
@@ -53,6 +54,13 @@ def test_resuming_takes_the_same_run_up_and_names_what_differs(tmp_path):
         opened(tmp_path / "run", command="train", resume=True, margin=0.1)
 
 
+def test_resuming_from_another_input_is_refused(tmp_path):
+    with RunFolder.open(tmp_path / "run", command="train", options={}, sha256={"data": "ab"}):
+        pass
+    with pytest.raises(RunFolderError, match="data was 'ab' and is now 'cd'"):
+        RunFolder.open(tmp_path / "run", command="train", options={}, sha256={"data": "cd"}, resume=True)
+
+
 def test_resuming_nothing_starts(tmp_path):
     with opened(tmp_path / "run", resume=True) as folder:
         assert not folder.resumed
@@ -74,7 +82,7 @@ def test_a_killed_run_leaves_no_lock_and_no_half_written_file(tmp_path):
     script = textwrap.dedent("""
         import os, pathlib, sys
         from resq_deploy.records import RunFolder, write_json
-        folder = RunFolder.open(pathlib.Path(sys.argv[1]), command="faultcamp", identity={"seed": 0})
+        folder = RunFolder.open(pathlib.Path(sys.argv[1]), command="faultcamp", options={"seed": 0})
         for number in range(10**6):
             write_json(folder.path / "summary.json", {"numbers": list(range(number, number + 2000))})
             if number == 20:

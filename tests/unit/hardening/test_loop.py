@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 
 def run(options, dataset, path, *, report=lambda _: None, resume=False, init=None):
-    with RunFolder.open(path, command="train", identity=options.identity(), resume=resume) as folder:
+    with RunFolder.open(path, command="train", options=options.identity(), resume=resume) as folder:
         return train(options, dataset, folder, report, init=init)
 
 

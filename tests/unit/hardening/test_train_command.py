@@ -27,7 +27,7 @@ def test_a_run_prints_a_table_and_reports_progress_on_standard_error(tmp_path):
     assert "baseline 1/1  loss" in result.stderr
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["status"] == "done"
-    assert manifest["identity"]["epsilon"] == pytest.approx(8 / 255)
+    assert manifest["options"]["epsilon"] == pytest.approx(8 / 255)
     assert set(manifest["identity"]["data"]) == {"train", "test"}
     with pytest.raises(RunFolderError, match="not empty"):
         invoke("--out", str(tmp_path / "run"), "--epsilon", "8")
