@@ -13,6 +13,8 @@ from resq_deploy.errors import MissingExtraError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_PLAIN_WIDTH = 110
+
 PATH = click.Path(path_type=pathlib.Path)
 
 dataset_option = click.option(
@@ -88,7 +90,10 @@ def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(header, justify="left" if place == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH  # a file or a pipe has no width: do not fold figures
+    console.print(table)
 
 
 def percent(estimate: Mapping[str, float] | None, digits: int = 2) -> str:
