@@ -39,7 +39,7 @@ class TrainOptions:
         epochs_baseline: epochs of stage 0.
         epochs_attack: epochs of stage 1.
         epochs_fault: epochs of stage 2.
-        train_images: use only so many training images; `None` for all.
+        train_images: use only so many training images, and no more to validate; `None` for all.
         batch_size: images a step.
         seed: of weights, order, augmentation, perturbation and faults.
         device: `auto`, `cpu` or `cuda`.

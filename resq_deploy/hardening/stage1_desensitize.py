@@ -89,7 +89,7 @@ class Desensitize(Stage):
         super().__init__(bench)
         self.step_share = 1.0
         self.held_out = bench.validation.head(self.options.validation_images)
-        self.guarded = bench.validation.head(_GUARD_IMAGES)
+        self.guarded = bench.validation.head(min(_GUARD_IMAGES, self.options.validation_images))
         self.guard_before = self._guard_accuracy()
 
     def step(self, batch: Batch) -> StepResult:

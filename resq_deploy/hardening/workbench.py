@@ -97,7 +97,8 @@ class Workbench:
 
     def _validation(self) -> Images:
         if len(self.dataset.validation):
-            return as_images(self.dataset.validation)
+            # A run on a few images is meant to be quick: it is not checked on more than it trains on.
+            return as_images(self.dataset.validation.head(self.options.train_images))
         self.report(Notice(message="no class can spare a validation image: epochs are chosen on training images"))
         return self.train
 

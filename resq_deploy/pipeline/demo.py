@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
@@ -33,6 +33,7 @@ class DemoOptions:
     Attributes:
         seed: of everything.
         train_epsilon: Linf radius of stage 1, in 1/255.
+        training: further options of the training, by the field names of `TrainOptions`.
         epsilons: Linf radii of the attack, in 1/255.
         attack_steps: PGD steps.
         ber: bit error rates, of the weights.
@@ -43,6 +44,7 @@ class DemoOptions:
 
     seed: int = 0
     train_epsilon: float = 8.0
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epsilons: tuple[float, ...] = (2.0, 4.0, 8.0)
     attack_steps: int = 10
     ber: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 2e-2)
@@ -95,7 +97,7 @@ def run_demo(
 def _train(
     dataset: Dataset, out: pathlib.Path, demo: DemoOptions, resume: bool, report: Callable[[Event], None]
 ) -> None:
-    given = {"network": "resnet8", "seed": demo.seed, "epsilon": demo.train_epsilon / 255}
+    given = {"network": "resnet8", "seed": demo.seed, "epsilon": demo.train_epsilon / 255, **demo.training}
     options = with_recipe(dataset.name, given)
     sha256 = {"train": dataset.digest("train"), "test": dataset.digest("test")}
     with RunFolder.open(out, command="train", options=options.identity(), sha256=sha256, resume=resume) as folder:

@@ -1,0 +1,47 @@
+"""The demo at a size that takes seconds: everything happens, nothing is good."""
+
+import json
+
+import pytest
+
+from resq_deploy.pipeline.demo import DemoOptions, run_demo
+from resq_deploy.report.demo import demo_page, demo_table
+
+SMALL = DemoOptions(
+    training={
+        "epochs_baseline": 2,
+        "epochs_attack": 1,
+        "epochs_fault": 1,
+        "criticality_batches": 2,
+        "validation_images": 20,
+        "robust_test_images": 20,
+        "train_images": 300,
+    },
+    epsilons=(4.0,),
+    attack_steps=2,
+    ber=(1e-3, 1e-2),
+    chips=2,
+    samples=6,
+    fault_images=20,
+)
+
+
+def test_the_demo_compares_two_files_and_resumes(tmp_path):
+    out = tmp_path / "demo"
+    steps = []
+
+    def stop_in_the_middle(step):
+        steps.append(step)
+        if step.startswith("resq: bit errors"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out, SMALL, say=stop_in_the_middle)
+    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
+    summary = run_demo(out, SMALL, resume=True)
+    assert summary == json.loads((out / "summary.json").read_text())
+    baseline, resq = (summary["files"][name] for name in ("baseline", "resq"))
+    assert baseline["sha256"] != resq["sha256"]
+    assert [point["ber"] for point in resq["curve"]] == [1e-3, 1e-2]
+    assert len(demo_table(summary).rows) == 2 + 2 + 2 + 1
+    assert "plotly" in demo_page(summary)
