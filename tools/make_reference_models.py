@@ -19,7 +19,8 @@ MODELS = pathlib.Path(__file__).parents[1] / "models"
 
 CARD = """# {name}
 
-A ResNet-8 (He et al. 2016, with 1x1 convolutions as shortcuts) that reads handwritten digits: {stages}.
+A ResNet-8 (He et al. 2016, with 1x1 convolutions as shortcuts) that reads handwritten digits:
+{stages}.
 Static int8 ONNX (QDQ), weights int8 per channel, activations uint8 with MinMax ranges. It takes float32
 images `[batch, 3, 32, 32]` in [0, 1] and returns 10 logits.
 

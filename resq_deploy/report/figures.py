@@ -41,6 +41,7 @@ def lines(series: Sequence[Series], *, x_title: str, y_title: str, log_x: bool =
             go.Scatter(
                 x=[*line.x, *reversed(line.x)],
                 y=[*high, *reversed(low)],
+                mode="lines",
                 fill="toself",
                 fillcolor=_translucent(colour),
                 line={"width": 0},
@@ -63,6 +64,7 @@ def lines(series: Sequence[Series], *, x_title: str, y_title: str, log_x: bool =
             )
         )
     figure.update_xaxes(title=x_title, type="log" if log_x else "linear", dtick=1 if log_x else None)
+    figure.update_xaxes(exponentformat="power" if log_x else None)
     figure.update_yaxes(title=y_title, range=[-2, 102])
     return _styled(figure)
 
@@ -114,6 +116,7 @@ def _styled(figure: go.Figure) -> go.Figure:
         margin={"l": 60, "r": 16, "t": 16, "b": 52},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         hovermode="closest",
+        modebar={"bgcolor": "rgba(0,0,0,0)"},
         height=380,
     )
     figure.update_xaxes(automargin=True)

@@ -57,5 +57,5 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         lead=lead,
         sections=list(zip(sections, figures, strict=True)),
         plotly_js=plotly.offline.get_plotlyjs() if needs_plotly else "",
-        plot_options=json.dumps({"responsive": True, "displaylogo": False}),
+        plot_options=json.dumps({"responsive": True, "displaylogo": False, "displayModeBar": "hover"}),
     )

@@ -58,7 +58,7 @@ def test_the_demo_page_draws_both_files_with_their_intervals(summary):
         assert all(len(trace["x"]) == 2 * points for trace in bands)
         assert drawn[0]["line"]["dash"] != drawn[1]["line"]["dash"]
     assert errors["layout"]["xaxis"]["type"] == "log"
-    assert all(len(trace["error_y"]["array"]) == 5 for trace in ladder["data"])
+    assert all(len(trace["error_y"]["array"]) == 3 for trace in ladder["data"])
 
 
 def test_the_demo_table_names_every_figure(summary):
