@@ -129,28 +129,9 @@ def _prove(
         for epsilon in options.epsilons
     ]
     say(f"{name}: bit errors in the weights")
-    curve = _campaign(
-        model,
-        dataset,
-        CampaignOptions(
-            faults=FaultModel.BER,
-            roles=(Role.WEIGHT,),
-            ber=options.ber,
-            chips=options.chips,
-            images=len(dataset.test),
-            seed=options.seed,
-        ),
-        out / f"{name}-ber",
-        resume,
-    )
+    curve = _campaign(model, dataset, _bit_errors(options, len(dataset.test)), out / f"{name}-ber", resume)
     say(f"{name}: single flips in all roles")
-    single = _campaign(
-        model,
-        dataset,
-        CampaignOptions(samples=options.samples, images=options.fault_images, seed=options.seed),
-        out / f"{name}-single",
-        resume,
-    )
+    single = _campaign(model, dataset, _single_flips(options), out / f"{name}-single", resume)
     return {
         "sha256": model.digest,
         "accuracy": sidecar["accuracy"],
@@ -159,6 +140,21 @@ def _prove(
         "sdc1": single["rates"]["sdc1"],
         "single": {key: single[key] for key in ("population", "faults", "rates", "by_role")},
     }
+
+
+def _bit_errors(demo: DemoOptions, images: int) -> CampaignOptions:
+    return CampaignOptions(
+        faults=FaultModel.BER,
+        roles=(Role.WEIGHT,),
+        ber=demo.ber,
+        chips=demo.chips,
+        images=images,
+        seed=demo.seed,
+    )
+
+
+def _single_flips(demo: DemoOptions) -> CampaignOptions:
+    return CampaignOptions(samples=demo.samples, images=demo.fault_images, seed=demo.seed)
 
 
 def _campaign(

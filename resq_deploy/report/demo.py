@@ -33,57 +33,11 @@ def demo_table(summary: Mapping[str, Any]) -> Table:
 
 def demo_page(summary: Mapping[str, Any]) -> str:
     """Return the demo's page as HTML."""
-    files = summary["files"]
-    attack = lines(
-        [_attack_series(label, files[name]) for name, label in NAMES.items()],
-        x_title="epsilon (1/255, Linf)",
-        y_title="accuracy (%)",
-    )
-    errors = lines(
-        [
-            Series(
-                name=label,
-                x=[point["ber"] for point in files[name]["curve"]],
-                estimates=[point["accuracy"] for point in files[name]["curve"]],
-            )
-            for name, label in NAMES.items()
-        ],
-        x_title="bit error rate of the stored weights",
-        y_title="accuracy (%)",
-        log_x=True,
-    )
-    single = files["baseline"]["single"]
     sections = [
         Section(title="Side by side", table=demo_table(summary), text=("In brackets: 95 % intervals.",)),
-        Section(
-            title="Under attack",
-            text=(
-                f"PGD with {summary['attack_steps']} steps on each float network, its images run on the int8 file made "
-                f"from it; {summary['test_images']} test images. Epsilon 0 is the clean accuracy. Bands: 95 % Wilson.",
-            ),
-            figure=attack,
-            description="Accuracy of both int8 files over the strength of a PGD attack",
-        ),
-        Section(
-            title="Under bit errors",
-            text=(
-                "Every stored weight bit of the int8 file flips with the given probability. Both files meet the same "
-                f"{files['baseline']['curve'][0]['chips']} simulated chips. Bands: 95 % Student intervals over chips.",
-            ),
-            figure=errors,
-            description="Accuracy of both int8 files over the bit error rate",
-        ),
-        Section(
-            title="Single flips",
-            text=(
-                f"{single['faults']['evaluated']} flips drawn evenly from {single['population']['bits']:,} (baseline) "
-                f"and {files['resq']['single']['population']['bits']:,} (hardened) stored bits, each judged on "
-                f"{summary['fault_images']} images. SDC-1: the top-1 class changes; SDC-10 and -20: the confidence moves by "
-                "more than 10 or 20 % of its value. Bars: 95 % intervals over faults.",
-            ),
-            figure=_ladder(files),
-            description="Share of image runs by outcome for both files",
-        ),
+        _under_attack(summary),
+        _under_bit_errors(summary),
+        _single_flips(summary),
         Section(title="What this does not say", text=(_NOT_TESTED,), table=_identity(summary)),
     ]
     lead = (
@@ -91,6 +45,56 @@ def demo_page(summary: Mapping[str, Any]) -> str:
         "int8 ONNX files, run with onnxruntime."
     )
     return render("resq-deploy demo", lead, sections)
+
+
+def _under_attack(summary: Mapping[str, Any]) -> Section:
+    series = [_attack_series(label, summary["files"][name]) for name, label in NAMES.items()]
+    return Section(
+        title="Under attack",
+        text=(
+            f"PGD with {summary['attack_steps']} steps on each float network, its images run on the int8 file made "
+            f"from it; {summary['test_images']} test images. Epsilon 0 is the clean accuracy. Bands: 95 % Wilson.",
+        ),
+        figure=lines(series, x_title="epsilon (1/255, Linf)", y_title="accuracy (%)"),
+        description="Accuracy of both int8 files over the strength of a PGD attack",
+    )
+
+
+def _under_bit_errors(summary: Mapping[str, Any]) -> Section:
+    curves = {name: summary["files"][name]["curve"] for name in NAMES}
+    series = [
+        Series(
+            name=label,
+            x=[point["ber"] for point in curves[name]],
+            estimates=[point["accuracy"] for point in curves[name]],
+        )
+        for name, label in NAMES.items()
+    ]
+    return Section(
+        title="Under bit errors",
+        text=(
+            "Every stored weight bit of the int8 file flips with the given probability. Both files meet the same "
+            f"{curves['baseline'][0]['chips']} simulated chips. Bands: 95 % Student intervals over chips.",
+        ),
+        figure=lines(series, x_title="bit error rate of the stored weights", y_title="accuracy (%)", log_x=True),
+        description="Accuracy of both int8 files over the bit error rate",
+    )
+
+
+def _single_flips(summary: Mapping[str, Any]) -> Section:
+    files = summary["files"]
+    single = files["baseline"]["single"]
+    return Section(
+        title="Single flips",
+        text=(
+            f"{single['faults']['evaluated']} flips drawn evenly from {single['population']['bits']:,} (baseline) "
+            f"and {files['resq']['single']['population']['bits']:,} (hardened) stored bits, each judged on "
+            f"{summary['fault_images']} images. SDC-1: the top-1 class changes; SDC-10 and -20: the confidence moves "
+            "by more than 10 or 20 % of its value. Bars: 95 % intervals over faults.",
+        ),
+        figure=_ladder(files),
+        description="Share of image runs by outcome for both files",
+    )
 
 
 def _attack_series(label: str, file: Mapping[str, Any]) -> Series:
