@@ -6,6 +6,7 @@ negative they change sign, and a flip of a two's-complement code is another one 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resq_deploy.errors import TrainingError
 from resq_deploy.grid import CODE_MAX, SMALLEST_SCALE
 from resq_deploy.hardening.folding import fold_factors
 
@@ -166,6 +168,11 @@ class ActivationGrid:
 
     def _follow(self, name: str, values: Tensor) -> None:
         low, high = min(values.amin().item(), 0.0), max(values.amax().item(), 0.0)
+        if not math.isfinite(high - low):
+            raise TrainingError(
+                f"layer {name} reads values that are not finite: lower the learning rates or give --precision float32; "
+                "the checkpoints of earlier epochs are kept"
+            )
         old_low, old_high = self.ranges.get(name, (low, high))
         self.ranges[name] = (
             _RANGE_MEMORY * old_low + (1 - _RANGE_MEMORY) * low,

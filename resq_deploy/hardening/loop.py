@@ -16,6 +16,7 @@ from resq_deploy.hardening.checkpoint import Checkpoint, load_checkpoint, load_w
 from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.evaluate import correct, correct_under_pgd, estimate
 from resq_deploy.hardening.events import EpochDone, Notice, Report, StepDone
+from resq_deploy.hardening.norm_statistics import settle
 from resq_deploy.hardening.options import STAGES, TrainOptions
 from resq_deploy.hardening.progress import Progress, Record
 from resq_deploy.hardening.stage import Stage, StepResult
@@ -27,6 +28,7 @@ from resq_deploy.records import RunFolder, write_json
 
 _LOWEST_RATE = 0.04
 _MOST_UNDONE = 5
+_SETTLED_STEPS = 16  # by then running averages have forgotten four fifths of their starting values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,8 @@ class _StageRun:
                 self.stage.after_step(batch)
                 tally.add(result, len(batch.labels))
                 self._report_step(tally, time.perf_counter() - began)
+            if (epoch + 1) * self.bench.steps < _SETTLED_STEPS:
+                settle(self.bench)
         trained = time.perf_counter() - began
         metrics = self.stage.validate()
         return {
