@@ -317,6 +317,12 @@ def _use(path: pathlib.Path) -> str:
     return "used"
 
 
+def _peak_bytes() -> int:
+    """Return the largest resident size since this program began; `ru_maxrss` would count its parent's, too."""
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
 def check(paths: list[pathlib.Path]) -> None:
     """Judge files one after the other in this process, a JSON line each; what kills the process is the parent's."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -327,7 +333,7 @@ def check(paths: list[pathlib.Path]) -> None:
         except Exception as error:
             verdict = f"traceback: {type(error).__name__}: {error}"
         signal.alarm(0)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _peak_bytes()
         print(json.dumps({"file": path.name, "verdict": verdict, "peak": peak}), flush=True)
 
 

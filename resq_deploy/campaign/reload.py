@@ -62,12 +62,17 @@ class ReloadEngine:
             session = Session(faulty, self._options.deployment)
         except ModelError as error:
             return Record.due(number, changed, f"load error: {first_line(error)}")
-        with Watchdog(limit) as watchdog:
-            try:
+        watchdog = Watchdog(limit)
+        logits, raised = None, ""
+        try:
+            with watchdog:
                 logits = session.run(self._golden.inputs, watchdog.options)
-            except Exception as error:  # onnxruntime's exceptions have no common base
-                reason = f"no answer in {limit} s" if watchdog.expired else first_line(error)
-                return Record.due(number, changed, reason)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raised = first_line(error)
+        if watchdog.expired:
+            return Record.due(number, changed, f"no answer in {limit} s")
+        if logits is None:
+            return Record.due(number, changed, raised)
         if logits.shape != self._golden.logits.shape:
             return Record.due(number, changed, f"outputs of shape {logits.shape}")
         return Record.of(number, self._golden.judge(logits), changed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,16 @@ def _output_name(session: ort.InferenceSession) -> str:
 class Watchdog:
     """Stops a run of onnxruntime that takes longer than a limit.
 
-    Use it around `Session.run`, handing over `.options`; `expired` tells afterwards whether it struck.
+    Use it around `Session.run`, handing over `.options`; `expired` tells afterwards whether the limit was passed,
+    be it that the run was stopped or that it ended too late by itself.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self.options = ort.RunOptions()
         self.expired = False
+        self._seconds = seconds
         self._timer = threading.Timer(seconds, self._strike) if seconds else None
+        self._begin = 0.0
 
     def _strike(self) -> None:
         self.expired = True
@@ -206,8 +210,10 @@ class Watchdog:
         if self._timer:
             self._timer.daemon = True
             self._timer.start()
+        self._begin = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._timer:
+        if self._timer and self._seconds:
             self._timer.cancel()
+            self.expired = self.expired or time.perf_counter() - self._begin > self._seconds

@@ -7,6 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.reload import ReloadEngine
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
@@ -130,7 +131,8 @@ def test_a_patched_file_answers_like_a_reloaded_one(name, model_file, models):
     logits = Session(patcher.golden, Deployment()).run(inputs)
     labels = np.zeros(len(inputs), np.int64)
     golden = Golden(inputs, labels, logits, Judge(logits, labels))
-    engine = ReloadEngine(patcher, golden, Deployment(), None)
+    surfaces = {surface.tensor: surface for surface in model.surfaces}
+    engine = ReloadEngine(patcher, golden, CampaignOptions(), surfaces)
     assert np.array_equal(golden.logits, answer(path.read_bytes(), inputs, batch))
 
     changed = 0
