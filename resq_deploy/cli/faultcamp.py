@@ -222,6 +222,9 @@ def _print_roles(summary: Mapping[str, Any]) -> None:
     print_table("SDC-1 by role", ("role", "SDC-1", "faults", "of the bits", "of the risk"), rows)
     if not summary["exposure"]:
         return
+    unseen = [role for role, exposed in roles.items() if exposed["sdc1"] is None]
+    if unseen:
+        click.echo(f"no fault fell on {', '.join(unseen)}: draw more, or with --margin, which visits every role")
     at = summary["exposure"]["at"][0]["ber"]
     expected = summary["exposure"]["at"][0]["expected_sdc1"]
     click.echo(f"expected SDC-1 at a bit error rate of {at:g}: {expected['value']:.2e} of the image runs (first order)")

@@ -12,6 +12,7 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import InjectionError, RunFolderError
 from resq_deploy.faults.outcomes import COUNTS
 
@@ -80,6 +81,12 @@ def test_figures_do_not_depend_on_the_number_of_workers(campaign):
     four, rows_four = campaign("four", samples=30, workers=4)
     assert rows_one == rows_four
     assert {**one, "throughput": 0} == {**four, "throughput": 0}
+
+
+def test_figures_do_not_depend_on_the_batch_size(campaign):
+    _, rows = campaign("hundred", samples=30)
+    _, small = campaign("seven", samples=30, deployment=Deployment(batch=7))
+    assert small == rows
 
 
 def test_bit_error_rates_wear_the_accuracy_down(campaign):
