@@ -55,9 +55,17 @@ def planned_sample(population: int, margin: float, confidence: float, cut_off: f
     return population / (1.0 + margin**2 * (population - 1) / (t**2 * 0.25))
 
 
-def wilson(value: float, n_effective: float, confidence: float) -> tuple[float, float]:
-    """Return Wilson's score interval for a share observed over `n_effective` units (need not be whole)."""
-    z2 = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2
+def wilson(value: float, n_effective: float, confidence: float, freedom: float = math.inf) -> tuple[float, float]:
+    """Return Wilson's score interval for a share.
+
+    Args:
+        value: the share.
+        n_effective: units it was observed over; need not be whole.
+        confidence: coverage wanted.
+        freedom: degrees of freedom behind `n_effective` where that is itself estimated from the spread of few units:
+            Student's quantile then takes the place of the normal one.
+    """
+    z2 = float(stats.t.ppf(0.5 + confidence / 2, freedom)) ** 2
     centre = (value + z2 / (2 * n_effective)) / (1 + z2 / n_effective)
     spread = math.sqrt(value * (1 - value) / n_effective + z2 / (4 * n_effective**2)) * math.sqrt(z2)
     spread /= 1 + z2 / n_effective
@@ -95,7 +103,8 @@ def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
     """Estimate the mean rate over faults from a simple random sample of faults without replacement.
 
     Wilson's interval with the effective sample size r (1 - r) / s^2, s the standard error over faults with the
-    finite-population correction. Where all faults gave the same rate (no event at all, mostly) the spread says
+    finite-population correction, and Student's quantile with n - 1 degrees of freedom: the spread of a handful of
+    faults is itself uncertain. Where all faults gave the same rate (no event at all, mostly) the spread says
     nothing: the hypergeometric bound limits the share of faults that may behave otherwise, and those could have any
     rate. A whole population has no uncertainty.
 
@@ -118,7 +127,7 @@ def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
         unseen = zero_event_bound(n, population, confidence)
         low, high = mean * (1.0 - unseen), mean + (1.0 - mean) * unseen
     else:
-        low, high = wilson(mean, _effective_size(values, mean, population), confidence)
+        low, high = wilson(mean, _effective_size(values, mean, population), confidence, n - 1)
     return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
 
 

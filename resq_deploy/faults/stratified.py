@@ -58,8 +58,9 @@ class Sample:
 def estimate(values: Floats, sample: Sample, confidence: float, domain: NDArray[np.bool_] | None = None) -> Estimate:
     """Estimate the mean of a per-fault rate over the population, or over the part of it in a domain.
 
-    The interval is Wilson's with the effective sample size r (1 - r) / variance. Where all faults of the domain gave
-    the same rate, the bound for events not seen is used with Kish's effective sample size.
+    The interval is Wilson's with the effective sample size r (1 - r) / variance and n - 1 degrees of freedom. Where
+    all faults of the domain gave the same rate, the bound for events not seen is used with Kish's effective sample
+    size.
 
     Args:
         values: rate of each fault, shape [n], in [0, 1].
@@ -83,7 +84,7 @@ def estimate(values: Floats, sample: Sample, confidence: float, domain: NDArray[
         low, high = mean * (1.0 - unseen), mean + (1.0 - mean) * unseen
     else:
         variance = _variance((values - mean) * inside, sample) / total**2
-        low, high = (mean, mean) if variance == 0.0 else wilson(mean, mean * (1.0 - mean) / variance, confidence)
+        low, high = (mean, mean) if variance == 0.0 else wilson(mean, mean * (1.0 - mean) / variance, confidence, n - 1)
     return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
 
 

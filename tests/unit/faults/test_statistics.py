@@ -50,7 +50,13 @@ def test_cluster_rests_on_faults_and_not_on_image_runs():
     rates[:20] = 1.0  # ten per cent of the faults change every image
     estimate = cluster(rates, 10**9, 0.95)
     assert estimate.n == 200
-    assert (estimate.low, estimate.high) == pytest.approx(wilson(0.1, 199.0, 0.95), rel=1e-6)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(0.1, 199.0, 0.95, 199), rel=1e-6)
+
+
+def test_two_faults_that_agree_by_chance_do_not_settle_a_rate():
+    estimate = cluster([0.0, 0.002], 10**6, 0.95)
+    assert estimate.high > 0.05
+    assert cluster(np.tile([0.0, 0.002], 200), 10**6, 0.95).high < 0.002
 
 
 def test_cluster_is_narrower_when_faults_agree_and_wider_when_they_do_not():
