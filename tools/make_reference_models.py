@@ -24,7 +24,7 @@ A ResNet-8 (He et al. 2016, with 1x1 convolutions as shortcuts) that reads handw
 Static int8 ONNX (QDQ), weights int8 per channel, activations uint8 with MinMax ranges. It takes float32
 images `[batch, 3, 32, 32]` in [0, 1] and returns 10 logits.
 
-- **Made by** `python tools/make_reference_models.py resnet8-digits`, seed {seed}, with {versions}.
+- **Made by** `OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits`, seed {seed}, with {versions}.
 - **Data**: `digits` of scikit-learn, a copy of the test set of *Optical Recognition of Handwritten Digits*
   (Alpaydin and Kaynak, UCI, 1998; CC BY 4.0), upscaled to 32x32. {test_images} of its 1,797 images are the test set.
 - **Licence** of the file: that of the project (MIT).
