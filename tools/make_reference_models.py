@@ -36,6 +36,7 @@ Figures on the test images, with 95 % intervals:
 
 PGD: {attack_steps} steps on the float network, its images run on this file. Bit errors: every stored weight bit flips
 with the given probability, {chips} chips. SDC-1: one flip anywhere in the file, {fault_images} images a flip.
+One training run with one seed; the numbers of epochs in the recipe were chosen with these test images in view.
 """
 
 STAGES = {

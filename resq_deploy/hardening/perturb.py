@@ -1,7 +1,7 @@
 """Perturbed views: N-FGSM and PGD under an Linf bound, on any differentiable classifier."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,14 @@ def evaluation_mode(network: Classifier) -> Iterator[None]:
 
     Batch-norm then neither reads nor learns the statistics of perturbed batches. A plain function is left as it is.
     """
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    with evaluating(network.modules() if isinstance(network, nn.Module) else ()):
+        yield
+
+
+@contextlib.contextmanager
+def evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Put just these modules, not what they contain, in evaluation mode for a while."""
+    modules = list(parts)
     modes = [module.training for module in modules]
     try:
         for module in modules:

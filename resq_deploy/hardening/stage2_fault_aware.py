@@ -19,7 +19,7 @@ from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.evaluate import correct, correct_under_pgd, share
 from resq_deploy.hardening.fake_quant import ActivationGrid, WeightGrid
 from resq_deploy.hardening.folding import find_pairs
-from resq_deploy.hardening.perturb import Classifier, evaluation_mode
+from resq_deploy.hardening.perturb import Classifier, evaluating, evaluation_mode
 from resq_deploy.hardening.stage import Stage, StepResult, total_of
 from resq_deploy.hardening.stage1_desensitize import consistency, perturbed_view
 from resq_deploy.hardening.workbench import Batch, Workbench
@@ -221,11 +221,5 @@ def add_clamped_gradients(loss: Tensor, parameters: list[nn.Parameter], *, bound
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Run batch-norm on its running statistics for a while, and leave those as they are."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    modes = [norm.training for norm in norms]
-    try:
-        for norm in norms:
-            norm.training = False
+    with evaluating(norms):
         yield
-    finally:
-        for norm, mode in zip(norms, modes, strict=True):
-            norm.training = mode

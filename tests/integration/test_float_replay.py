@@ -1,8 +1,5 @@
 """A float file's 32-bit weight faults, counted by the campaign and by plain PyTorch (tools/check_float_replay.py)."""
 
-import importlib.util
-import pathlib
-
 import torch
 
 from resq_deploy.campaign.options import CampaignOptions
@@ -11,13 +8,9 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.hardening.checkpoint import Checkpoint
 from resq_deploy.networks import build_network
 
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "check_float_replay.py"
 
-
-def test_campaign_and_torch_count_the_same_sdc():
-    spec = importlib.util.spec_from_file_location("check_float_replay", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_campaign_and_torch_count_the_same_sdc(load_tool):
+    tool = load_tool("check_float_replay")
     digits = load_dataset("digits")
     mean, std = digits.mean_std()
     with torch.random.fork_rng():

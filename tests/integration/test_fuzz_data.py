@@ -1,19 +1,11 @@
 """The short version of tools/fuzz_data.py: mutated data files are used or refused in one line."""
 
-import importlib.util
-import pathlib
-
 import pytest
-
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "fuzz_data.py"
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_data", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fuzz(load_tool):
+    return load_tool("fuzz_data")
 
 
 def test_sound_files_are_used(fuzz, tmp_path):

@@ -1,19 +1,11 @@
 """The short version of tools/fuzz_models.py: mutated files are used or refused in one line."""
 
-import importlib.util
-import pathlib
-
 import pytest
-
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "fuzz_models.py"
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_models", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fuzz(load_tool):
+    return load_tool("fuzz_models")
 
 
 def test_the_sound_models_are_used(fuzz, tmp_path):
