@@ -1,12 +1,31 @@
-"""Evaluating many faults at the same time on this machine."""
+"""Evaluating many faults at the same time: on this machine here, on a cluster in `cluster.py`."""
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
+from types import TracebackType
+from typing import Protocol, Self
 
+from resq_deploy.campaign.engines.testbed import Testbed
+from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 
-_AHEAD = 4  # faults handed out per worker: enough to keep it busy, few enough to stop soon
+_AHEAD = 2  # portions handed out per worker: enough to keep it busy, few enough to stop soon
+
+
+class Executor(Protocol):
+    """Evaluates portions of a plan's faults, several at a time; a context manager."""
+
+    def run(self, plan: Plan, portions: Iterable[list[int]], *, truth: bool = False) -> Generator[list[Record]]:
+        """Yield the records of each portion as it is ready, in no particular order."""
+
+    def __enter__(self) -> Self:
+        """Get the workers ready."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the workers go."""
 
 
 def worker_count(requested: int | None) -> int:
@@ -14,23 +33,45 @@ def worker_count(requested: int | None) -> int:
     return requested if requested is not None else len(os.sched_getaffinity(0))
 
 
-def evaluate_all(evaluate: Callable[[int], Record], numbers: Iterable[int], workers: int) -> Generator[Record]:
-    """Yield the record of each fault as it is ready, in no particular order.
+class Threads:
+    """Workers that are threads of this process.
 
-    Threads suffice: onnxruntime releases Python's lock while it runs, and each session has one thread of its own.
-    Leaving the iteration early (an error, Ctrl-C) drops what has not begun and waits for what has.
+    Threads suffice: onnxruntime releases Python's lock while it runs, each session has one thread of its own, and
+    golden activations are shared.
+
+    Args:
+        testbed: the engines.
+        workers: how many threads.
     """
-    pending: set[concurrent.futures.Future[Record]] = set()
-    waiting = iter(numbers)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            while True:
-                while len(pending) < workers * _AHEAD and (number := next(waiting, None)) is not None:
-                    pending.add(pool.submit(evaluate, number))
-                if not pending:
-                    return
-                done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+    def __init__(self, testbed: Testbed, workers: int) -> None:
+        self._testbed = testbed
+        self._workers = workers
+
+    def run(self, plan: Plan, portions: Iterable[list[int]], *, truth: bool = False) -> Generator[list[Record]]:
+        """Yield the records of each portion as it is ready, in no particular order.
+
+        Leaving the iteration early (an error, Ctrl-C) drops what has not begun and waits for what has.
+        """
+        pending: set[concurrent.futures.Future[list[Record]]] = set()
+        waiting = iter(portions)
+        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+            try:
+                while True:
+                    while len(pending) < self._workers * _AHEAD and (portion := next(waiting, None)) is not None:
+                        pending.add(pool.submit(self._testbed.evaluate, plan, portion, truth=truth))
+                    if not pending:
+                        return
+                    done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass

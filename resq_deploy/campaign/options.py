@@ -11,6 +11,9 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 
 DEFAULT_MARGIN = 0.01
+DEFAULT_MEMORY = 2 * 10**9
+_LEAST_MEMORY = 2**28
+_AUDIT = {"replay": 0.01, "reload": 0.0}
 DEFAULT_BER = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -28,7 +31,7 @@ class FaultModel(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
-    """Options of a campaign; all but `workers` decide its figures.
+    """Options of a campaign; all but `workers`, `engine`, `memory`, `scheduler` and `audit` decide its figures.
 
     Attributes:
         faults: the fault model.
@@ -45,11 +48,15 @@ class CampaignOptions:
         exhaustive: take every fault of the population.
         confidence: coverage of the intervals.
         ecc: `secded` corrects one and detects two flips in every 64-bit word of a tensor; `none` leaves them.
-        audit: share of the faults that is evaluated a second time, by reload-and-run, and compared.
+        audit: share of the replayed faults that is evaluated a second time, by reload-and-run, and compared bit by bit;
+            None for 1 % with the engine `replay`, and none with `reload`, which is the truth itself.
         fit_per_mbit: raw failure rate of the memory, failures in 10^9 hours and 10^6 bits; None where unknown.
         time_limit: seconds a run over all images may take before the fault counts as `due`; None for no limit.
         seed: of all drawing but the chips'.
-        workers: faults evaluated at the same time; None for all cores.
+        workers: shards of faults evaluated at the same time; None for all cores.
+        engine: `replay` runs what a fault changes, `reload` the whole file; both give the same records.
+        memory: bytes of memory that the process should stay within; bounds the golden activations held.
+        scheduler: address of a Dask scheduler, or `local` for Dask on this machine; None for threads.
         deployment: how the file is run.
     """
 
@@ -67,11 +74,14 @@ class CampaignOptions:
     exhaustive: bool = False
     confidence: float = 0.95
     ecc: Literal["none", "secded"] = "none"
-    audit: float = 0.0
+    audit: float | None = None
     fit_per_mbit: float | None = None
     time_limit: float | None = None
     seed: int = 0
     workers: int | None = None
+    engine: Literal["replay", "reload"] = "replay"
+    memory: int = DEFAULT_MEMORY
+    scheduler: str | None = None
     deployment: Deployment = dataclasses.field(default_factory=Deployment)
 
     def __post_init__(self) -> None:
@@ -95,12 +105,14 @@ class CampaignOptions:
             raise OptionError(f"--confidence {self.confidence}: give a fraction from 0.5 to below 1, such as 0.95")
         if self.time_limit is not None and self.time_limit <= 0:
             raise OptionError(f"--time-limit {self.time_limit}: give seconds above 0")
-        if not 0.0 <= self.audit <= 1.0:
+        if self.audit is not None and not 0.0 <= self.audit <= 1.0:
             raise OptionError(f"--audit {self.audit}: give a fraction from 0 to 1, such as 0.01")
         if self.fit_per_mbit is not None and not 0.0 <= self.fit_per_mbit < math.inf:
             raise OptionError(f"--fit-per-mbit {self.fit_per_mbit}: give a rate from 0 up")
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers {self.workers}: give a whole number from 1 up")
+        if self.memory < _LEAST_MEMORY:
+            raise OptionError(f"--memory {self.memory}: give bytes, {_LEAST_MEMORY:,} or more")
         if not self.ber or any(not 0.0 < rate <= 0.5 for rate in self.ber):
             raise OptionError("--ber: give bit error rates above 0 and up to 0.5, such as 1e-4,1e-3")
         if not 2 <= self.burst <= 64:
@@ -120,10 +132,16 @@ class CampaignOptions:
         """Whether faults are drawn in strata until a margin is reached."""
         return self.samples is None and not self.exhaustive and self.faults not in (FaultModel.BER, FaultModel.LIST)
 
+    @property
+    def audit_share(self) -> float:
+        """The share of the faults that is audited."""
+        return _AUDIT[self.engine] if self.audit is None else self.audit
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
-        del values["workers"], values["audit"]
+        for how in ("workers", "audit", "engine", "memory", "scheduler"):
+            del values[how]
         del values["fault_list"]  # its digest counts, not its path
         values["faults"] = str(self.faults)
         values["roles"] = [str(role) for role in self.roles]

@@ -82,6 +82,14 @@ class Plan:
             return self.listed[number]
         return Fault(number, (self.population.edit(int(self.positions[number])),))
 
+    def tensors(self, number: int) -> tuple[str, ...]:
+        """Return the tensors a fault touches; for random bit errors none, as that takes a whole mask to know."""
+        if self.masks:
+            return ()
+        if self.population is None:
+            return self.listed[number].tensors
+        return (self.population.cell_of(int(self.positions[number])).surface.tensor,)
+
     def label(self, number: int) -> str:
         """Return what a fault is called in the table of faults."""
         return self.labels[number] if self.labels else str(number)

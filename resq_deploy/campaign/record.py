@@ -1,10 +1,11 @@
 """What a campaign keeps of each fault."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
-from resq_deploy.faults.outcomes import COUNTS, Judgement, Outcome
+from resq_deploy.faults.outcomes import COUNTS, Judgement, Logits, Outcome
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,10 +18,11 @@ class Record:
         images: image runs judged; 0 for a `due` fault.
         counts: images for each name of `COUNTS`.
         accuracy: share of images answered right; 0 for a `due` fault.
+        logits: digest of the outputs for all images, bit by bit (128 bits of BLAKE2b, hexadecimal); empty if `due`.
         right: bitmap of right answers, most significant bit first (numpy.packbits), ceil(images / 8) bytes.
         changed: stored bits that the fault really changed.
         reason: why the fault is `due`; empty otherwise.
-        reloaded: whether a session was created from the faulty file for it.
+        reloaded: whether it was evaluated by reload-and-run.
     """
 
     number: int
@@ -28,13 +30,14 @@ class Record:
     images: int
     counts: dict[str, int]
     accuracy: float
+    logits: str
     right: bytes
     changed: int
     reason: str = ""
     reloaded: bool = True
 
     @classmethod
-    def of(cls, number: int, judgement: Judgement, changed: int, *, reloaded: bool = True) -> "Record":
+    def of(cls, number: int, judgement: Judgement, changed: int, logits: Logits, *, reloaded: bool = True) -> "Record":
         """Make the record of a fault whose images were judged."""
         return cls(
             number=number,
@@ -42,6 +45,7 @@ class Record:
             images=len(judgement.right),
             counts=judgement.counts,
             accuracy=float(judgement.right.mean()),
+            logits=hashlib.blake2b(logits.tobytes(), digest_size=16).hexdigest(),
             right=np.packbits(judgement.right).tobytes(),
             changed=changed,
             reloaded=reloaded,
@@ -56,6 +60,7 @@ class Record:
             images=0,
             counts=dict.fromkeys(COUNTS, 0),
             accuracy=0.0,
+            logits="",
             right=b"",
             changed=changed,
             reason=reason,

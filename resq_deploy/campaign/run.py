@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.executors import evaluate_all, worker_count
+from resq_deploy.campaign.engines.testbed import Kit, Testbed
+from resq_deploy.campaign.executors import Executor, Threads, worker_count
 from resq_deploy.campaign.exposure import exposure
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import eq7_sample, make_plan
 from resq_deploy.campaign.proofs import audit, canary
 from resq_deploy.campaign.record import Record
-from resq_deploy.campaign.reload import ReloadEngine
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.campaign.summary import summarise
 from resq_deploy.campaign.table import faults_csv
@@ -64,10 +64,22 @@ class Campaign:
         self.plan = make_plan(model.surfaces, options)
         patcher = model.patcher()
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
-        surfaces = {surface.tensor: surface for surface in model.surfaces}
-        self.engine = ReloadEngine(patcher, self.golden, options, surfaces)
+        kit = Kit(
+            patcher=patcher,
+            surfaces={surface.tensor: surface for surface in model.surfaces},
+            golden=self.golden,
+            options=options,
+        )
+        self.testbed = Testbed(kit)
         self._workers = worker_count(options.workers)
-        self._settings = {"model_file": model.path.name, "engine": "reload", "workers": self._workers}
+        self._executor: Executor = Threads(self.testbed, self._workers)
+        self._settings = {
+            "model_file": model.path.name,
+            "engine": options.engine,
+            "workers": self._workers,
+            "memory": options.memory,
+            "scheduler": options.scheduler,
+        }
         self._sha256 = {
             "model": model.digest,
             "data": dataset.digest("test"),
@@ -78,12 +90,14 @@ class Campaign:
         self._identity = {"dataset": dataset.name, "onnxruntime": runtime, **options.identity()}
 
     def estimate(self) -> dict[str, Any]:
-        """Time a few faults; return population, planned faults and the seconds they would take."""
-        trials = min(_TRIALS, len(self.plan))
+        """Time a few portions of the faults; return population, planned faults and the seconds they would take."""
+        portions = self.testbed.shards(self.plan, range(len(self.plan)))
+        spread = np.unique(np.linspace(0, len(portions) - 1, _TRIALS, dtype=int))
         begin = time.perf_counter()
-        for _ in evaluate_all(self._evaluate, range(trials), self._workers):
-            pass
-        seconds = (time.perf_counter() - begin) / trials
+        with self._executor as executor:
+            for _ in executor.run(self.plan, [portions[place] for place in spread]):
+                pass
+        seconds = (time.perf_counter() - begin) * len(portions) / len(spread) / len(self.plan)
         at_most = len(self.plan)
         if self.plan.strata is not None and self.plan.population is not None:
             at_most = max(at_most, eq7_sample(self.plan.population.size, self.options))
@@ -116,18 +130,21 @@ class Campaign:
             settings=self._settings,
             resume=resume,
         ) as folder:
-            seen = canary(self.plan.surfaces, self.engine)
-            begin = time.perf_counter()
-            with Store(folder.path / FILE) as store:
-                before = len(store.numbers())
-                self._evaluate_rounds(store, report)
-                records = list(store.records())
-            seconds = time.perf_counter() - begin
+            seen = canary(self.plan.surfaces, self.testbed)
+            with self._executor as executor:
+                begin = time.perf_counter()
+                with Store(folder.path / FILE) as store:
+                    before = len(store.numbers())
+                    self._evaluate_rounds(store, executor, report)
+                    records = list(store.records())
+                seconds = time.perf_counter() - begin
+                checked = audit(self.plan, records, executor)
             summary = summarise(self.plan, self.golden, records)
+            summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
             if "by_role" in summary:
                 summary["exposure"] = exposure(self.plan, summary["by_role"], summary["rates"]["sdc1"])
             summary["canary"] = seen
-            summary["audit"] = audit(self.plan, records, self.engine, self._workers)
+            summary["audit"] = checked
             summary["throughput"] = self._throughput(len(records) - before, seconds)
             write_atomic(folder.path / "faults.csv", faults_csv(self.plan, records))
             write_json(folder.path / "summary.json", summary)
@@ -138,18 +155,16 @@ class Campaign:
                 )
         return summary
 
-    def _evaluate(self, number: int) -> Record:
-        return self.engine.evaluate(self.plan.fault(number))
-
-    def _evaluate_rounds(self, store: Store, report: Report) -> None:
+    def _evaluate_rounds(self, store: Store, executor: Executor, report: Report) -> None:
         """Evaluate the faults the store does not hold yet, round by round until the plan asks for no more."""
         rates = {record.number: _sdc1(record) for record in store.records()}
         while True:
             missing = [number for number in range(len(self.plan)) if number not in rates]
-            with contextlib.closing(evaluate_all(self._evaluate, missing, self._workers)) as runs:
-                for record in runs:
-                    store.add([record])
-                    rates[record.number] = _sdc1(record)
+            portions = self.testbed.shards(self.plan, missing)
+            with contextlib.closing(executor.run(self.plan, portions)) as runs:
+                for records in runs:
+                    store.add(records)
+                    rates.update((record.number, _sdc1(record)) for record in records)
                     report(Progress(len(rates), len(self.plan), sum(rates.values()) / len(rates)))
             ordered: NDArray[np.float64] = np.array([rates[number] for number in range(len(self.plan))])
             more = self.plan.continued(ordered)

@@ -9,10 +9,10 @@ from resq_deploy.campaign.record import Record
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "campaign.sqlite"
 
-_COLUMNS = ("number", "outcome", "images", *COUNTS, "accuracy", "right", "changed", "reason", "reloaded")
+_COLUMNS = ("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "reloaded")
 
 
 class Store:
@@ -42,7 +42,7 @@ class Store:
         counts = ", ".join(f"{name} INTEGER NOT NULL" for name in COUNTS)
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
-            f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, right BLOB NOT NULL,"
+            f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, logits TEXT NOT NULL, right BLOB NOT NULL,"
             " changed INTEGER NOT NULL, reason TEXT NOT NULL, reloaded INTEGER NOT NULL)"
         )
         self._database.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -87,7 +87,16 @@ class Store:
 def _as_row(record: Record) -> tuple[object, ...]:
     counts = [record.counts[name] for name in COUNTS]
     head = (record.number, str(record.outcome), record.images)
-    return (*head, *counts, record.accuracy, record.right, record.changed, record.reason, int(record.reloaded))
+    return (
+        *head,
+        *counts,
+        record.accuracy,
+        record.logits,
+        record.right,
+        record.changed,
+        record.reason,
+        int(record.reloaded),
+    )
 
 
 def _from_row(row: tuple[object, ...]) -> Record:

@@ -70,8 +70,26 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 )
 @click.option("--fit-per-mbit", type=float, metavar="R", help="Raw failures in 10^9 hours and 10^6 bits of the memory.")
 @click.option("--time-limit", type=float, metavar="S", help="Seconds before a run counts as due.  [default: none]")
-@click.option("--audit", type=float, default=0.0, show_default=True, help="Share of the faults to run a second time.")
-@click.option("--engine", type=click.Choice(["reload"]), default="reload", show_default=True, help="How faults run.")
+@click.option(
+    "--engine",
+    type=click.Choice(["replay", "reload"]),
+    default="replay",
+    show_default=True,
+    help="reload: every fault in a session of its own over all images; replay: the same figures, from what a fault "
+    "changes alone.",
+)
+@click.option(
+    "--audit",
+    type=float,
+    metavar="SHARE",
+    help="Share of the faults to run again by reload-and-run and compare bit by bit.  [default: 0.01 with replay]",
+)
+@click.option("--memory", type=int, metavar="BYTES", default=2_000_000_000, show_default=True, help="Memory to use.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Dask scheduler whose workers run the faults, such as tcp://host:8786; local starts one here.",
+)
 @click.option("--provider", "providers", multiple=True, help="onnxruntime provider.  [default: CPUExecutionProvider]")
 @click.option(
     "--optimization",
@@ -124,7 +142,6 @@ def _options(given: dict[str, Any]) -> "CampaignOptions":
     from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
     from resq_deploy.deployed.session import Deployment
 
-    del given["engine"]  # there is one
     listed = given["fault_list"] is not None
     providers, optimization = given.pop("providers"), given.pop("optimization")
     given["deployment"] = Deployment(providers=providers or ("CPUExecutionProvider",), optimization=optimization)

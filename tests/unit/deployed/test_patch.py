@@ -6,9 +6,10 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
+from resq_deploy.campaign.engines.injection import Injector
+from resq_deploy.campaign.engines.reload import ReloadEngine
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.reload import ReloadEngine
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import InjectionError
@@ -132,7 +133,7 @@ def test_a_patched_file_answers_like_a_reloaded_one(name, model_file, models):
     labels = np.zeros(len(inputs), np.int64)
     golden = Golden(inputs, labels, logits, Judge(logits, labels))
     surfaces = {surface.tensor: surface for surface in model.surfaces}
-    engine = ReloadEngine(patcher, golden, CampaignOptions(), surfaces)
+    engine = ReloadEngine(Injector(patcher, surfaces, "none"), golden, CampaignOptions())
     assert np.array_equal(golden.logits, answer(path.read_bytes(), inputs, batch))
 
     changed = 0
@@ -141,7 +142,7 @@ def test_a_patched_file_answers_like_a_reloaded_one(name, model_file, models):
         faulty = patcher.apply(patcher.masks(fault))
         assert patcher.prove(fault, faulty) == 1
         expected = answer(reference(path, tensor, index, bit), inputs, batch)
-        record = engine.evaluate(fault)
+        (record,) = engine.evaluate([fault])
         if expected is None:
             assert record.outcome == "due"
             continue

@@ -1,0 +1,112 @@
+"""Golden activations: values of the fault-free graph at its cuts, computed when needed, kept while there is room."""
+
+import collections
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
+from resq_deploy.deployed.session import Deployment
+
+_PARTS = 8
+
+Values = dict[str, NDArray[Any]]
+
+
+class Activations:
+    """Golden values by batch. Those asked for together are computed from the nearest ones that are still held.
+
+    Args:
+        graph: the optimised fault-free graph.
+        batches: the batches as they are run, and how many images of each count.
+        deployment: how the file is run.
+        memory: bytes that may be held; the least recently used values go first.
+    """
+
+    def __init__(
+        self, graph: RuntimeGraph, batches: Sequence[tuple[NDArray[Any], int]], deployment: Deployment, memory: int
+    ) -> None:
+        self.counts = [count for _, count in batches]
+        self._starts = np.cumsum([0, *self.counts])
+        self._graph = graph
+        self._inputs = [batch for batch, _ in batches]
+        self._deployment = deployment
+        self._memory = memory
+        self._held: collections.OrderedDict[tuple[int, str], NDArray[Any]] = collections.OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._batch_locks = [threading.Lock() for _ in batches]
+        self._parts: collections.OrderedDict[tuple[object, ...], Part] = collections.OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def rows(self, batch: int) -> int:
+        """Return how many rows a batch is run with, filled-up ones included."""
+        return len(self._inputs[batch])
+
+    def images(self, batch: int) -> slice:
+        """Return which images a batch holds."""
+        return slice(int(self._starts[batch]), int(self._starts[batch + 1]))
+
+    def get(self, batch: int, names: Collection[str]) -> Values:
+        """Return golden values of one batch."""
+        with self._batch_locks[batch]:
+            held = self._look_up(batch, names)
+            missing = [name for name in names if name not in held]
+            if missing:
+                held.update(self._compute(batch, missing))
+        return held
+
+    def _look_up(self, batch: int, names: Collection[str]) -> Values:
+        found: Values = {}
+        with self._lock:
+            for name in names:
+                if name == self._graph.input:
+                    found[name] = self._inputs[batch]
+                elif (batch, name) in self._held:
+                    self._held.move_to_end((batch, name))
+                    found[name] = self._held[batch, name]
+        return found
+
+    def _compute(self, batch: int, wanted: Sequence[str]) -> Values:
+        with self._lock:
+            known = {name for at, name in self._held if at == batch}
+        places = self._graph.between(known, wanted)
+        part = self._part(places, wanted)
+        inputs = self._look_up(batch, part.inputs)
+        if len(inputs) < len(part.inputs):  # another batch's values pushed one out meanwhile
+            return self._compute_from_input(batch, wanted)
+        return self._keep(batch, part, inputs)
+
+    def _compute_from_input(self, batch: int, wanted: Sequence[str]) -> Values:
+        part = self._part(self._graph.between((), wanted), wanted)
+        return self._keep(batch, part, {self._graph.input: self._inputs[batch]})
+
+    def _keep(self, batch: int, part: Part, inputs: Mapping[str, object]) -> Values:
+        computed: Values = {name: np.asarray(value) for name, value in zip(part.outputs, part.run(inputs), strict=True)}
+        with self._lock:
+            for name, value in computed.items():
+                self._held[batch, name] = value
+                self._bytes += value.nbytes
+            while self._bytes > self._memory and self._held:
+                _, dropped = self._held.popitem(last=False)
+                self._bytes -= dropped.nbytes
+        return computed
+
+    def _part(self, places: Collection[int], outputs: Sequence[str]) -> Part:
+        key = (frozenset(places), tuple(outputs))
+        with self._lock:
+            if key in self._parts:
+                self._parts.move_to_end(key)
+                return self._parts[key]
+        model, inputs = self._graph.part(places, outputs)
+        part = Part(model, inputs, outputs, self._deployment)
+        with self._lock:
+            self._parts[key] = part
+            while len(self._parts) > _PARTS:
+                self._parts.popitem(last=False)
+        return part

@@ -1,0 +1,268 @@
+"""The fast engine: run only what a fault can change, and only for the images it does change.
+
+A fault is placed in the optimised graph that onnxruntime runs. What comes before it has its golden values, which are
+cached; what comes behind it is golden again and is run for the images whose values really differ. Two ways lead to
+the faulty part: a flip in the integers of a layer needs no session of its own (`channels`); for every other fault the
+faulty file is optimised anew and compared, node by node, with the golden graph (`cuts`).
+
+Whatever is not proven to be exact that way is left to reload-and-run.
+"""
+
+import collections
+import resource
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.channels import MOST, ChannelLayer
+from resq_deploy.campaign.engines.cuts import Cut, changed_nodes, cut
+from resq_deploy.campaign.engines.injection import Injection, Injector
+from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
+from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
+from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.record import Record
+from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
+from resq_deploy.deployed.session import Session, as_scores, first_line
+from resq_deploy.errors import ModelError
+from resq_deploy.faults.fault import Fault
+
+_RESTS = 6
+_LEAST_ROOM = 2**25
+
+Logits = NDArray[np.float32]
+
+
+class NotReplayableError(Exception):
+    """This model or this fault cannot be replayed exactly; the reason is for people to read."""
+
+
+class ReplayEngine:
+    """Evaluates faults by replay, with the very records of reload-and-run.
+
+    Args:
+        injector: makes and proves the injections.
+        golden: the fault-free run.
+        options: deployment, memory and time limit.
+        truth: evaluates what cannot be replayed.
+
+    Raises:
+        NotReplayableError: if the optimised graph cannot be run in parts, or its parts do not give the golden outputs.
+    """
+
+    name = "replay"
+
+    def __init__(self, injector: Injector, golden: Golden, options: CampaignOptions, truth: ReloadEngine) -> None:
+        self._injector = injector
+        self._golden = golden
+        self._options = options
+        self._truth = truth
+        self._deployment = options.deployment
+        if self._deployment.providers != ("CPUExecutionProvider",):
+            raise NotReplayableError("only onnxruntime's CPU provider can be replayed")
+        session = Session(injector.patcher.golden, self._deployment)
+        if options.time_limit is not None:
+            self._check_time(session, options.time_limit)
+        try:
+            self._graph = RuntimeGraph(optimise(injector.patcher.golden, self._deployment), session.output)
+            self._graph.learn_types(self._deployment)
+            batches = list(session.batches(golden.inputs))
+            self._activations = Activations(self._graph, batches, self._deployment, _room(options.memory))
+            self._check_golden()
+        except (ModelError, ValueError, KeyError) as error:
+            raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
+        self._signatures = collections.Counter(self._graph.signatures())
+        batches = list(session.batches(golden.inputs))
+        self._activations = Activations(self._graph, batches, self._deployment, _room(options.memory))
+        self._check_golden()
+        self._lock = threading.Lock()
+        self._layers: dict[int, ChannelLayer | None] = {}
+        self._proven: dict[str, bool] = {}
+        self._rests: collections.OrderedDict[tuple[object, ...], Rest] = collections.OrderedDict()
+
+    def _check_time(self, session: Session, limit: float) -> None:
+        """Check that a fault which leaves the work as it is cannot pass the time limit."""
+        begin = time.perf_counter()
+        session.run(self._golden.inputs)
+        seconds = time.perf_counter() - begin
+        if 2 * seconds > limit:
+            raise NotReplayableError(f"the golden run takes {seconds:.2g} s, too near to the time limit of {limit} s")
+
+    def _check_golden(self) -> None:
+        """Check that the optimised graph gives the golden outputs, on the first batch and on the last."""
+        for batch in {0, len(self._activations) - 1}:
+            whole = self._activations.get(batch, [self._graph.output])[self._graph.output]
+            logits = as_scores(whole, self._activations.rows(batch))[: self._activations.counts[batch]]
+            if differing(logits, self._golden.logits[self._activations.images(batch)]).any():
+                raise NotReplayableError("the optimised graph does not give the outputs of the file")
+
+    def group(self, tensors: Sequence[str]) -> tuple[int, str] | None:
+        """Return what faults in these tensors have in common; faults of one group are best evaluated together."""
+        if len(tensors) != 1:
+            return None
+        readers = self._graph.readers(tensors[0])
+        return (readers[0], "") if readers else (len(self._graph.nodes), tensors[0])
+
+    def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
+        """Return what each fault does; thread-safe.
+
+        Raises:
+            InjectionError: if stored bytes are not exactly what a fault asks for.
+        """
+        records = []
+        by_layer: dict[int, list[Injection]] = {}
+        for fault in faults:
+            injection = self._injector.inject(fault)
+            place = self._layer_of(injection)
+            settled = without_run(injection, self._golden)
+            if settled:
+                records.append(settled)
+            elif place is not None:
+                by_layer.setdefault(place, []).append(injection)
+            else:
+                records.append(self._rebuild(injection))
+        for place, injections in by_layer.items():
+            for start in range(0, len(injections), MOST):
+                records += self._channels(place, injections[start : start + MOST])
+        return records
+
+    # A fault in the integers of one layer.
+
+    def _layer_of(self, injection: Injection) -> int | None:
+        """Return the layer whose channels can be computed by themselves for this fault, if there is one."""
+        places = {place for tensor in injection.values for place in self._graph.readers(tensor)}
+        if len(places) != 1:
+            return None
+        place = places.pop()
+        layer = self._layer(place)
+        if layer is None or not set(injection.values) <= set(layer.tensors):
+            return None
+        if not all(self._is_stored_as_is(tensor, injection) for tensor in injection.values):
+            return None
+        return place if len(layer.touched(injection.values)) <= max(1, layer.channels // 2) else None
+
+    def _layer(self, place: int) -> ChannelLayer | None:
+        """Return a layer that can be computed by channels, tried out; None if it cannot."""
+        with self._lock:
+            if place not in self._layers:
+                try:
+                    layer = ChannelLayer(self._graph, place, self._deployment)
+                    golden = self._activations.get(0, [layer.data, layer.output])
+                    fits = layer.agrees(golden[layer.data], golden[layer.output])
+                except (ValueError, ModelError):
+                    fits = False
+                self._layers[place] = layer if fits else None
+            return self._layers[place]
+
+    def _is_stored_as_is(self, tensor: str, injection: Injection) -> bool:
+        """Return whether the optimiser hands a tensor's bytes on unread, tried out with the first fault in it."""
+        with self._lock:
+            if tensor not in self._proven:
+                parameter = self._graph.parameters[tensor]
+                unchanged = parameter.raw_data == self._injector.patcher.stored(tensor).tobytes()
+                self._proven[tensor] = unchanged and self._arrives(tensor, injection)
+            return self._proven[tensor]
+
+    def _arrives(self, tensor: str, injection: Injection) -> bool:
+        """Return whether the file with this tensor faulty is optimised to the golden graph with just it faulty."""
+        patcher = self._injector.patcher
+        try:
+            faulty = self._optimised(patcher.apply({tensor: injection.masks[tensor]}))
+        except NotReplayableError:
+            return False
+        changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
+        parameter = faulty.parameters.get(tensor)
+        return (
+            changed == set(self._graph.readers(tensor))
+            and [node.output[0] for node in faulty.nodes] == [node.output[0] for node in self._graph.nodes]
+            and parameter is not None
+            and parameter.raw_data == injection.values[tensor]
+        )
+
+    def _channels(self, place: int, injections: Sequence[Injection]) -> list[Record]:
+        """Evaluate faults in the integers of one layer, all at once."""
+        layer = self._layer(place)
+        if layer is None:
+            raise AssertionError("faults are given to layers that exist")
+        rest = self._rest(cut(self._graph, {place}, self._graph))
+        channels = [layer.touched(injection.values) for injection in injections]
+        stored = [layer.faulty(injection.values, at) for injection, at in zip(injections, channels, strict=True)]
+        outputs = Outputs(rest, self._activations, self._golden.logits, len(injections))
+        names = dict.fromkeys((layer.data, layer.output, *(rest.names if rest else ())))
+        for batch in range(len(self._activations)):
+            golden = self._activations.get(batch, names)
+            parts = layer.run(golden[layer.data], channels, stored)
+            for owner, (part, at) in enumerate(zip(parts, channels, strict=True)):
+                faulty = layer.with_channels(golden[layer.output], part, at)
+                if faulty is not None:
+                    outputs.add(owner, batch, golden, {layer.output: faulty})
+        return [self._record(injection, logits) for injection, logits in zip(injections, outputs.done(), strict=True)]
+
+    # Any other fault.
+
+    def _rebuild(self, injection: Injection) -> Record:
+        """Evaluate a fault by optimising the faulty file anew and running what differs from the golden graph."""
+        if self._options.time_limit is not None:
+            return self._truth.run(injection)  # how long the whole file would run is not known from a part of it
+        try:
+            faulty = self._optimised(self._injector.patcher.apply(injection.masks))
+            changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
+            logits = self._behind(faulty, cut(faulty, changed, self._graph)) if changed else self._golden.logits
+        except NotReplayableError:
+            return self._truth.run(injection)
+        return self._record(injection, logits)
+
+    def _optimised(self, model: bytes) -> RuntimeGraph:
+        try:
+            return RuntimeGraph(optimise(model, self._deployment), self._graph.output)
+        except (ModelError, KeyError) as error:
+            raise NotReplayableError("the faulty file cannot be optimised") from error
+
+    def _behind(self, faulty: RuntimeGraph, where: Cut) -> Logits:
+        """Return the outputs of a faulty graph for all images, shape [N, C]."""
+        try:
+            rest = self._rest(where)
+            faulty.take_types(self._graph)
+            model, inputs = faulty.part(where.head, where.dirty)
+            head = Part(model, inputs, where.dirty, self._deployment)
+            outputs = Outputs(rest, self._activations, self._golden.logits, 1)
+            names = dict.fromkeys((*inputs, *(rest.names if rest else ())))
+            for batch in range(len(self._activations)):
+                golden = self._activations.get(batch, names)
+                made = {name: np.asarray(value) for name, value in zip(head.outputs, head.run(golden), strict=True)}
+                outputs.add(0, batch, golden, made)
+            return outputs.done()[0]
+        except Exception as error:  # onnxruntime's exceptions have no common base; the truth decides what it means
+            raise NotReplayableError(first_line(error)) from error
+
+    def _rest(self, where: Cut) -> Rest | None:
+        """Return the rest behind a cut; the few used last are kept."""
+        if not where.rest:
+            return None
+        key = (where.dirty, where.rest)
+        with self._lock:
+            if key not in self._rests:
+                rest = Rest(self._graph, where, self._activations, self._golden.logits, self._deployment)
+                self._rests[key] = rest
+                while len(self._rests) > _RESTS:
+                    self._rests.popitem(last=False)
+            self._rests.move_to_end(key)
+            return self._rests[key]
+
+    def _record(self, injection: Injection, logits: Logits) -> Record:
+        number, judgement = injection.fault.number, self._golden.judge(logits)
+        return Record.of(number, judgement, injection.changed, logits, reloaded=False)
+
+
+def _room(memory: int) -> int:
+    """Return how many bytes of golden activations may be held, so that the process stays within its memory.
+
+    Of what the process does not use yet, one half is left to sessions and to batches on their way.
+    """
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max((memory - used) // 2, _LEAST_ROOM)

@@ -1,0 +1,95 @@
+"""What a worker needs to evaluate faults, on this machine or on another: model, golden run, options, engines."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from resq_deploy.campaign.engines.channels import MOST
+from resq_deploy.campaign.engines.injection import Injector
+from resq_deploy.campaign.engines.reload import ReloadEngine
+from resq_deploy.campaign.engines.replay import NotReplayableError, ReplayEngine
+from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.plan import Plan
+from resq_deploy.campaign.record import Record
+from resq_deploy.deployed.patch import Patcher
+from resq_deploy.deployed.surfaces import Surface
+from resq_deploy.faults.fault import Fault
+
+
+class Engine(Protocol):
+    """Evaluates faults; thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """What the engine is called."""
+
+    def group(self, tensors: Sequence[str]) -> tuple[int, str] | None:
+        """Return what faults in these tensors have in common with others; None if nothing."""
+
+    def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
+        """Return the record of each fault."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Kit:
+    """The values a testbed is built from; they can be sent to another process.
+
+    Attributes:
+        patcher: the file's stored bytes.
+        surfaces: the tensors that may be hit, by name.
+        golden: the fault-free run.
+        options: what the campaign was asked to do.
+    """
+
+    patcher: Patcher
+    surfaces: Mapping[str, Surface]
+    golden: Golden
+    options: CampaignOptions
+
+
+class Testbed:
+    """The engines of a campaign.
+
+    Args:
+        kit: what to build them from.
+
+    Attributes:
+        truth: reload-and-run.
+        engine: what evaluates the faults; the truth itself where replay was not wanted or cannot be exact.
+        fallback: why it cannot; empty otherwise.
+    """
+
+    __test__ = False  # no test, whatever pytest makes of the name
+
+    def __init__(self, kit: Kit) -> None:
+        injector = Injector(kit.patcher, kit.surfaces, kit.options.ecc)
+        self.truth = ReloadEngine(injector, kit.golden, kit.options)
+        self.engine: Engine = self.truth
+        self.fallback = ""
+        if kit.options.engine == "replay":
+            try:
+                self.engine = ReplayEngine(injector, kit.golden, kit.options, self.truth)
+            except NotReplayableError as reason:
+                self.fallback = str(reason)
+
+    def evaluate(self, plan: Plan, numbers: Iterable[int], *, truth: bool = False) -> list[Record]:
+        """Return the records of faults of a plan, by number, with the engine or the truth."""
+        return (self.truth if truth else self.engine).evaluate([plan.fault(number) for number in numbers])
+
+    def shards(self, plan: Plan, numbers: Iterable[int]) -> list[list[int]]:
+        """Return numbers in portions that are best evaluated together, in the best order."""
+        grouped: dict[tuple[int, str], list[int]] = {}
+        alone = []
+        for number in numbers:
+            group = self.engine.group(plan.tensors(number))
+            if group is None:
+                alone.append([number])
+            else:
+                grouped.setdefault(group, []).append(number)
+        portions = [
+            members[start : start + MOST]
+            for _, members in sorted(grouped.items())
+            for start in range(0, len(members), MOST)
+        ]
+        return portions + alone

@@ -1,0 +1,275 @@
+"""The graph onnxruntime really runs: what is left of a file after its optimiser, cut into parts that can be run alone.
+
+Parts are taken from the optimised graph and run without any further optimisation, so that every kernel is the one of
+the whole session, fed with the same values.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from resq_deploy.deployed.graph import graphs, in_order
+from resq_deploy.deployed.session import Deployment, create
+from resq_deploy.errors import ModelError
+
+_TYPES = {
+    f"tensor({name})": number
+    for name, number in (
+        ("float", onnx.TensorProto.FLOAT),
+        ("float16", onnx.TensorProto.FLOAT16),
+        ("bfloat16", onnx.TensorProto.BFLOAT16),
+        ("double", onnx.TensorProto.DOUBLE),
+        ("int8", onnx.TensorProto.INT8),
+        ("uint8", onnx.TensorProto.UINT8),
+        ("int16", onnx.TensorProto.INT16),
+        ("uint16", onnx.TensorProto.UINT16),
+        ("int32", onnx.TensorProto.INT32),
+        ("uint32", onnx.TensorProto.UINT32),
+        ("int64", onnx.TensorProto.INT64),
+        ("uint64", onnx.TensorProto.UINT64),
+        ("bool", onnx.TensorProto.BOOL),
+    )
+}
+
+Signature = tuple[object, ...]
+
+
+class RuntimeGraph:
+    """An optimised graph, reduced to what one of its outputs depends on.
+
+    Args:
+        model: the optimised model, as `optimise` returns it.
+        output: the output that is judged.
+
+    Attributes:
+        nodes: the nodes the output depends on, each after the nodes it reads from.
+        parameters: the stored tensors they read, by name.
+        contents: what the parameters hold, once `signatures` has looked.
+        input: name of the graph's input.
+        output: name of the output.
+    """
+
+    def __init__(self, model: onnx.ModelProto, output: str) -> None:
+        self._model = model
+        self.output = output
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        given = [value for value in model.graph.input if value.name not in stored]
+        self._overridable = {value.name: value for value in model.graph.input if value.name in stored}
+        self.input = given[0].name
+        ordered = in_order(model.graph)
+        self._reads = [_reads(node) for node in ordered]
+        makers = {value: place for place, node in enumerate(ordered) for value in node.output if value}
+        needed = _ancestors([makers[output]], self._reads, makers)
+        self.nodes = [ordered[place] for place in needed]
+        self._reads = [self._reads[place] for place in needed]
+        self.makers = {value: place for place, node in enumerate(self.nodes) for value in node.output if value}
+        self.parameters = {name: stored[name] for reads in self._reads for name in reads if name in stored}
+        self.contents: dict[str, tuple[object, ...]] = {}
+        self._types: dict[str, onnx.ValueInfoProto] = {value.name: value for value in given}
+
+    def reads(self, place: int) -> list[str]:
+        """Return the values a node reads, those its subgraphs take from outside included; never empty names."""
+        return self._reads[place]
+
+    def readers(self, value: str) -> list[int]:
+        """Return the places of the nodes that read a value."""
+        return [place for place, reads in enumerate(self._reads) if value in reads]
+
+    def descendants(self, places: Iterable[int]) -> set[int]:
+        """Return nodes and everything that depends on what they make."""
+        found = set(places)
+        for place, reads in enumerate(self._reads):
+            if any(self.makers.get(value) in found for value in reads):
+                found.add(place)
+        return found
+
+    def ancestors(self, places: Iterable[int]) -> set[int]:
+        """Return nodes and everything they depend on."""
+        return set(_ancestors(places, self._reads, self.makers))
+
+    def between(self, known: Collection[str], wanted: Iterable[str]) -> set[int]:
+        """Return the nodes that must run to get wanted values when some values are known."""
+        waiting = [value for value in wanted if value not in known]
+        found: set[int] = set()
+        while waiting:
+            place = self.makers.get(waiting.pop())
+            if place is None or place in found:
+                continue
+            found.add(place)
+            waiting += [value for value in self._reads[place] if value not in known]
+        return found
+
+    def part(
+        self, places: Collection[int], outputs: Sequence[str], replaced: Mapping[str, onnx.TensorProto] | None = None
+    ) -> tuple[bytes, list[str]]:
+        """Return some of the nodes as a model of its own.
+
+        Args:
+            places: which nodes.
+            outputs: values that they make and that the part gives.
+            replaced: stored tensors to put in the place of the graph's own.
+
+        Returns:
+            The serialised model, and the values it takes as inputs.
+        """
+        chosen = sorted(places)
+        made = {value for place in chosen for value in self.nodes[place].output}
+        read = list(dict.fromkeys(value for place in chosen for value in self._reads[place]))
+        inputs = [value for value in read if value not in made and value not in self.parameters]
+        tensors = [(replaced or {}).get(name, self.parameters[name]) for name in read if name in self.parameters]
+        overridable = [self._overridable[name] for name in read if name in self._overridable]
+        graph = onnx.GraphProto(name="part")
+        graph.node.extend(self.nodes[place] for place in chosen)
+        graph.initializer.extend(tensors)
+        graph.input.extend(self._typed(value) for value in inputs)
+        graph.input.extend(overridable)
+        graph.output.extend(onnx.ValueInfoProto(name=value) for value in outputs)
+        return self.as_model(graph).SerializeToString(), inputs
+
+    def as_model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
+        """Return a graph as a model of the same versions as this one."""
+        return onnx.ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import, graph=graph)
+
+    def signatures(self, known: "RuntimeGraph | None" = None) -> list[Signature]:
+        """Return what each node computes: operator, attributes, inputs by name, parameters by content, outputs by name.
+
+        Two nodes of equal signatures compute the same values from the same inputs.
+
+        Args:
+            known: a graph whose parameters' content need not be compared byte by byte twice.
+        """
+        self.contents = {name: self._content_of(name, known) for name in self.parameters}
+        return [
+            (
+                node.domain,
+                node.op_type,
+                tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)),
+                tuple(self.contents.get(value, value) for value in (*node.input, *self._reads[place])),
+                tuple(node.output),
+            )
+            for place, node in enumerate(self.nodes)
+        ]
+
+    def learn_types(self, deployment: Deployment) -> None:
+        """Find out the element type of every value, by asking onnxruntime.
+
+        Raises:
+            ModelError: if a value is no tensor of a type that can be fed.
+        """
+        probe = onnx.ModelProto.FromString(self._model.SerializeToString())
+        del probe.graph.output[:]
+        probe.graph.output.extend(onnx.ValueInfoProto(name=value) for value in self.makers)
+        for value in create(probe.SerializeToString(), as_is(deployment)).get_outputs():
+            if value.type in _TYPES:
+                self._types[value.name] = onnx.helper.make_tensor_value_info(value.name, _TYPES[value.type], None)
+
+    def take_types(self, known: "RuntimeGraph") -> None:
+        """Take over the types of values that another graph has under the same names."""
+        self._types = {**known._types, **self._types}
+
+    def element_type(self, value: str) -> int:
+        """Return the element type of a value, as ONNX numbers it.
+
+        Raises:
+            ModelError: if it is no tensor of a type that can be fed.
+        """
+        return int(self._typed(value).type.tensor_type.elem_type)
+
+    def _typed(self, value: str) -> onnx.ValueInfoProto:
+        if value not in self._types:
+            raise ModelError(f"the value {value!r} of the optimised graph has a type that cannot be fed")
+        return self._types[value]
+
+    def _content_of(self, name: str, known: "RuntimeGraph | None") -> tuple[object, ...]:
+        """Return what identifies a parameter whatever its name: type, shape, bytes; equal content is held once."""
+        tensor = self.parameters[name]
+        content = (tensor.data_type, tuple(tensor.dims), tensor.raw_data)
+        twin = known.contents.get(name) if known else None
+        return twin if twin == content else content
+
+
+def optimise(model: bytes, deployment: Deployment) -> onnx.ModelProto:
+    """Return the model as onnxruntime's optimiser leaves it, every parameter in `raw_data`.
+
+    Raises:
+        ModelError: if onnxruntime refuses the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="resq-") as folder:
+        path = pathlib.Path(folder, "optimised.onnx")
+        create(model, deployment, optimised=path)
+        optimised: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
+    optimised.graph.initializer.extend(_dense(sparse) for sparse in optimised.graph.sparse_initializer)
+    del optimised.graph.sparse_initializer[:]
+    for tensor in optimised.graph.initializer:
+        if not tensor.HasField("raw_data"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    return optimised
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """Return a sparse tensor as onnxruntime holds it: dense."""
+    values, places = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+    whole = np.zeros(tuple(sparse.dims), values.dtype)
+    whole[np.unravel_index(places, whole.shape) if places.ndim == 1 else tuple(places.T)] = values
+    dense: onnx.TensorProto = onnx.numpy_helper.from_array(whole, sparse.values.name)
+    return dense
+
+
+def as_is(deployment: Deployment) -> Deployment:
+    """Return the deployment for a graph that is optimised already."""
+    return dataclasses.replace(deployment, optimization="none")
+
+
+class Part:
+    """A part of a graph, ready to run.
+
+    Args:
+        model: the serialised part.
+        inputs: the values it takes.
+        outputs: the values it gives.
+        deployment: how the whole file is run.
+    """
+
+    def __init__(self, model: bytes, inputs: Sequence[str], outputs: Sequence[str], deployment: Deployment) -> None:
+        self.inputs = list(inputs)
+        self.outputs = list(outputs)
+        self._session = create(model, as_is(deployment))
+
+    def run(self, values: Mapping[str, object], terminate: ort.RunOptions | None = None) -> list[object]:
+        """Return the outputs for given inputs; others than this part's are ignored."""
+        feeds = {name: values[name] for name in self.inputs}
+        return list(self._session.run(self.outputs, feeds, terminate))
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    return list(dict.fromkeys(value for value in (*node.input, *_captured(node)) if value))
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the values that the subgraphs of a node take from outside them."""
+    for attribute in node.attribute:
+        subgraphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+        for subgraph in subgraphs:
+            parts = list(graphs(subgraph))
+            own = {value.name for part in parts for value in (*part.input, *part.initializer)}
+            own |= {value for part in parts for inner in part.node for value in inner.output}
+            read = [value for part in parts for inner in part.node for value in inner.input]
+            read += [value.name for part in parts for value in part.output]
+            yield from (value for value in read if value not in own)
+
+
+def _ancestors(places: Iterable[int], reads: Sequence[Sequence[str]], makers: Mapping[str, int]) -> list[int]:
+    """Return nodes and everything they depend on, in the order of the graph."""
+    found: set[int] = set()
+    waiting = list(places)
+    while waiting:
+        place = waiting.pop()
+        if place not in found:
+            found.add(place)
+            waiting += [makers[value] for value in reads[place] if value in makers]
+    return sorted(found)
