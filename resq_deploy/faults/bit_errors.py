@@ -43,6 +43,8 @@ def flipped_bits(tensor: str, bits: int, rate: float, chip: int) -> NDArray[np.i
         if low >= rate:
             break
         found, threshold = _decade(tensor, bits, chip, decade, low, high)
+        if not len(found):
+            continue
         new = ~np.isin(found, positions)  # a bit already placed in a lower decade keeps its threshold there
         positions = np.concatenate([positions, found[new]])
         thresholds = np.concatenate([thresholds, threshold[new]])
@@ -58,6 +60,8 @@ def _decade(
     """
     probability = min(1.0, (high - low) / (1.0 - low))
     places = _bernoulli(draws.stream("ber", chip, tensor, counter=2 * decade), bits, probability)
+    if not len(places):
+        return places, np.empty(0, dtype=np.float64)
     inside = draws.uniforms(draws.stream("ber", chip, tensor, counter=2 * decade + 1), len(places))
     return places, low + (high - low) * inside
 

@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from resq_deploy.campaign.engines.rest import differing
+from resq_deploy.campaign.engines.activations import Values
+from resq_deploy.campaign.engines.rest import Overlay, differing, joined, split
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
 
@@ -199,13 +200,23 @@ class ChannelLayer:
         feeds = dict(zip(self._part.inputs, [data, *stacked], strict=True))
         return np.moveaxis(np.asarray(self._part.run(feeds)[0]), self._out_axis, -1)
 
-    def with_channels(self, output: NDArray[Any], part: NDArray[Any], channels: Channels) -> NDArray[Any] | None:
-        """Return the layer's golden output with faulty channels in it; None if they equal the golden ones."""
-        if not differing(part[None], self._last(output)[..., channels][None]).any():
-            return None
-        faulty = output.copy()
-        self._last(faulty)[..., channels] = part
-        return faulty
+    def differing(self, part: NDArray[Any], output: NDArray[Any], channels: Channels, rows: int) -> Channels:
+        """Return which of the rows of a batch differ from the layer's golden output in these channels."""
+        known = np.ascontiguousarray(self._last(output)[..., channels])
+        left, right = split(part, rows), split(known, rows)
+        if left is None or right is None:  # no rows of images: all of them, or none
+            return np.arange(rows) if differing(part[None], known[None]).any() else np.arange(0)
+        return np.flatnonzero(differing(left, right))
+
+    def overlay(self, part: NDArray[Any], channels: Channels, rows: int) -> Overlay:
+        """Return a function that puts channels of a batch into copies of some rows of the golden output."""
+
+        def put(values: Values, chosen: Channels) -> None:
+            blocks = split(part, rows)
+            taken = part if blocks is None or len(chosen) == rows else joined(blocks[chosen])
+            self._last(values[self.output])[..., channels] = taken
+
+        return put
 
     def _last(self, output: NDArray[Any]) -> NDArray[Any]:
         """Return a view of the layer's output with the channels along the last axis."""
@@ -222,6 +233,6 @@ class ChannelLayer:
         for count in (1, 2, min(MOST, self.channels)):
             channels = np.sort(source.choice(self.channels, min(count, self.channels), replace=False))
             (alone,) = self.run(data, [channels], [self.faulty({}, channels)])
-            if self.with_channels(output, alone, channels) is not None:
+            if len(self.differing(alone, output, channels, 1)):
                 return False
         return True

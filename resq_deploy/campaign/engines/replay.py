@@ -189,18 +189,19 @@ class ReplayEngine:
         layer = self._layer(place)
         if layer is None:
             raise AssertionError("faults are given to layers that exist")
-        rest = self._rest(cut(self._graph, {place}, self._graph))
+        where = cut(self._graph, {place}, self._graph)
+        rest = self._rest(where)
         channels = [layer.touched(injection.values) for injection in injections]
         stored = [layer.faulty(injection.values, at) for injection, at in zip(injections, channels, strict=True)]
-        outputs = Outputs(rest, self._activations, self._golden.logits, len(injections))
+        outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, len(injections))
         names = dict.fromkeys((layer.data, layer.output, *(rest.names if rest else ())))
         for batch in range(len(self._activations)):
             golden = self._activations.get(batch, names)
             parts = layer.run(golden[layer.data], channels, stored)
+            rows, count = self._activations.rows(batch), self._activations.counts[batch]
             for owner, (part, at) in enumerate(zip(parts, channels, strict=True)):
-                faulty = layer.with_channels(golden[layer.output], part, at)
-                if faulty is not None:
-                    outputs.add(owner, batch, golden, {layer.output: faulty})
+                changed = layer.differing(part, golden[layer.output], at, rows)
+                outputs.add_rows(owner, batch, golden, changed[changed < count], layer.overlay(part, at, rows))
         return [self._record(injection, logits) for injection, logits in zip(injections, outputs.done(), strict=True)]
 
     # Any other fault.
@@ -230,7 +231,7 @@ class ReplayEngine:
             faulty.take_types(self._graph)
             model, inputs = faulty.part(where.head, where.dirty)
             head = Part(model, inputs, where.dirty, self._deployment)
-            outputs = Outputs(rest, self._activations, self._golden.logits, 1)
+            outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, 1)
             names = dict.fromkeys((*inputs, *(rest.names if rest else ())))
             for batch in range(len(self._activations)):
                 golden = self._activations.get(batch, names)

@@ -7,7 +7,7 @@ which any image changed is run as the whole file would run it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,12 @@ _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Dyna
 
 _TRIALS = 3
 
+_MOST_CHANGED = 0.9
+"""Share of changed images from which on a batch is run as it is: copying rows costs more than it saves."""
+
 Rows = NDArray[np.int64]
+Blocks = Mapping[str, NDArray[Any] | None]
+Overlay = Callable[[Values, Rows], None]
 
 
 def split(value: NDArray[Any], images: int) -> NDArray[Any] | None:
@@ -31,6 +36,11 @@ def split(value: NDArray[Any], images: int) -> NDArray[Any] | None:
     if not value.ndim or not images or not value.size or len(value) % images:
         return None
     return value.reshape(images, -1, *value.shape[1:])
+
+
+def joined(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Return blocks of images as the value they were split from."""
+    return blocks.reshape(-1, *blocks.shape[2:])
 
 
 def differing(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
@@ -78,9 +88,9 @@ class Rest:
         """The golden values needed to run it: those of the head's outputs and the clean ones."""
         return list(dict.fromkeys((*self.dirty, *self.clean)))
 
-    def run(self, values: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
-        """Return the outputs for one batch of values, shape [rows, C]."""
-        return as_scores(self._part.run(values)[0], rows)
+    def run(self, values: Values) -> object:
+        """Return the graph's output for one batch of values."""
+        return self._part.run(values)[0]
 
     def _independent(self, logits: NDArray[np.float32]) -> bool:
         """Try whether golden images, mixed and moved, keep their golden outputs bit by bit."""
@@ -88,25 +98,32 @@ class Rest:
         tried = sorted({0, min(1, len(counts) - 1), len(counts) - 1})
         source = np.random.default_rng(0)  # any mixture will do; a fixed one keeps runs alike
         values = {batch: self._activations.get(batch, self.names) for batch in tried}
+        blocks = {batch: self.blocks(values[batch], batch) for batch in tried}
+        if any(blocks[0][name] is None for name in self.dirty):
+            return False
         for _ in range(_TRIALS):
             batch = source.choice(tried, self.size)
             image = np.array([source.integers(counts[at]) for at in batch])
             pool = Pool(self)
-            for at in tried:
-                chosen = np.flatnonzero(batch == at)
-                blocks = {name: split(values[at][name], self._activations.rows(at)) for name in self.names}
-                if any(blocks[name] is None for name in self.dirty):
-                    return False
-                taken = {name: block[image[chosen]] for name, block in blocks.items() if block is not None}
-                pool.add(taken, values[at], self._activations.images(at).start + image[chosen], 0)
+            answers = []
             try:
-                answers = pool.flush()
+                for at in tried:
+                    answers += pool.add(blocks[at], values[at], at, image[batch == at], 0)
+                answers += pool.flush()
             except Exception:  # shapes that do not fit: the values are no rows of images
                 return False
-            for answer in answers:
-                if differing(answer.logits, logits[answer.image]).any():
-                    return False
+            if any(differing(answer.logits, logits[answer.image]).any() for answer in answers):
+                return False
         return True
+
+    def blocks(self, values: Values, batch: int) -> Blocks:
+        """Return those of its values as blocks of images, where they can be read so."""
+        rows = self._activations.rows(batch)
+        return {name: split(values[name], rows) for name in self.names if name in values}
+
+    def first_image(self, batch: int) -> int:
+        """Return the number of a batch's first image."""
+        return int(self._activations.images(batch).start)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,89 +150,108 @@ class Pool:
 
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
-        self._blocks: dict[str, list[NDArray[Any]]] = {}
+        self._buffers: dict[str, NDArray[Any]] = {}
         self._shared: Values = {}
-        self._owner: list[Rows] = []
-        self._image: list[Rows] = []
-        self._waiting = 0
+        self._owner = np.zeros(rest.size, dtype=np.int64)
+        self._image = np.zeros(rest.size, dtype=np.int64)
+        self._filled = 0
 
-    def add(self, blocks: Mapping[str, NDArray[Any]], golden: Values, image: Rows, owner: int) -> None:
-        """Take blocks of images, shape [n, ...] each, and the golden values of those that are the same for all."""
-        for name in self._rest.names:
-            if name in blocks:
-                self._blocks.setdefault(name, []).append(blocks[name])
-            else:
-                self._shared.setdefault(name, golden[name])
-        self._image.append(image)
-        self._owner.append(np.full(len(image), owner))
-        self._waiting += len(image)
+    def add(
+        self, blocks: Blocks, golden: Values, batch: int, rows: Rows, owner: int, overlay: Overlay | None = None
+    ) -> list[Answer]:
+        """Take rows of a batch, and run whenever a batch of them is complete.
 
-    def full(self) -> list[Answer]:
-        """Run the batches that are full."""
-        return self._run(self._waiting // self._rest.size) if self._waiting >= self._rest.size else []
+        Args:
+            blocks: the batch's values in blocks of images, faulty or golden.
+            golden: the golden values, for those that are the same for all images.
+            batch: which batch.
+            rows: which rows of it.
+            owner: the fault they belong to.
+            overlay: puts what is faulty into rows that were copied from golden blocks.
+        """
+        answers = []
+        while len(rows):
+            begin, end = self._filled, min(self._rest.size, self._filled + len(rows))
+            chosen, rows = rows[: end - begin], rows[end - begin :]
+            for name in self._rest.names:
+                block = blocks.get(name)
+                if block is None:
+                    self._shared.setdefault(name, golden[name])
+                    continue
+                if name not in self._buffers:
+                    self._buffers[name] = np.zeros((self._rest.size, *block.shape[1:]), block.dtype)
+                np.take(block, chosen, axis=0, out=self._buffers[name][begin:end], mode="clip")
+            if overlay:
+                overlay({name: joined(buffer[begin:end]) for name, buffer in self._buffers.items()}, chosen)
+            self._owner[begin:end] = owner
+            self._image[begin:end] = self._rest.first_image(batch) + chosen
+            self._filled = end
+            if end == self._rest.size:
+                answers += self.flush()
+        return answers
 
     def flush(self) -> list[Answer]:
-        """Run everything; the last batch is filled up with copies."""
-        return self._run(-(-self._waiting // self._rest.size)) if self._waiting else []
-
-    def _run(self, batches: int) -> list[Answer]:
-        size = self._rest.size
-        blocks = {name: np.concatenate(parts) for name, parts in self._blocks.items()}
-        owner, image = np.concatenate(self._owner), np.concatenate(self._image)
-        answers = []
-        for start in range(0, batches * size, size):
-            rows = np.arange(start, min(start + size, len(image)))
-            filled = np.concatenate([rows, np.full(size - len(rows), rows[-1])])
-            values = {name: block[filled].reshape(-1, *block.shape[2:]) for name, block in blocks.items()}
-            logits = self._rest.run({**self._shared, **values}, size)[: len(rows)]
-            answers.append(Answer(owner[rows], image[rows], logits))
-        left = slice(batches * size, None)
-        self._blocks = {name: [block[left]] for name, block in blocks.items()}
-        self._owner, self._image = [owner[left]], [image[left]]
-        self._waiting = len(self._image[0])
-        return answers
+        """Run the rows that are there; what a batch lacks is filled with rows whose outputs are ignored."""
+        count, self._filled = self._filled, 0
+        if not count:
+            return []
+        values = {name: joined(buffer) for name, buffer in self._buffers.items()}
+        logits = as_scores(self._rest.run({**self._shared, **values}), self._rest.size)[:count]
+        return [Answer(self._owner[:count].copy(), self._image[:count].copy(), logits)]
 
 
 class Outputs:
     """Outputs of the faults behind one cut, in the making: golden until a fault is seen to change them.
 
     Args:
-        rest: what is behind the cut; None if the cut is behind the last node.
+        dirty: the values in front of the cut that faults change.
+        rest: what is behind it; None if that is nothing, and the one dirty value is the graph's output.
         activations: golden values.
         golden: golden outputs, shape [N, C].
         faults: how many faults.
     """
 
-    def __init__(self, rest: Rest | None, activations: Activations, golden: NDArray[np.float32], faults: int) -> None:
+    def __init__(
+        self,
+        dirty: Sequence[str],
+        rest: Rest | None,
+        activations: Activations,
+        golden: NDArray[np.float32],
+        faults: int,
+    ) -> None:
+        self._dirty = dirty
         self._rest = rest
         self._activations = activations
         self._logits = [golden.copy() for _ in range(faults)]
         self._pool = Pool(rest) if rest and rest.pooled else None
 
     def add(self, owner: int, batch: int, golden: Values, dirty: Values) -> None:
-        """Take the values that a fault makes of one batch, all of them, and run what changed or keep it for later.
+        """Take the values that a fault makes of one batch, and run what changed or keep it for later.
 
         Raises:
             Exception: whatever onnxruntime raises.
             ValueError: if the outputs are not of the golden shape.
         """
-        rows, images = self._activations.rows(batch), self._activations.images(batch)
-        count = self._activations.counts[batch]
         if self._rest is None:
-            (output,) = dirty.values()
-            self._logits[owner][images] = as_scores(output, rows)[:count]
+            self._put_whole(owner, batch, dirty[self._dirty[0]])
             return
-        blocks = {name: split(value, rows) for name, value in dirty.items()}
-        known = {name: split(golden[name], rows) for name in self._rest.names}
-        changed = self._changed(blocks, known, count)
-        if self._pool is None or changed is None:
-            if changed is None or len(changed):
-                logits = self._rest.run({**golden, **dirty}, rows)
-                self._logits[owner][images] = logits[:count]
-        elif len(changed):
-            taken = {name: block[changed] for name, block in {**known, **blocks}.items() if block is not None}
-            self._pool.add(taken, golden, images.start + changed, owner)
-            self._put(self._pool.full())
+        blocks, known = self._rest.blocks(dirty, batch), self._rest.blocks(golden, batch)
+        changed = _changed(blocks, known, self._activations.counts[batch])
+        if changed is None or self._is_whole(batch, changed):
+            self._put_whole(owner, batch, self._rest.run({**golden, **dirty}))
+        elif self._pool and len(changed):
+            self._put(self._pool.add({**known, **blocks}, golden, batch, changed, owner))
+
+    def add_rows(self, owner: int, batch: int, golden: Values, changed: Rows, overlay: Overlay) -> None:
+        """Take a fault that changes some rows of one batch, put into copies of the golden values by `overlay`."""
+        if self._rest is None or self._is_whole(batch, changed):
+            whole = {name: golden[name].copy() for name in self._dirty}
+            overlay(whole, np.arange(self._activations.rows(batch)))
+            output = self._rest.run({**golden, **whole}) if self._rest else whole[self._dirty[0]]
+            self._put_whole(owner, batch, output)
+        elif self._pool and len(changed):
+            blocks = self._rest.blocks(golden, batch)
+            self._put(self._pool.add(blocks, golden, batch, changed, owner, overlay))
 
     def done(self) -> list[NDArray[np.float32]]:
         """Return the outputs of each fault, shape [N, C] each."""
@@ -223,23 +259,28 @@ class Outputs:
             self._put(self._pool.flush())
         return self._logits
 
+    def _is_whole(self, batch: int, changed: Rows) -> bool:
+        """Return whether to run a batch as it is: where images cannot be collected, or hardly any would be left out."""
+        enough = 1 if self._pool is None else _MOST_CHANGED * self._activations.rows(batch)
+        return len(changed) >= enough
+
+    def _put_whole(self, owner: int, batch: int, output: object) -> None:
+        rows, count = self._activations.rows(batch), self._activations.counts[batch]
+        self._logits[owner][self._activations.images(batch)] = as_scores(output, rows)[:count]
+
     def _put(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             for owner in np.unique(answer.owner):
                 mine = answer.owner == owner
                 self._logits[owner][answer.image[mine]] = answer.logits[mine]
 
-    def _changed(
-        self,
-        blocks: Mapping[str, NDArray[Any] | None],
-        golden: Mapping[str, NDArray[Any] | None],
-        count: int,
-    ) -> Rows | None:
-        """Return which images differ in any value; None if that cannot be told by image."""
-        changed = np.zeros(count, dtype=bool)
-        for name, block in blocks.items():
-            known = golden[name]
-            if block is None or known is None or block.shape != known.shape or block.dtype != known.dtype:
-                return None
-            changed |= differing(block, known)[:count]
-        return np.flatnonzero(changed)
+
+def _changed(blocks: Blocks, golden: Blocks, count: int) -> Rows | None:
+    """Return which of the first images differ in any value; None if that cannot be told by image."""
+    changed = np.zeros(count, dtype=bool)
+    for name, block in blocks.items():
+        known = golden[name]
+        if block is None or known is None or block.shape != known.shape or block.dtype != known.dtype:
+            return None
+        changed |= differing(block, known)[:count]
+    return np.flatnonzero(changed)
