@@ -88,7 +88,8 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Dask scheduler whose workers run the faults, such as tcp://host:8786; local starts one here.",
+    help="Dask scheduler whose workers run the faults, such as tcp://host:8786; local starts one here, with "
+    "--workers processes.",
 )
 @click.option("--provider", "providers", multiple=True, help="onnxruntime provider.  [default: CPUExecutionProvider]")
 @click.option(
@@ -115,6 +116,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --faults ber --ber 1e-4,1e-3,1e-2 --out run
       resq-deploy faultcamp net.int8.onnx --dataset digits --fault-list run/faults.csv --out again
       resq-deploy faultcamp net.int8.onnx --dataset digits --out run --fail-above sdc1=0.01
+      resq-deploy faultcamp net.int8.onnx --dataset cifar10 --out run --scheduler tcp://host:8786
     """
     data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
     bounds = dict(_bound(text) for text in given.pop("fail_above"))
@@ -126,7 +128,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
 
     options = _options(given)
     data = load_dataset(dataset, data_dir)
-    campaign = Campaign(DeployedModel.load(model), data, options)
+    campaign = Campaign(DeployedModel.load(model), data, options, say=lambda text: click.echo(text, err=True))
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
     if dry_run:
@@ -220,7 +222,11 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     else:
         print_table("Image runs", ("outcome", "rate"), [(name, percent(summary["rates"][name])) for name in _SHOWN])
         _print_roles(summary)
-    audit = summary["audit"]
+    engine, audit = summary["engine"], summary["audit"]
+    if engine["fallback"]:
+        click.echo(f"evaluated by reload-and-run, as replay cannot be exact here: {engine['fallback']}")
+    elif engine["name"] == "replay" and faults["reloaded"]:
+        click.echo(f"{faults['reloaded']:,} of the faults could not be replayed exactly and were run by reload-and-run")
     if audit["checked"]:
         click.echo(f"audit: {audit['checked']} faults run again, {audit['mismatches']} differ")
     speed = summary["throughput"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
 
-_PARTS = 8
+_PARTS = 3
 
 Values = dict[str, NDArray[Any]]
 

@@ -32,7 +32,8 @@ from resq_deploy.deployed.session import Session, as_scores, first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.fault import Fault
 
-_RESTS = 6
+_RESTS = 3
+_SHARE = 0.4
 _LEAST_ROOM = 2**25
 
 Logits = NDArray[np.float32]
@@ -263,7 +264,7 @@ class ReplayEngine:
 def _room(memory: int) -> int:
     """Return how many bytes of golden activations may be held, so that the process stays within its memory.
 
-    Of what the process does not use yet, one half is left to sessions and to batches on their way.
+    Of what the process does not use yet, the rest is for sessions and for batches on their way.
     """
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max((memory - used) // 2, _LEAST_ROOM)
+    return max(int(_SHARE * (memory - used)), _LEAST_ROOM)

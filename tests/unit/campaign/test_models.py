@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from resq_deploy.campaign import proofs
+from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.run import Campaign
@@ -165,6 +166,20 @@ def test_the_audit_compares_whole_records(prepare, tmp_path):
     assert len(records) == 6
     with pytest.raises(FailedError, match="the first is fault 2"):
         prepare(samples=6, audit=1.0).run(tmp_path / "run", resume=True)
+
+
+def test_an_engine_that_misses_changes_is_caught_by_the_audit(prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(Outputs, "add_rows", lambda *_: None)
+    with pytest.raises(FailedError, match="of 30 faults differ from reload-and-run"):
+        prepare(samples=30, roles=(Role.WEIGHT,), audit=1.0).run(tmp_path / "run")
+
+
+def test_replay_and_reload_write_the_same_table(prepare, tmp_path):
+    for engine in ("replay", "reload"):
+        summary = prepare(samples=60, engine=engine).run(tmp_path / engine)
+        assert summary["engine"] == {"name": engine, "fallback": None}
+        assert (summary["faults"]["reloaded"] == 60) == (engine == "reload")
+    assert (tmp_path / "replay" / "faults.csv").read_bytes() == (tmp_path / "reload" / "faults.csv").read_bytes()
 
 
 def test_the_canary_is_seen_and_a_blind_engine_is_caught(prepare, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from resq_deploy.campaign.engines import replay
+from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
@@ -147,3 +149,76 @@ def test_random_bit_errors(name, rate, testbed):
                 edits.append(Edit(surface.tensor, Op.FLIP, index, bit))
         faults.append(Fault(chip, tuple(edits), ber=rate, chip=chip))
     compare(bed, faults)
+
+
+def weights_and_biases(surfaces):
+    return [surface for surface in surfaces if surface.role in ("weight", "bias") and surface.dtype != "float"]
+
+
+@pytest.mark.parametrize("name", ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8", "cnn-qdq-tensor-u8"])
+def test_flips_in_the_integers_of_a_layer_need_no_session_each(name, testbed, monkeypatch):
+    bed, surfaces = testbed(name)
+    monkeypatch.setattr(bed.engine, "_rebuild", lambda injection: pytest.fail(f"{injection.fault} was rebuilt"))
+    records = compare(bed, singles(weights_and_biases(surfaces), 12))
+    assert len({record.logits for record in records}) > 10
+
+
+def test_a_faulty_layer_is_found_by_its_node_and_others_come_last(testbed):
+    bed, surfaces = testbed("cnn-qdq-channel-s8")
+    groups = {surface.tensor: bed.engine.group([surface.tensor]) for surface in surfaces}
+    assert bed.engine.group([surface.tensor for surface in surfaces]) is None
+    weights = [groups[surface.tensor] for surface in surfaces if surface.role == "weight"]
+    assert weights == sorted(weights)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_nothing_changes_when_no_golden_value_can_be_held(name, testbed, monkeypatch):
+    monkeypatch.setattr(replay, "_room", lambda _: 1)
+    bed, surfaces = testbed(name)
+    compare(bed, singles(surfaces, 2))
+    assert not bed.engine._activations._held
+
+
+def test_images_are_collected_only_where_they_do_not_depend_on_each_other(testbed):
+    pooled = {}
+    for name in ("cnn-qdq-channel-s8", "attention-dynamic-channel-u8-saved"):
+        bed, surfaces = testbed(name)
+        compare(bed, singles(weights_and_biases(surfaces) or surfaces, 2))
+        pooled[name] = [rest.pooled for rest in bed.engine._rests.values()]
+    assert all(pooled["cnn-qdq-channel-s8"])
+    assert not all(pooled["attention-dynamic-channel-u8-saved"])
+
+
+def test_an_optimised_graph_that_answers_otherwise_is_left_to_reload(testbed, monkeypatch):
+    optimise = replay.optimise
+
+    def spoilt(model, deployment):
+        optimised = optimise(model, deployment)
+        weight = max(optimised.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        weight.raw_data = bytes(byte ^ 0x40 for byte in weight.raw_data)
+        return optimised
+
+    monkeypatch.setattr(replay, "optimise", spoilt)
+    bed, _ = testbed("cnn-qdq-channel-s8")
+    assert bed.engine is bed.truth
+    assert bed.fallback == "the optimised graph does not give the outputs of the file"
+
+
+def test_a_fault_whose_replay_fails_is_evaluated_by_reload(testbed, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such kernel")
+
+    bed, surfaces = testbed("cnn-qdq-channel-s8")
+    monkeypatch.setattr(Outputs, "add", fail)
+    scales = [surface for surface in surfaces if surface.role == "activation-scale"]
+    records = compare(bed, singles(scales, 1))
+    assert any(record.reloaded for record in records)
+
+
+@pytest.mark.parametrize(("seconds", "engine"), [(1e-9, "reload"), (3600.0, "replay")])
+def test_under_a_time_limit_only_what_cannot_take_longer_is_replayed(seconds, engine, testbed):
+    bed, surfaces = testbed("cnn-qdq-channel-s8", time_limit=seconds)
+    assert bed.engine.name == engine
+    if engine == "replay":
+        records = compare(bed, singles([surface for surface in surfaces if surface.role == "activation-scale"], 2))
+        assert all(record.reloaded for record in records)
