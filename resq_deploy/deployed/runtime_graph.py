@@ -8,10 +8,12 @@ import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from resq_deploy.deployed.graph import graphs, in_order
 from resq_deploy.deployed.session import Deployment, create
@@ -244,6 +246,10 @@ class Part:
         """Return the outputs for given inputs; others than this part's are ignored."""
         feeds = {name: values[name] for name in self.inputs}
         return list(self._session.run(self.outputs, feeds, terminate))
+
+    def run_named(self, values: Mapping[str, object]) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name."""
+        return {name: np.asarray(value) for name, value in zip(self.outputs, self.run(values), strict=True)}
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

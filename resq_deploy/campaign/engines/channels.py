@@ -218,6 +218,12 @@ class ChannelLayer:
 
         return put
 
+    def faulty_output(self, golden: Values, overlay: Overlay, rows: int) -> Values:
+        """Return the layer's golden output for a batch with faulty channels put in."""
+        faulty = {self.output: golden[self.output].copy()}
+        overlay(faulty, np.arange(rows))
+        return faulty
+
     def _last(self, output: NDArray[Any]) -> NDArray[Any]:
         """Return a view of the layer's output with the channels along the last axis."""
         return np.moveaxis(output, self._out_axis, -1)

@@ -3,7 +3,22 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 
+from resq_deploy.deployed.operators import PRODUCTS
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, Signature
+
+_COSTLY = PRODUCTS | {
+    "Attention",
+    "DynamicQuantizeLSTM",
+    "GRU",
+    "If",
+    "LSTM",
+    "Loop",
+    "MultiHeadAttention",
+    "QAttention",
+    "RNN",
+    "Scan",
+}
+"""Operators whose work is worth saving."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +47,28 @@ class Cut:
 def changed_nodes(faulty: Sequence[Signature], golden: Collection[Signature]) -> set[int]:
     """Return the places of the nodes that the golden graph does not have."""
     return {place for place, signature in enumerate(faulty) if signature not in golden}
+
+
+def with_cheap_readers(graph: RuntimeGraph, places: Collection[int]) -> set[int]:
+    """Return nodes and the cheap ones behind them, as long as no more values than before lead out of them.
+
+    Additions, pooling, activations and roundings hide many changes: it pays to compare behind them.
+    """
+    head = set(places)
+    while True:
+        ways_out = _ways_out(graph, head)
+        readers = {place for value in ways_out for place in graph.readers(value)} - head
+        if not readers or any(graph.nodes[place].op_type in _COSTLY for place in readers):
+            return head
+        if len(_ways_out(graph, head | readers)) > len(ways_out):
+            return head
+        head |= readers
+
+
+def _ways_out(graph: RuntimeGraph, head: Collection[int]) -> list[str]:
+    """Return the values of a set of nodes that other nodes read."""
+    made = [value for place in sorted(head) for value in graph.nodes[place].output if value]
+    return [value for value in made if any(place not in head for place in graph.readers(value))]
 
 
 def cut(faulty: RuntimeGraph, changed: Collection[int], golden: RuntimeGraph) -> Cut:

@@ -13,14 +13,14 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import MOST, ChannelLayer
-from resq_deploy.campaign.engines.cuts import Cut, changed_nodes, cut
+from resq_deploy.campaign.engines.cuts import Cut, changed_nodes, cut, with_cheap_readers
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
 from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
@@ -83,6 +83,7 @@ class ReplayEngine:
         self._check_golden()
         self._lock = threading.Lock()
         self._layers: dict[int, ChannelLayer | None] = {}
+        self._links: dict[int, tuple[Cut, Part | None]] = {}
         self._proven: dict[str, bool] = {}
         self._rests: collections.OrderedDict[tuple[object, ...], Rest] = collections.OrderedDict()
 
@@ -129,7 +130,11 @@ class ReplayEngine:
                 records.append(self._rebuild(injection))
         for place, injections in by_layer.items():
             for start in range(0, len(injections), MOST):
-                records += self._channels(place, injections[start : start + MOST])
+                portion = injections[start : start + MOST]
+                try:
+                    records += self._channels(place, portion)
+                except Exception:  # onnxruntime's exceptions have no common base; the truth decides what it means
+                    records += [self._truth.run(injection) for injection in portion]
         return records
 
     # A fault in the integers of one layer.
@@ -189,21 +194,39 @@ class ReplayEngine:
         """Evaluate faults in the integers of one layer, all at once."""
         layer = self._layer(place)
         if layer is None:
-            raise AssertionError("faults are given to layers that exist")
-        where = cut(self._graph, {place}, self._graph)
+            raise NotReplayableError("the layer cannot be computed by channels")
+        where, link = self._behind_layer(place)
         rest = self._rest(where)
         channels = [layer.touched(injection.values) for injection in injections]
         stored = [layer.faulty(injection.values, at) for injection, at in zip(injections, channels, strict=True)]
         outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, len(injections))
-        names = dict.fromkeys((layer.data, layer.output, *(rest.names if rest else ())))
+        names = dict.fromkeys((layer.data, layer.output, *(link.inputs if link else ()), *(rest.names if rest else ())))
         for batch in range(len(self._activations)):
             golden = self._activations.get(batch, names)
             parts = layer.run(golden[layer.data], channels, stored)
             rows, count = self._activations.rows(batch), self._activations.counts[batch]
             for owner, (part, at) in enumerate(zip(parts, channels, strict=True)):
                 changed = layer.differing(part, golden[layer.output], at, rows)
-                outputs.add_rows(owner, batch, golden, changed[changed < count], layer.overlay(part, at, rows))
+                changed, overlay = changed[changed < count], layer.overlay(part, at, rows)
+                if link and len(changed):
+                    whole = {**golden, **layer.faulty_output(golden, overlay, rows)}
+                    outputs.add(owner, batch, golden, link.run_named(whole))
+                elif len(changed):
+                    outputs.add_rows(owner, batch, golden, changed, overlay)
         return [self._record(injection, logits) for injection, logits in zip(injections, outputs.done(), strict=True)]
+
+    def _behind_layer(self, place: int) -> tuple[Cut, Part | None]:
+        """Return where to cut behind a layer, and the cheap nodes between the layer and that cut, ready to run."""
+        with self._lock:
+            if place not in self._links:
+                head = with_cheap_readers(self._graph, {place})
+                where = cut(self._graph, head, self._graph)
+                link = None
+                if head != {place}:
+                    model, inputs = self._graph.part(head - {place}, where.dirty)
+                    link = Part(model, inputs, where.dirty, self._deployment)
+                self._links[place] = where, link
+            return self._links[place]
 
     # Any other fault.
 
@@ -214,7 +237,7 @@ class ReplayEngine:
         try:
             faulty = self._optimised(self._injector.patcher.apply(injection.masks))
             changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
-            logits = self._behind(faulty, cut(faulty, changed, self._graph)) if changed else self._golden.logits
+            logits = self._behind(faulty, changed) if changed else self._golden.logits
         except NotReplayableError:
             return self._truth.run(injection)
         return self._record(injection, logits)
@@ -225,8 +248,9 @@ class ReplayEngine:
         except (ModelError, KeyError) as error:
             raise NotReplayableError("the faulty file cannot be optimised") from error
 
-    def _behind(self, faulty: RuntimeGraph, where: Cut) -> Logits:
+    def _behind(self, faulty: RuntimeGraph, changed: Collection[int]) -> Logits:
         """Return the outputs of a faulty graph for all images, shape [N, C]."""
+        where = cut(faulty, with_cheap_readers(faulty, changed), self._graph)
         try:
             rest = self._rest(where)
             faulty.take_types(self._graph)
@@ -236,8 +260,7 @@ class ReplayEngine:
             names = dict.fromkeys((*inputs, *(rest.names if rest else ())))
             for batch in range(len(self._activations)):
                 golden = self._activations.get(batch, names)
-                made = {name: np.asarray(value) for name, value in zip(head.outputs, head.run(golden), strict=True)}
-                outputs.add(0, batch, golden, made)
+                outputs.add(0, batch, golden, head.run_named(golden))
             return outputs.done()[0]
         except Exception as error:  # onnxruntime's exceptions have no common base; the truth decides what it means
             raise NotReplayableError(first_line(error)) from error
