@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from resq_deploy.data.dataset import to_model_input
 from resq_deploy.errors import DataError, ModelError
 
 BATCH = 100
 """Images a run. Fixed, since float kernels may round differently for another batch size."""
+
+RUNTIME_ERRORS = (
+    *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+)
+"""What onnxruntime raises when it creates or runs a session; its exceptions have no base of their own."""
 
 _MAX_BATCH = 4096  # a fixed batch is filled up with copies of an image, whatever the file says its size is
 

@@ -28,7 +28,7 @@ from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import Session, as_scores, first_line
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, as_scores, first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.fault import Fault
 
@@ -133,7 +133,7 @@ class ReplayEngine:
                 portion = injections[start : start + MOST]
                 try:
                     records += self._channels(place, portion)
-                except Exception:  # onnxruntime's exceptions have no common base; the truth decides what it means
+                except (*RUNTIME_ERRORS, ValueError):  # the truth decides what it means
                     records += [self._truth.run(injection) for injection in portion]
         return records
 
@@ -262,7 +262,7 @@ class ReplayEngine:
                 golden = self._activations.get(batch, names)
                 outputs.add(0, batch, golden, head.run_named(golden))
             return outputs.done()[0]
-        except Exception as error:  # onnxruntime's exceptions have no common base; the truth decides what it means
+        except (*RUNTIME_ERRORS, ModelError, ValueError) as error:  # the truth decides what it means
             raise NotReplayableError(first_line(error)) from error
 
     def _rest(self, where: Cut) -> Rest | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import Cut
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import Deployment, as_scores
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, as_scores
 
 _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 """Operators that look at all images of a batch at once."""
@@ -110,7 +110,7 @@ class Rest:
                 for at in tried:
                     answers += pool.add(blocks[at], values[at], at, image[batch == at], 0)
                 answers += pool.flush()
-            except Exception:  # shapes that do not fit: the values are no rows of images
+            except (*RUNTIME_ERRORS, ValueError):  # shapes that do not fit: the values are no rows of images
                 return False
             if any(differing(answer.logits, logits[answer.image]).any() for answer in answers):
                 return False
