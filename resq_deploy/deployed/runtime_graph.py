@@ -38,6 +38,8 @@ _TYPES = {
     )
 }
 
+_OF_SHAPES = ("Shape", "Size")
+
 Signature = tuple[object, ...]
 
 
@@ -51,6 +53,7 @@ class RuntimeGraph:
     Attributes:
         nodes: the nodes the output depends on, each after the nodes it reads from.
         parameters: the stored tensors they read, by name.
+        varying: the values that depend on what is in the images, and not on how many there are alone.
         contents: what the parameters hold, once `signatures` has looked.
         input: name of the graph's input.
         output: name of the output.
@@ -71,6 +74,11 @@ class RuntimeGraph:
         self._reads = [self._reads[place] for place in needed]
         self.makers = {value: place for place, node in enumerate(self.nodes) for value in node.output if value}
         self.parameters = {name: stored[name] for reads in self._reads for name in reads if name in stored}
+        self._readers: dict[str, list[int]] = {}
+        for place, reads in enumerate(self._reads):
+            for value in reads:
+                self._readers.setdefault(value, []).append(place)
+        self.varying = self._find_varying()
         self.contents: dict[str, tuple[object, ...]] = {}
         self._types: dict[str, onnx.ValueInfoProto] = {value.name: value for value in given}
 
@@ -80,7 +88,14 @@ class RuntimeGraph:
 
     def readers(self, value: str) -> list[int]:
         """Return the places of the nodes that read a value."""
-        return [place for place, reads in enumerate(self._reads) if value in reads]
+        return self._readers.get(value, [])
+
+    def _find_varying(self) -> frozenset[str]:
+        varying = {self.input}
+        for place, node in enumerate(self.nodes):
+            if node.op_type not in _OF_SHAPES and varying.intersection(self._reads[place]):
+                varying.update(value for value in node.output if value)
+        return frozenset(varying)
 
     def descendants(self, places: Iterable[int]) -> set[int]:
         """Return nodes and everything that depends on what they make."""

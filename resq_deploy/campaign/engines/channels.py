@@ -51,7 +51,14 @@ LAYOUTS = {
     "MatMulIntegerToFloat": Layout(data=0, weight=1, bias=6, companions=(3, 5)),
     "DynamicQuantizeMatMul": Layout(data=0, weight=1, bias=4, companions=(2, 3)),
 }
-_INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
+INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
+
+
+def integer_operands(node: onnx.NodeProto) -> list[str]:
+    """Return the names of a node's weight and bias, if it is an integer layer."""
+    layout = LAYOUTS.get(node.op_type)
+    slots = [layout.weight, layout.bias] if layout else []
+    return [node.input[slot] for slot in slots if slot is not None and slot < len(node.input) and node.input[slot]]
 
 
 class ChannelLayer:
@@ -117,7 +124,7 @@ class ChannelLayer:
         hit = []
         for name in filter(None, (self._weight, self._bias)):
             slots = list(graph.nodes[place].input).count(name)
-            integer = graph.parameters[name].data_type in _INTEGERS
+            integer = graph.parameters[name].data_type in INTEGERS
             if integer and slots == 1 and graph.readers(name) == [place] and self.channels > 1:
                 hit.append(name)
         if not hit:

@@ -46,6 +46,10 @@ class Injector:
         self._surfaces = surfaces
         self._ecc = ecc
 
+    def knows(self, tensor: str) -> bool:
+        """Return whether a tensor is one of the surfaces."""
+        return tensor in self._surfaces
+
     def inject(self, fault: Fault) -> Injection:
         """Return what a fault does to the stored bytes.
 

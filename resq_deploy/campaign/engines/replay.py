@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations
-from resq_deploy.campaign.engines.channels import MOST, ChannelLayer
+from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
 from resq_deploy.campaign.engines.cuts import Cut, changed_nodes, cut, with_cheap_readers
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
@@ -30,6 +30,7 @@ from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, as_scores, first_line
 from resq_deploy.errors import ModelError
+from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
 
 _RESTS = 3
@@ -84,7 +85,7 @@ class ReplayEngine:
         self._lock = threading.Lock()
         self._layers: dict[int, ChannelLayer | None] = {}
         self._links: dict[int, tuple[Cut, Part | None]] = {}
-        self._proven: dict[str, bool] = {}
+        self._kept = self._find_kept()
         self._rests: collections.OrderedDict[tuple[object, ...], Rest] = collections.OrderedDict()
 
     def _check_time(self, session: Session, limit: float) -> None:
@@ -145,10 +146,10 @@ class ReplayEngine:
         if len(places) != 1:
             return None
         place = places.pop()
+        if not self._kept.issuperset(injection.values):
+            return None
         layer = self._layer(place)
         if layer is None or not set(injection.values) <= set(layer.tensors):
-            return None
-        if not all(self._is_stored_as_is(tensor, injection) for tensor in injection.values):
             return None
         return place if len(layer.touched(injection.values)) <= max(1, layer.channels // 2) else None
 
@@ -165,30 +166,36 @@ class ReplayEngine:
                 self._layers[place] = layer if fits else None
             return self._layers[place]
 
-    def _is_stored_as_is(self, tensor: str, injection: Injection) -> bool:
-        """Return whether the optimiser hands a tensor's bytes on unread, tried out with the first fault in it."""
-        with self._lock:
-            if tensor not in self._proven:
-                parameter = self._graph.parameters[tensor]
-                unchanged = parameter.raw_data == self._injector.patcher.stored(tensor).tobytes()
-                self._proven[tensor] = unchanged and self._arrives(tensor, injection)
-            return self._proven[tensor]
+    def _find_kept(self) -> frozenset[str]:
+        """Return the integers of layers that the optimiser hands on unread, so that they can be replaced behind it.
 
-    def _arrives(self, tensor: str, injection: Injection) -> bool:
-        """Return whether the file with this tensor faulty is optimised to the golden graph with just it faulty."""
+        Tried out with one file in which all of them are faulty: it must be optimised to the golden graph with just
+        these bytes in it.
+        """
         patcher = self._injector.patcher
+        masks: dict[str, Bytes] = {}
+        for place, node in enumerate(self._graph.nodes):
+            for name in integer_operands(node):
+                parameter = self._graph.parameters.get(name)
+                if parameter is None or not self._injector.knows(name) or self._graph.readers(name) != [place]:
+                    continue
+                stored = patcher.stored(name)
+                if parameter.data_type in INTEGERS and parameter.raw_data == stored.tobytes() and len(stored) > 1:
+                    masks[name] = np.zeros_like(stored)
+                    masks[name][-1] = 0x40
+        values = patcher.values(masks)
         try:
-            faulty = self._optimised(patcher.apply({tensor: injection.masks[tensor]}))
+            faulty = self._optimised(patcher.apply(masks))
         except NotReplayableError:
-            return False
+            return frozenset()
         changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
-        parameter = faulty.parameters.get(tensor)
-        return (
-            changed == set(self._graph.readers(tensor))
-            and [node.output[0] for node in faulty.nodes] == [node.output[0] for node in self._graph.nodes]
-            and parameter is not None
-            and parameter.raw_data == injection.values[tensor]
+        alike = changed == {place for name in masks for place in self._graph.readers(name)} and [
+            node.output[0] for node in faulty.nodes
+        ] == [node.output[0] for node in self._graph.nodes]
+        kept = (
+            name for name in masks if name in faulty.parameters and faulty.parameters[name].raw_data == values[name]
         )
+        return frozenset(kept if alike else ())
 
     def _channels(self, place: int, injections: Sequence[Injection]) -> list[Record]:
         """Evaluate faults in the integers of one layer, all at once."""

@@ -21,7 +21,7 @@ from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, as_scores
 _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 """Operators that look at all images of a batch at once."""
 
-_TRIALS = 3
+_TRIALS = 2
 
 _MOST_CHANGED = 0.9
 """Share of changed images from which on a batch is run as it is: copying rows costs more than it saves."""
@@ -79,6 +79,7 @@ class Rest:
         model, inputs = graph.part(cut.rest, [graph.output])
         self._part = Part(model, inputs, [graph.output], deployment)
         self._activations = activations
+        self._varying = graph.varying
         self.size = activations.rows(0)
         batch_wide = any(graph.nodes[place].op_type in _BATCH_WIDE for place in cut.rest)
         self.pooled = not batch_wide and self._independent(logits)
@@ -117,9 +118,13 @@ class Rest:
         return True
 
     def blocks(self, values: Values, batch: int) -> Blocks:
-        """Return those of its values as blocks of images, where they can be read so."""
+        """Return those of its values as blocks of images, where they can be read so.
+
+        Values that are the same whatever the images (positions, parameters) belong to the batch as a whole.
+        """
         rows = self._activations.rows(batch)
-        return {name: split(values[name], rows) for name in self.names if name in values}
+        given = [name for name in self.names if name in values]
+        return {name: split(values[name], rows) if name in self._varying else None for name in given}
 
     def first_image(self, batch: int) -> int:
         """Return the number of a batch's first image."""
