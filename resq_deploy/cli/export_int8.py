@@ -21,6 +21,31 @@ from resq_deploy.errors import OptionError
 @out_option("The int8 ONNX file to write; the sidecar goes beside it as .json.")
 @dataset_option
 @data_dir_option
+@click.option(
+    "--ranges",
+    type=click.Choice(["minmax", "mse", "fault-aware"]),
+    default="minmax",
+    show_default=True,
+    help="Weight ranges: up to the largest weight, of least squared error, or that under bit errors.",
+)
+@click.option(
+    "--design-ber", type=float, metavar="P", help="Bit error rate fault-aware ranges are made for.  [default: 0.001]"
+)
+@click.option(
+    "--granularity",
+    type=click.Choice(["channel", "tensor"]),
+    default="channel",
+    show_default=True,
+    help="A weight range per output channel, or per tensor.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["qdq", "qoperator"]),
+    default="qdq",
+    show_default=True,
+    help="Float operators between (de)quantizing nodes, or integer operators.",
+)
 @click.option("--calibration-images", type=int, default=500, show_default=True, help="Training images for the ranges.")
 @click.option("--test-images", type=int, help="Test images the accuracies are measured on.  [default: all]")
 @seed_option
@@ -33,6 +58,10 @@ def command(
     out: pathlib.Path,
     dataset: str,
     data_dir: pathlib.Path | None,
+    ranges: str,
+    design_ber: float | None,
+    granularity: str,
+    form: str,
     calibration_images: int,
     test_images: int | None,
     seed: int,
@@ -45,6 +74,7 @@ def command(
     Examples:
       resq-deploy export-int8 run/ --out net.int8.onnx --dataset cifar10 --data-dir data
       resq-deploy export-int8 run/baseline.pt --out baseline.int8.onnx --dataset digits --gate clean=2
+      resq-deploy export-int8 run/ --out hard.int8.onnx --dataset cifar10 --ranges fault-aware --design-ber 1e-3
       resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset images.npz      (needs no torch)
     """
     if source.suffix == ".pt" or source.is_dir():
@@ -56,6 +86,10 @@ def command(
     if out.suffix != ".onnx":
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
     options = ExportOptions(
+        ranges=ranges,
+        design_ber=design_ber,
+        granularity=granularity,
+        format=form,
         calibration_images=calibration_images,
         seed=seed,
         test_images=test_images,

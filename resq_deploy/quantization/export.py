@@ -16,8 +16,9 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import GateError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import Estimate, share
+from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
-from resq_deploy.quantization.write import write_int8
+from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.records import provenance, sha256_file, write_atomic, write_json
 
 SCHEMA = 1
@@ -25,18 +26,9 @@ DEFAULT_GATES = {"clean": 1.0}
 """Largest drop allowed, in points; `clean`: accuracy of the int8 file below that of the float file."""
 
 
-_SCHEME = {
-    "format": "qdq",
-    "ranges": "minmax",
-    "granularity": "channel",
-    "weights": "int8",
-    "activations": "uint8",
-}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Options of an export.
+class ExportOptions(Scheme):
+    """Options of an export: the int8 form, as `Scheme` has it, and how it is measured.
 
     Attributes:
         calibration_images: how many training images the activation ranges are taken from.
@@ -53,6 +45,7 @@ class ExportOptions:
     enforce: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.calibration_images < 1:
             raise OptionError(f"--calibration-images {self.calibration_images}: give a whole number from 1 up")
         unknown = sorted(self.gates.keys() - DEFAULT_GATES.keys())
@@ -92,7 +85,7 @@ def export_int8(
     session = Session(model.SerializeToString(), every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
     report(f"calibrating on {len(calibration)} images")
-    int8 = write_int8(model, calibration.images, session.input)
+    int8, adjustments = write_adjusted(model, calibration.images, session.input, options)
     test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
     float_right = _right(session, dataset, test)
@@ -107,7 +100,8 @@ def export_int8(
         "source": described,
         "dataset": {"name": dataset.name, "classes": list(dataset.classes), "test_sha256": dataset.digest("test")},
         "notes": list(dataset.notes),
-        "quantization": {**_SCHEME, "calibration_images": len(calibration), "seed": options.seed},
+        "quantization": {**_scheme(options), "calibration_images": len(calibration), "seed": options.seed},
+        "adjustments": adjustments,
         "stored_bits": _stored_bits(out),
         "accuracy": {name: estimate.as_dict() for name, estimate in accuracy.items()},
         "agreement": share(int((float_right == int8_right).sum()), len(test)).as_dict(),
@@ -116,6 +110,16 @@ def export_int8(
     }
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar
+
+
+def _scheme(options: ExportOptions) -> dict[str, str]:
+    return {
+        "format": options.format,
+        "ranges": options.ranges,
+        "granularity": options.granularity,
+        "weights": "int8",
+        "activations": "uint8",
+    }
 
 
 def _right(session: Session, dataset: Dataset, test: Split) -> NDArray[np.bool_]:

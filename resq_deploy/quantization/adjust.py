@@ -1,0 +1,160 @@
+"""Stage 3's adjustments around the writing: choose weight ranges, write, read back, mend, and say what was done."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from resq_deploy.deployed.session import InputSpec
+from resq_deploy.errors import ModelError
+from resq_deploy.grid import CODE_MAX
+from resq_deploy.quantization.ranges import best_clip, expected_error
+from resq_deploy.quantization.readback import written_scales
+from resq_deploy.quantization.scheme import Scheme
+from resq_deploy.quantization.weights import (
+    Clips,
+    WeightTensor,
+    check_channels,
+    clip_weights,
+    range_overrides,
+    step,
+    weight_tensors,
+)
+from resq_deploy.quantization.write import write_int8
+
+_ATTEMPTS = 4
+_SLACK = 1.01
+"""How much wider a widened range is made than its bias asks for: wider weights move the activation ranges a little."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Range:
+    """The range of one tensor: as chosen, as given to the quantizer, and the scale it wrote; [channels] or []."""
+
+    weight: WeightTensor
+    chosen: NDArray[np.float32]
+    given: NDArray[np.float32]
+    written: NDArray[np.float32]
+
+    @property
+    def enlarged(self) -> NDArray[np.bool_]:
+        """Where the quantizer made the scale larger than that of the range it was given."""
+        return np.not_equal(self.written, step(self.given))
+
+
+def write_adjusted(
+    model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec, scheme: Scheme
+) -> tuple[bytes, dict[str, Any]]:
+    """Quantize a prepared float model with the weight ranges of a scheme.
+
+    Where the int32 bias of a layer does not allow as small a step as was chosen, the range of its weights is widened
+    to what it does allow (J is convex, so that is the best of the ranges allowed) and the file is written again.
+    Under `minmax` the quantizer enlarges the scale alone, which cuts no weight off.
+
+    Args:
+        model: the float model, from `prepare_float_model`; not changed.
+        images: calibration images as the data set holds them, shape [N, ...].
+        spec: what the model takes.
+        scheme: what to write.
+
+    Returns:
+        The int8 model, serialised, and the sidecar's `adjustments`.
+
+    Raises:
+        ModelError: if onnxruntime cannot quantize the model, or writes other weights or biases than were meant.
+    """
+    check_channels(model, scheme)
+    weights, left = weight_tensors(model, scheme.granularity)
+    chosen = {weight.name: _chosen(weight, scheme) for weight in weights}
+    given = dict(chosen)
+    for _ in range(_ATTEMPTS):
+        if scheme.ranges == "minmax":
+            int8 = write_int8(model, images, spec, scheme)
+        else:
+            narrowed = clip_weights(model, weights, given)
+            int8 = write_int8(narrowed, images, spec, scheme, range_overrides(weights, given))
+        ranges = _read_back(int8, model, weights, chosen, given)
+        enlarged = [entry for entry in ranges if entry.enlarged.any()]
+        if scheme.ranges == "minmax" or not enlarged:
+            in_float = [weight.name for weight in weights if all(entry.weight is not weight for entry in ranges)]
+            return int8, {"ranges": _record(ranges, left + in_float, scheme)}
+        for entry in enlarged:
+            wider = (entry.written * np.float32(CODE_MAX * _SLACK)).astype(np.float32)
+            given[entry.weight.name] = np.where(entry.enlarged, wider, entry.given)
+    raise ModelError(
+        f"onnxruntime enlarges the scale of the weights {enlarged[0].weight.name!r}, whose bias is too large for it, "
+        "however wide their range is made: export with --ranges minmax"
+    )
+
+
+def _read_back(
+    int8: bytes, model: onnx.ModelProto, weights: Sequence[WeightTensor], chosen: Clips, given: Clips
+) -> list[_Range]:
+    """Return the ranges of the weights that a file holds as int8.
+
+    Raises:
+        ModelError: if it holds a weight in float that was narrowed, or anything else than was meant.
+    """
+    scales = written_scales(int8, model, weights, given)
+    for weight in weights:
+        if weight.name not in scales and np.less(given[weight.name], weight.largest).any():
+            raise ModelError(
+                f"onnxruntime leaves the weights {weight.name!r} in float, so that no range can be chosen for them: "
+                "export with --ranges minmax"
+            )
+    return [
+        _Range(weight=weight, chosen=chosen[weight.name], given=given[weight.name], written=scales[weight.name])
+        for weight in weights
+        if weight.name in scales
+    ]
+
+
+def _chosen(weight: WeightTensor, scheme: Scheme) -> NDArray[np.float32]:
+    if scheme.ranges == "minmax":
+        return weight.largest
+    return best_clip(weight.values, axis=weight.axis, ber=scheme.expected_ber)
+
+
+def _record(ranges: list[_Range], left: list[str], scheme: Scheme) -> dict[str, Any]:
+    """Return what the sidecar says of the weight ranges."""
+    return {
+        "mode": scheme.ranges,
+        "design_ber": scheme.expected_ber if scheme.ranges == "fault-aware" else None,
+        "granularity": scheme.granularity,
+        "tensors": [_tensor_record(entry, scheme.expected_ber) for entry in ranges],
+        "not_adjusted": left,
+    }
+
+
+def _tensor_record(entry: _Range, ber: float) -> dict[str, Any]:
+    """Return the record of one tensor: lengths in units of the weights, expected errors in squared ones."""
+    weight = entry.weight
+    errors = {
+        name: float(expected_error(weight.values, clip, axis=weight.axis, ber=ber).mean())
+        for name, clip in (("minmax", weight.largest), ("chosen", entry.given))
+    }
+    intended, written = step(entry.chosen).reshape(-1), entry.written.reshape(-1)
+    return {
+        "tensor": weight.name,
+        "axis": weight.axis,
+        "channels": int(written.size),
+        "max_abs": float(weight.largest.max()),
+        "clip": _spread(entry.given),
+        "clipped_share": float(np.mean(weight.clipped(entry.given) != weight.values)),
+        "expected_error": errors,
+        "scales": {
+            "intended": _spread(intended),
+            "written": _spread(written),
+            "differ": [
+                {"channel": int(place), "intended": float(intended[place]), "written": float(written[place])}
+                for place in np.flatnonzero(intended != written)
+            ],
+        },
+    }
+
+
+def _spread(values: NDArray[np.float32]) -> dict[str, float]:
+    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}

@@ -1,0 +1,101 @@
+"""Weight ranges: where to clip, for the least expected error of the stored codes.
+
+The int8 grid of a range `[-c, c]` has the step `c / 127`. A wide range rounds coarsely, and every flipped bit moves the
+weight by that much more; a narrow one cuts weights off. The error expected of one weight `w`, in squared units of the
+weights, when each of its 8 stored bits flips with probability `p` (RESQ specification, equation 6):
+
+    J(c) = E[(|w| - c)_+^2] + (21845 p + 1/12) (c / 127)^2
+
+Clipping, flips (the squares of 1, 2, 4 ... 128 steps add up to 21845) and rounding (a twelfth of a squared step).
+It is the closed form of the noisy mean squared error that WCAT searches on a grid (Chitsaz et al. 2023).
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.errors import OptionError
+from resq_deploy.grid import CODE_MAX
+
+FLIP_ERROR = sum(4**bit for bit in range(8))
+"""Squared steps that flips of all 8 bits of a code move it by, added up: 21845."""
+
+ROUNDING_ERROR = 1 / 12
+"""Mean squared rounding error in squared steps."""
+
+LARGEST_BER = 0.5
+"""At this rate a bit holds nothing any more."""
+
+
+def best_clip(weights: NDArray[np.float32], *, axis: int | None, ber: float) -> NDArray[np.float32]:
+    """Return the clip that minimises J, exactly, per channel or per tensor.
+
+    J is convex, with the derivative `2 (b c - mean((|w| - c)_+))` where `b = (21845 p + 1/12) / 127^2`. Of `n` weights,
+    the sum of `(|w| - c)_+` is the largest over k of (sum of the k largest |w|) - k c, each of them a falling line; so
+    the zero of the derivative is the largest of the lines' zeros: `max_k (sum of the k largest |w|) / (k + n b)`.
+
+    Args:
+        weights: finite float32 array of any shape; not empty.
+        axis: the axis of channels, for a clip each; `None` for one clip.
+        ber: the bit error rate `p` to expect, from 0 (plain least squares) to 0.5.
+
+    Returns:
+        float32, shape `[channels]` or `[]`; below the largest |w|, and zero where all weights are.
+
+    Raises:
+        OptionError: if the rate is not in [0, 0.5].
+    """
+    rows = _magnitudes(weights, axis)
+    rows.sort(axis=1)
+    sums = np.cumsum(rows[:, ::-1], axis=1, dtype=np.float64)
+    count = rows.shape[1]
+    sums /= np.arange(1, count + 1) + count * _weight_of_step(ber)
+    clip: NDArray[np.float32] = sums.max(axis=1).astype(np.float32)
+    return clip if axis is not None else clip.reshape(())
+
+
+def expected_error(
+    weights: NDArray[np.float32], clip: NDArray[np.float32], *, axis: int | None, ber: float
+) -> NDArray[np.float64]:
+    """Return J at a clip, in squared units of the weights.
+
+    Args:
+        weights: as in `best_clip`.
+        clip: shape `[channels]` or `[]`; not negative.
+        axis: as in `best_clip`.
+        ber: as in `best_clip`.
+
+    Returns:
+        float64, the shape of `clip`.
+
+    Raises:
+        OptionError: if the rate is not in [0, 0.5].
+    """
+    limits = np.asarray(clip, dtype=np.float64)
+    over = np.maximum(_magnitudes(weights, axis) - limits.reshape(-1, 1), 0.0)
+    error: NDArray[np.float64] = np.square(over).mean(axis=1).reshape(limits.shape) + _weight_of_step(ber) * limits**2
+    return error
+
+
+def check_ber(ber: float) -> None:
+    """Check a design bit error rate.
+
+    Raises:
+        OptionError: if it is not in [0, 0.5].
+    """
+    if not 0 <= ber <= LARGEST_BER:  # refuses a NaN, too
+        raise OptionError(f"--design-ber {ber}: give a bit error rate from 0 to {LARGEST_BER}, such as 1e-3")
+
+
+def _weight_of_step(ber: float) -> float:
+    """Return the factor of c^2 in J."""
+    check_ber(ber)
+    return float((FLIP_ERROR * ber + ROUNDING_ERROR) / CODE_MAX**2)
+
+
+def _magnitudes(weights: NDArray[np.float32], axis: int | None) -> NDArray[Any]:
+    """Return |w| as a new array of shape [channels, weights of a channel]; one channel for a whole tensor."""
+    channels = 1 if axis is None else weights.shape[axis]
+    moved = weights if axis is None else np.moveaxis(weights, axis, 0)
+    return np.abs(moved).reshape(channels, -1)
