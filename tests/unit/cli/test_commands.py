@@ -222,6 +222,23 @@ def test_wrong_usage(refused, digits_int8, tmp_path, monkeypatch, arguments, mes
     assert message in refused(*(argument.format(**names) for argument in arguments))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--ranges", "max"), "'max' is not one of"),
+        (("--granularity", "layer"), "'layer' is not one of"),
+        (("--format", "qlinear"), "'qlinear' is not one of"),
+        (("--design-ber", "1e-3"), "is for --ranges fault-aware, not minmax"),
+        (("--ranges", "fault-aware", "--design-ber", "nan"), "give a bit error rate from 0 to 0.5"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_ranges(refused, digits_float, tmp_path, options, message):
+    out = tmp_path / "net.onnx"
+    assert message in refused("export-int8", digits_float, "--out", out, "--dataset", "digits", *options)
+    assert not out.exists()
+
+
 def test_a_model_with_two_inputs(refused, digits_float, tmp_path):
     model = onnx.load(digits_float)
     model.graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, ["batch", 10]))
