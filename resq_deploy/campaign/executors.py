@@ -10,7 +10,7 @@ from resq_deploy.campaign.engines.testbed import Testbed
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 
-_AHEAD = 2  # portions handed out per worker: enough to keep it busy, few enough to stop soon
+AHEAD = 2  # portions handed out per worker: enough to keep it busy, few enough to stop soon
 
 
 class Executor(Protocol):
@@ -58,7 +58,7 @@ class Threads:
         with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
             try:
                 while True:
-                    while len(pending) < self._workers * _AHEAD and (portion := next(waiting, None)) is not None:
+                    while len(pending) < self._workers * AHEAD and (portion := next(waiting, None)) is not None:
                         pending.add(pool.submit(self._testbed.evaluate, plan, portion, truth=truth))
                     if not pending:
                         return

@@ -12,7 +12,7 @@ from resq_deploy.errors import OptionError
 
 DEFAULT_MARGIN = 0.01
 DEFAULT_MEMORY = 2 * 10**9
-_LEAST_MEMORY = 2**28
+LEAST_MEMORY = 2**28
 _AUDIT = {"replay": 0.01, "reload": 0.0}
 DEFAULT_BER = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -111,8 +111,8 @@ class CampaignOptions:
             raise OptionError(f"--fit-per-mbit {self.fit_per_mbit}: give a rate from 0 up")
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers {self.workers}: give a whole number from 1 up")
-        if self.memory < _LEAST_MEMORY:
-            raise OptionError(f"--memory {self.memory}: give bytes, {_LEAST_MEMORY:,} or more")
+        if self.memory < LEAST_MEMORY:
+            raise OptionError(f"--memory {self.memory}: give bytes, {LEAST_MEMORY:,} or more")
         if not self.ber or any(not 0.0 < rate <= 0.5 for rate in self.ber):
             raise OptionError("--ber: give bit error rates above 0 and up to 0.5, such as 1e-4,1e-3")
         if not 2 <= self.burst <= 64:

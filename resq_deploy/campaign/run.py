@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.cluster import executor_for
+from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.executors import Executor, Threads, worker_count
+from resq_deploy.campaign.executors import Executor, worker_count
 from resq_deploy.campaign.exposure import exposure
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
@@ -45,6 +47,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Say = Callable[[str], None]
 
 
 class Campaign:
@@ -54,13 +57,17 @@ class Campaign:
         model: the file under test.
         dataset: its test set judges the faults.
         options: what to do.
+        say: told what is waited for, such as workers of a cluster.
 
     Raises:
-        InputError: if model, data or options cannot be used.
+        InputError: if model, data or options cannot be used, or the scheduler cannot be reached.
     """
 
-    def __init__(self, model: DeployedModel, dataset: Dataset, options: CampaignOptions) -> None:
+    def __init__(
+        self, model: DeployedModel, dataset: Dataset, options: CampaignOptions, say: Say = lambda _: None
+    ) -> None:
         self.options = options
+        check_scheduler(options.scheduler)
         self.plan = make_plan(model.surfaces, options)
         patcher = model.patcher()
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
@@ -71,12 +78,12 @@ class Campaign:
             options=options,
         )
         self.testbed = Testbed(kit)
-        self._workers = worker_count(options.workers)
-        self._executor: Executor = Threads(self.testbed, self._workers)
+        workers = worker_count(options.workers)
+        self._executor: Executor = executor_for(kit, self.testbed, workers, say)
         self._settings = {
             "model_file": model.path.name,
             "engine": options.engine,
-            "workers": self._workers,
+            "workers": workers if options.scheduler in (None, LOCAL) else None,  # the cluster has what it has
             "memory": options.memory,
             "scheduler": options.scheduler,
         }
@@ -122,23 +129,26 @@ class Campaign:
             RunFolderError: if the folder cannot be used.
             FailedError: if an injection, the canary or the audit shows that the figures cannot be trusted.
         """
-        with RunFolder.open(
-            out,
-            command="faultcamp",
-            options=self._identity,
-            sha256=self._sha256,
-            settings=self._settings,
-            resume=resume,
-        ) as folder:
+        # The executor first: where a cluster has no workers that can be used, nothing is written.
+        with (
+            self._executor as executor,
+            RunFolder.open(
+                out,
+                command="faultcamp",
+                options=self._identity,
+                sha256=self._sha256,
+                settings=self._settings,
+                resume=resume,
+            ) as folder,
+        ):
             seen = canary(self.plan.surfaces, self.testbed)
-            with self._executor as executor:
-                begin = time.perf_counter()
-                with Store(folder.path / FILE) as store:
-                    before = len(store.numbers())
-                    self._evaluate_rounds(store, executor, report)
-                    records = list(store.records())
-                seconds = time.perf_counter() - begin
-                checked = audit(self.plan, records, executor)
+            begin = time.perf_counter()
+            with Store(folder.path / FILE) as store:
+                before = len(store.numbers())
+                self._evaluate_rounds(store, executor, report)
+                records = list(store.records())
+            seconds = time.perf_counter() - begin
+            checked = audit(self.plan, records, executor)
             summary = summarise(self.plan, self.golden, records)
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
             if "by_role" in summary:

@@ -1,0 +1,103 @@
+"""What runs in a worker of a Dask cluster: a campaign's engines, and the faults it is handed."""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from resq_deploy.campaign.engines.testbed import Kit, Testbed
+from resq_deploy.campaign.plan import Plan
+from resq_deploy.campaign.record import Record
+from resq_deploy.errors import InputError
+from resq_deploy.records import provenance
+
+_DECIDING = ("resq-deploy", "onnxruntime", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Values:
+    """What a campaign's engines are built from, on its way to the workers.
+
+    Attributes:
+        token: tells campaigns apart.
+        terms: what the figures are to be computed with, as `terms` returns it.
+        kit: what a testbed is built from.
+    """
+
+    token: str
+    terms: Mapping[str, str]
+    kit: Kit
+
+
+_HELD = 2  # so that two campaigns at a time do not take turns in throwing out each other's
+_held: collections.OrderedDict[str, Testbed] = collections.OrderedDict()
+_held_lock = threading.Lock()
+
+
+def get_ready(values: Values) -> Testbed:
+    """Return the engines of a campaign, built once a process; those of the campaigns used last are held.
+
+    Raises:
+        InputError: if this worker could come to other figures.
+    """
+    with _held_lock:
+        if values.token not in _held:
+            compare(values.terms, terms(), _address())
+            while len(_held) >= _HELD:
+                _held.popitem(last=False)
+            _held[values.token] = Testbed(values.kit)
+        _held.move_to_end(values.token)
+        return _held[values.token]
+
+
+def evaluate(values: Values, plan: Plan, numbers: tuple[int, ...], truth: bool) -> list[Record]:
+    """Return the records of faults of a plan.
+
+    Raises:
+        ResqError: whatever the engines raise.
+    """
+    return get_ready(values).evaluate(plan, numbers, truth=truth)
+
+
+def warm_up(values: Values) -> None:
+    """Build the engines, so that no fault waits for them."""
+    get_ready(values)
+
+
+def forget(token: str) -> None:
+    """Let a campaign's engines go."""
+    with _held_lock:
+        _held.pop(token, None)
+
+
+def as_it_is(value: Any) -> Any:
+    """Return the value: as a task, what makes it one of Dask's results."""
+    return value
+
+
+def terms() -> dict[str, str]:
+    """Return what decides the last bit of a figure in this process."""
+    made = provenance()
+    versions = {name: made["versions"].get(name, "none") for name in _DECIDING}
+    return {**versions, "machine": made["machine"], "CPU features": " ".join(made["cpu_flags"]) or "none"}
+
+
+def compare(wanted: Mapping[str, str], found: Mapping[str, str], where: str) -> None:
+    """Check that a worker computes as the campaign does.
+
+    Raises:
+        InputError: naming the first difference.
+    """
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"Dask worker {where} has {name} {found.get(name)}, this campaign {value}: the figures could differ; "
+                "use workers that are like this machine"
+            )
+
+
+def _address() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().address)

@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+r"""Measure the campaign engines side by side: reload, replay, several workers, Dask, and PyTorchFI.
+
+Every measurement is a process of its own (measure_faultcamp.py), and the variants take turns within each repeat, on
+the same faults and images. Figures are medians over the repeats, ratios are those of the medians, beside the extremes
+of the repeats. Setting an engine up counts, except for the chips of `ber` and for PyTorchFI; starting a cluster does
+not. Exit status 1 if any two records of a fault differ.
+
+Example:
+  python tools/bench_faultcamp.py resnet20=resnet20.int8.onnx,resnet20/baseline.pt --dataset cifar10 --data-dir data \
+      --out bench.json --markdown bench.md
+"""
+
+import argparse
+import collections
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resq_deploy.cli.shared import progress_bar
+from resq_deploy.errors import FailedError, InputError, ResqError
+from resq_deploy.records import provenance, write_atomic, write_json
+
+SCHEMA = 1
+POPULATIONS = ("weight", "all")
+VARIANTS = ("reload_1", "replay_1", "reload_n", "replay_n", "dask_n")
+RATIOS = {  # how many times faster the first of the two is
+    "replay_1_vs_reload_1": ("replay_1", "reload_1"),
+    "replay_n_vs_reload_1": ("replay_n", "reload_1"),
+    "replay_n_vs_reload_n": ("replay_n", "reload_n"),
+    "replay_n_vs_replay_1": ("replay_n", "replay_1"),
+    "dask_n_vs_replay_n": ("dask_n", "replay_n"),
+    "replay_n_vs_pytorchfi": ("replay_n", "pytorchfi"),
+}
+MARKERS = ("<!-- bench:faultcamp -->", "<!-- /bench:faultcamp -->")
+NUMBERS = (  # option, least value, default, meaning
+    ("images", 1, 1000, "test images"),
+    ("faults", 1, 200, "faults for replay"),
+    ("reload-faults", 1, 10, "of them for reload"),
+    ("chips", 1, 2, "chips a bit error rate"),
+    ("workers", 1, 2, "workers, where there are several"),
+    ("repeats", 1, 3, "how often all is measured"),
+    ("seed", 0, 0, "seed of the faults"),
+    ("pytorchfi-faults", 0, 5, "faults for PyTorchFI; 0 leaves it out"),
+    ("memory-images", 0, 10_000, "images of the campaign whose memory is measured; 0 leaves it out"),
+    ("memory-faults", 1, 40, "faults of that campaign"),
+)
+NOT_ASKED = "not asked for"
+_OPTIONAL = ("dask_n", "pytorchfi", "memory")  # without these, the rest is still a result
+_CHILD = pathlib.Path(__file__).with_name("measure_faultcamp.py")
+
+Job = dict[str, Any]
+Result = dict[str, Any]
+Series = Mapping[str, Sequence[Result]]
+
+
+def read_network(text: str) -> tuple[str, dict[str, str | None]]:
+    """Read NET=MODEL.onnx[,CHECKPOINT.pt].
+
+    Raises:
+        InputError: if it is not of that form, or a file is missing.
+    """
+    name, _, files = text.partition("=")
+    model, _, checkpoint = files.partition(",")
+    if not name or not model:
+        raise InputError(f"{text!r}: give a network as NET=MODEL.onnx or NET=MODEL.onnx,CHECKPOINT.pt")
+    for path in filter(None, (model, checkpoint)):
+        if not pathlib.Path(path).is_file():
+            raise InputError(f"{name}: there is no file {path}")
+    return name, {"model": model, "checkpoint": checkpoint or None}
+
+
+def plan_jobs(given: argparse.Namespace, files: Mapping[str, str | None]) -> dict[str, Job]:
+    """Return the measurements of a network by the name of their figures; `check` and `memory` are done once."""
+    shared = {**files, "dataset": given.dataset, "data_dir": given.data_dir, "images": given.images, "seed": given.seed}
+    shared |= {"faults": given.faults, "first": given.faults, "workers": 1, "dask": False, "audit": False}
+    variants: dict[str, Job] = {
+        variant: {"engine": engine, "workers": workers, "first": first}
+        for engine, first in (("reload", given.reload_faults), ("replay", given.faults))
+        for variant, workers in ((f"{engine}_1", 1), (f"{engine}_n", given.workers))
+    }
+    variants["replay_1"]["audit"] = True
+    if given.dask:
+        variants["dask_n"] = {"engine": "replay", "workers": given.workers, "dask": True}
+    jobs = {"check": {"measure": "check"}, "chips": {"measure": "chips", "chips": given.chips, "audit": True}}
+    for population in POPULATIONS:
+        for variant, how in variants.items():
+            jobs[f"{population}.{variant}"] = {"measure": "engine", "population": population, **how}
+    if given.pytorchfi_faults:
+        jobs["pytorchfi"] = {"measure": "pytorchfi", "first": given.pytorchfi_faults}
+    if given.memory_images:
+        size = {"images": given.memory_images, "faults": given.memory_faults, "workers": given.workers}
+        jobs["memory"] = {"measure": "memory", **size}
+    return {name: {**shared, **job} for name, job in jobs.items()}
+
+
+def run_job(job: Job, name: str) -> Result:
+    """Measure in a child process.
+
+    Raises:
+        ResqError: if it fails, unless the figure is one that may be missing.
+    """
+    child = subprocess.run([sys.executable, _CHILD, json.dumps(job)], capture_output=True, text=True)
+    try:
+        result: Result = json.loads(child.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = child.stderr.strip().splitlines()[-1:] or ["no message"]
+        result = {"error": f"died with {child.returncode}: {last[0]}"}
+    if "error" not in result:
+        return result
+    if name.endswith(_OPTIONAL):
+        return {"skipped": f"failed: {result['error']}"}
+    kind = InputError if result.get("status") == InputError.exit_status else FailedError
+    raise kind(f"{pathlib.Path(job['model']).name}, {name}: {result['error']}")
+
+
+def measure(given: argparse.Namespace, write: Callable[[dict[str, Result]], None]) -> dict[str, Result]:
+    """Take all measurements, and return the figures of each network; `write` gets them after each repeat."""
+    jobs = {name: plan_jobs(given, files) for name, files in map(read_network, given.networks)}
+    rounds = [(network, 0, ["check"]) for network in jobs]
+    for network in jobs:
+        names = [name for name in jobs[network] if name not in ("check", "memory")]
+        for repeat in range(given.repeats):
+            rounds.append((network, repeat, names[:: 1 if repeat % 2 == 0 else -1]))  # so that a drift favours none
+        rounds.append((network, given.repeats, [name for name in jobs[network] if name == "memory"]))
+    series: dict[str, dict[str, list[Result]]] = {name: collections.defaultdict(list) for name in jobs}
+    results: dict[str, Result] = {}
+    with progress_bar("measurements") as progress:
+        task = progress.add_task("checking", total=sum(len(names) for *_, names in rounds))
+        for network, repeat, names in rounds:
+            for name in names:
+                progress.update(task, description=f"{network} {name}")
+                job = jobs[network][name]
+                series[network][name].append(run_job({**job, "audit": job["audit"] and repeat == 0}, name))
+                progress.advance(task)
+            if names != ["check"]:
+                results[network] = assess(series[network])
+                write(results)
+    return results
+
+
+def assess(series: Series) -> Result:
+    """Return the figures of a network from what was measured so far."""
+    chips = series["chips"]
+    golden, mask = [result["golden_s"] for result in chips], [result["s_per_mask"] for result in chips]
+    rates = {rate: [result["s_per_mask_by_rate"][rate] for result in chips] for rate in chips[0]["s_per_mask_by_rate"]}
+    return {
+        "model": series["check"][0],
+        "golden_s": _figure(golden),
+        "populations": {population: _population(series, population) for population in POPULATIONS},
+        "chips": {
+            "masks": chips[0]["masks"],
+            "s_per_mask": _figure(mask),
+            "s_per_mask_by_rate": {rate: _figure(seconds) for rate, seconds in rates.items()},
+            "per_golden": _ratio(mask, golden),
+            "audit": chips[0]["audit"],
+        },
+        "pytorchfi": _variant(series.get("pytorchfi", ())),
+        "memory": series["memory"][0] if "memory" in series else {"skipped": NOT_ASKED},
+    }
+
+
+def _population(series: Series, population: str) -> Result:
+    runs = {variant: series.get(f"{population}.{variant}", ()) for variant in VARIANTS}
+    seconds = {variant: _seconds(results) for variant, results in runs.items()}
+    if population == "weight":  # PyTorchFI is given weight faults
+        seconds["pytorchfi"] = _seconds(series.get("pytorchfi", ()))
+    outputs: dict[str, list[str]] = collections.defaultdict(list)
+    for result in itertools.chain.from_iterable(runs.values()):
+        for fault, output in result.get("outputs", {}).items():
+            outputs[fault].append(output)
+    repeated = [found for found in outputs.values() if len(found) > 1]
+    return {
+        "variants": {variant: _variant(results) for variant, results in runs.items()},
+        "ratios": {
+            name: _ratio(seconds[slow], seconds[fast])
+            for name, (fast, slow) in RATIOS.items()
+            if seconds.get(fast) and seconds.get(slow)
+        },
+        "audit": runs["replay_1"][0]["audit"] if runs["replay_1"] else None,
+        "compared": {"faults": len(repeated), "mismatches": sum(len(set(found)) > 1 for found in repeated)},
+    }
+
+
+def _variant(results: Sequence[Result]) -> Result:
+    for result in results or [{"skipped": NOT_ASKED}]:
+        if "skipped" in result:
+            return result
+    raw = [{key: value for key, value in result.items() if key not in ("outputs", "audit")} for result in results]
+    return {"s_per_fault": _figure(_seconds(results)), "raw": raw}
+
+
+def _seconds(results: Sequence[Result]) -> list[float]:
+    """Return the seconds a fault of each repeat; none where any repeat lacks them."""
+    found = [result["s_per_fault"] for result in results if "s_per_fault" in result]
+    return found if len(found) == len(results) else []
+
+
+def _figure(values: Sequence[float]) -> Result:
+    return {"median": statistics.median(values), "raw": list(values)}
+
+
+def _ratio(over: Sequence[float], under: Sequence[float]) -> Result:
+    """Return the ratio of the medians, and the extremes of the ratios of single repeats."""
+    each = [above / below for above, below in zip(over, under, strict=True)]
+    return {"value": statistics.median(over) / statistics.median(under), "low": min(each), "high": max(each)}
+
+
+def mismatches(results: Mapping[str, Result]) -> int:
+    """Return how many faults had two different records, be it in an audit or between variants."""
+    parts = [part for result in results.values() for part in (result["chips"], *result["populations"].values())]
+    return sum(part[kind]["mismatches"] for part in parts for kind in ("audit", "compared") if part.get(kind))
+
+
+def machine() -> Result:
+    """Return what the figures depend on besides the code."""
+    info = pathlib.Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8") if info.exists() else "")
+    about = provenance()
+    for package in ("dask", "distributed", "pytorchfi"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            about["versions"][package] = importlib.metadata.version(package)
+    return {
+        "cpu": next(iter(names), platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        **about,
+    }
+
+
+def tables(report: Result) -> str:
+    """Return the report in Markdown: a table for each population, a row a network, and what they mean."""
+    options, host, texts = report["options"], report["machine"], []
+    for population, title in zip(POPULATIONS, ("Weights", "All roles"), strict=True):
+        rows = [_row(name, network, population, options["workers"]) for name, network in report["networks"].items()]
+        header, line = " | ".join(rows[0]), "|".join(["---"] + ["---:"] * (len(rows[0]) - 1))
+        body = "\n".join(f"| {' | '.join(row.values())} |" for row in rows)
+        texts.append(f"{title}, single flips drawn evenly by bit:\n\n| {header} |\n|{line}|\n{body}")
+    texts.append(
+        f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['versions']['onnxruntime']}. {options['images']} "
+        f"images, {options['faults']} faults ({options['reload_faults']} by reload), medians of {options['repeats']} "
+        "repeats. Reload, replay, PyTorchFI: seconds a fault, replay with its set-up. `A v B`: how many times faster A "
+        "is, with the extremes of the repeats; a number stands for replay with so many workers. Chip: a mask over all "
+        "roles, in golden runs. PyTorchFI runs the float32 network on all cores. Differing: faults whose records "
+        "differ between replay and its audit by reload-and-run, or between variants."
+    )
+    texts.append("\n".join(f"- {note}" for note in notes(report["networks"])))
+    return "\n\n".join(filter(None, texts)) + "\n"
+
+
+def _row(name: str, network: Result, population: str, workers: int) -> dict[str, str]:
+    """Return a row of a table, cell by heading."""
+    found = network["populations"][population]
+    variants, ratios = found["variants"], found["ratios"]
+    row = {
+        "network": name,
+        "golden run, s": _number(network["golden_s"]["median"]),
+        "reload, s": _median(variants["reload_1"]),
+        "replay, s": _median(variants["replay_1"]),
+        "replay v reload": _times(ratios.get("replay_1_vs_reload_1")),
+        f"{workers} v reload": _times(ratios.get("replay_n_vs_reload_1")),
+        f"{workers} v {workers} reload": _times(ratios.get("replay_n_vs_reload_n")),
+        f"{workers} v 1": _times(ratios.get("replay_n_vs_replay_1")),
+        f"Dask {workers} v {workers}": _times(ratios.get("dask_n_vs_replay_n")),
+    }
+    if population == "weight":
+        memory = network["memory"]
+        row["chip"] = _times(network["chips"]["per_golden"])
+        row["PyTorchFI, s"] = _median(network["pytorchfi"])
+        row[f"{workers} v PyTorchFI"] = _times(ratios.get("replay_n_vs_pytorchfi"))
+        row["peak of limit, MB"] = "{peak_mb:.0f} of {limit_mb:.0f}".format(**memory) if "peak_mb" in memory else "-"
+    differing = found["audit"]["mismatches"] + found["compared"]["mismatches"]
+    row["audited, differing"] = f"{found['audit']['checked']}, {differing}"
+    return row
+
+
+def _number(value: float) -> str:
+    """Write three significant digits, never with an exponent."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
+
+
+def _median(variant: Result) -> str:
+    return "-" if "skipped" in variant else _number(variant["s_per_fault"]["median"])
+
+
+def _times(ratio: Result | None) -> str:
+    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "-"
+
+
+def notes(networks: Mapping[str, Result]) -> list[str]:
+    """Return what could not be measured and why, and where replay was not what it is called."""
+    found = []
+    for name, network in networks.items():
+        parts = {"PyTorchFI": network["pytorchfi"], "memory": network["memory"]}
+        for population, figures in network["populations"].items():
+            parts |= {f"{variant} ({population})": part for variant, part in figures["variants"].items()}
+        for what, part in parts.items():
+            first = part.get("raw", [{}])[0]
+            if part.get("skipped", NOT_ASKED) != NOT_ASKED:
+                found.append(f"{name}, {what}: not measured, {part['skipped']}")
+            elif first.get("reloaded") and "reload" not in what:
+                found.append(f"{name}, {what}: {first['reloaded']} of {first['faults']} faults by reload")
+                found[-1] += f", {first['fallback']}" if first["fallback"] else ""
+    return found
+
+
+def put_between(path: pathlib.Path, text: str | None = None) -> None:
+    """Replace what a file holds between the markers; without a text only check that it has them.
+
+    Raises:
+        InputError: if it cannot be read or does not hold each of them once, in order.
+    """
+    try:
+        before, begin, rest = path.read_text(encoding="utf-8").partition(MARKERS[0])
+        _, end, after = rest.partition(MARKERS[1])
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not begin or not end:
+        raise InputError(f"{path}: lacks the lines {MARKERS[0]} and {MARKERS[1]}, between which the tables go")
+    if text is not None:
+        write_atomic(path, f"{before}{begin}\n{text}{end}{after}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", metavar="NET=MODEL.onnx[,CHECKPOINT.pt]", help="what to measure on")
+    parser.add_argument("--dataset", required=True, help="as for resq-deploy faultcamp")
+    parser.add_argument("--data-dir", help="where named data sets lie")
+    for name, least, default, meaning in NUMBERS:
+        parser.add_argument(f"--{name}", type=_whole(least), default=default, help=f"{meaning} (default: {default})")
+    parser.add_argument("--no-dask", dest="dask", action="store_false", help="leave Dask out")
+    parser.add_argument("--out", required=True, help="JSON file to write, anew after each repeat", type=pathlib.Path)
+    parser.add_argument("--markdown", help="file for the tables that are printed", type=pathlib.Path)
+    parser.add_argument("--update-readme", help=f"put the tables between {' and '.join(MARKERS)}", type=pathlib.Path)
+    return parser
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers for argparse."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} up")
+        return int(text)
+
+    return read
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write; return 1 if records differ, 2 if something given cannot be used."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    given = _parser().parse_args(words)
+    bare = [re.sub(r"[^=,]*/", "", word) for word in words]  # folders differ from machine to machine
+    report: Result = {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", "tools/bench_faultcamp.py", *bare]),
+        "machine": machine(),
+        "options": {key: value for key, value in vars(given).items() if isinstance(value, int)},
+        "complete": False,
+        "networks": {},
+    }
+    try:
+        if given.update_readme:
+            put_between(given.update_readme)
+        write_json(given.out, report)  # a place that cannot be written is found now
+        report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
+        write_json(given.out, {**report, "complete": True})
+        text = tables(report)
+        print(text, end="")
+        if given.markdown:
+            write_atomic(given.markdown, text)
+        if given.update_readme:
+            put_between(given.update_readme, text)
+        differing = mismatches(report["networks"])
+        if differing:
+            raise FailedError(f"the records of {differing} faults differ: see {given.out}")
+    except ResqError as error:
+        print(f"bench_faultcamp: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("bench_faultcamp: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
