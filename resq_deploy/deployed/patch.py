@@ -127,7 +127,8 @@ class Patcher:
 def _distinct(index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return different positions, ascending; masks of random bit errors are in order already, which saves the sort."""
     ordered = index if (index[1:] >= index[:-1]).all() else np.sort(index)
-    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+    distinct: NDArray[np.int64] = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+    return distinct
 
 
 def _elements(message: bytes, index: NDArray[np.int64], width: int) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from resq_deploy.errors import DataError, ModelError
 BATCH = 100
 """Images a run. Fixed, since float kernels may round differently for another batch size."""
 
-RUNTIME_ERRORS = (
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     RuntimeError,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
 
@@ -39,7 +40,7 @@ class Activations:
         self._bytes = 0
         self._lock = threading.Lock()
         self._batch_locks = [threading.Lock() for _ in batches]
-        self._parts: collections.OrderedDict[tuple[object, ...], Part] = collections.OrderedDict()
+        self._parts: Recent[Part] = Recent(_PARTS)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -98,15 +99,8 @@ class Activations:
         return computed
 
     def _part(self, places: Collection[int], outputs: Sequence[str]) -> Part:
-        key = (frozenset(places), tuple(outputs))
-        with self._lock:
-            if key in self._parts:
-                self._parts.move_to_end(key)
-                return self._parts[key]
-        model, inputs = self._graph.part(places, outputs)
-        part = Part(model, inputs, outputs, self._deployment)
-        with self._lock:
-            self._parts[key] = part
-            while len(self._parts) > _PARTS:
-                self._parts.popitem(last=False)
-        return part
+        def make() -> Part:
+            model, inputs = self._graph.part(places, outputs)
+            return Part(model, inputs, outputs, self._deployment)
+
+        return self._parts.get((frozenset(places), tuple(outputs)), make)

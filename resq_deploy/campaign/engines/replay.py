@@ -8,10 +8,8 @@ faulty file is optimised anew and compared, node by node, with the golden graph 
 Whatever is not proven to be exact that way is left to reload-and-run.
 """
 
-import collections
 import resource
 import sys
-import threading
 import time
 from collections.abc import Collection, Sequence
 
@@ -22,6 +20,7 @@ from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
 from resq_deploy.campaign.engines.cuts import Cut, changed_nodes, cut, with_cheap_readers
 from resq_deploy.campaign.engines.injection import Injection, Injector
+from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
 from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
 from resq_deploy.campaign.golden import Golden
@@ -33,9 +32,11 @@ from resq_deploy.errors import ModelError
 from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
 
-_RESTS = 3
+_SESSIONS = 3
 _SHARE = 0.4
 _LEAST_ROOM = 2**25
+
+_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
 
 Logits = NDArray[np.float32]
 
@@ -78,15 +79,11 @@ class ReplayEngine:
             self._check_golden()
         except (ModelError, ValueError, KeyError) as error:
             raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
-        self._signatures = collections.Counter(self._graph.signatures())
-        batches = list(session.batches(golden.inputs))
-        self._activations = Activations(self._graph, batches, self._deployment, _room(options.memory))
-        self._check_golden()
-        self._lock = threading.Lock()
-        self._layers: dict[int, ChannelLayer | None] = {}
-        self._links: dict[int, tuple[Cut, Part | None]] = {}
+        self._signatures = frozenset(self._graph.signatures())
         self._kept = self._find_kept()
-        self._rests: collections.OrderedDict[tuple[object, ...], Rest] = collections.OrderedDict()
+        self._layers: Recent[ChannelLayer | None] = Recent(_SESSIONS)
+        self._links: Recent[tuple[Cut, Part | None]] = Recent(_SESSIONS)
+        self._rests: Recent[Rest] = Recent(_SESSIONS)
 
     def _check_time(self, session: Session, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""
@@ -134,7 +131,7 @@ class ReplayEngine:
                 portion = injections[start : start + MOST]
                 try:
                     records += self._channels(place, portion)
-                except (*RUNTIME_ERRORS, ValueError):  # the truth decides what it means
+                except _FAILURES:  # the truth decides what it means
                     records += [self._truth.run(injection) for injection in portion]
         return records
 
@@ -155,16 +152,16 @@ class ReplayEngine:
 
     def _layer(self, place: int) -> ChannelLayer | None:
         """Return a layer that can be computed by channels, tried out; None if it cannot."""
-        with self._lock:
-            if place not in self._layers:
-                try:
-                    layer = ChannelLayer(self._graph, place, self._deployment)
-                    golden = self._activations.get(0, [layer.data, layer.output])
-                    fits = layer.agrees(golden[layer.data], golden[layer.output])
-                except (ValueError, ModelError):
-                    fits = False
-                self._layers[place] = layer if fits else None
-            return self._layers[place]
+
+        def make() -> ChannelLayer | None:
+            try:
+                layer = ChannelLayer(self._graph, place, self._deployment)
+            except (ValueError, ModelError):
+                return None
+            golden = self._activations.get(0, [layer.data, layer.output])
+            return layer if layer.agrees(golden[layer.data], golden[layer.output]) else None
+
+        return self._layers.get(place, make)
 
     def _find_kept(self) -> frozenset[str]:
         """Return the integers of layers that the optimiser hands on unread, so that they can be replaced behind it.
@@ -224,16 +221,16 @@ class ReplayEngine:
 
     def _behind_layer(self, place: int) -> tuple[Cut, Part | None]:
         """Return where to cut behind a layer, and the cheap nodes between the layer and that cut, ready to run."""
-        with self._lock:
-            if place not in self._links:
-                head = with_cheap_readers(self._graph, {place})
-                where = cut(self._graph, head, self._graph)
-                link = None
-                if head != {place}:
-                    model, inputs = self._graph.part(head - {place}, where.dirty)
-                    link = Part(model, inputs, where.dirty, self._deployment)
-                self._links[place] = where, link
-            return self._links[place]
+
+        def make() -> tuple[Cut, Part | None]:
+            head = with_cheap_readers(self._graph, {place})
+            where = cut(self._graph, head, self._graph)
+            if head == {place}:
+                return where, None
+            model, inputs = self._graph.part(head - {place}, where.dirty)
+            return where, Part(model, inputs, where.dirty, self._deployment)
+
+        return self._links.get(place, make)
 
     # Any other fault.
 
@@ -269,22 +266,17 @@ class ReplayEngine:
                 golden = self._activations.get(batch, names)
                 outputs.add(0, batch, golden, head.run_named(golden))
             return outputs.done()[0]
-        except (*RUNTIME_ERRORS, ModelError, ValueError) as error:  # the truth decides what it means
+        except _FAILURES as error:  # the truth decides what it means
             raise NotReplayableError(first_line(error)) from error
 
     def _rest(self, where: Cut) -> Rest | None:
         """Return the rest behind a cut; the few used last are kept."""
         if not where.rest:
             return None
-        key = (where.dirty, where.rest)
-        with self._lock:
-            if key not in self._rests:
-                rest = Rest(self._graph, where, self._activations, self._golden.logits, self._deployment)
-                self._rests[key] = rest
-                while len(self._rests) > _RESTS:
-                    self._rests.popitem(last=False)
-            self._rests.move_to_end(key)
-            return self._rests[key]
+        return self._rests.get(
+            (where.dirty, where.rest),
+            lambda: Rest(self._graph, where, self._activations, self._golden.logits, self._deployment),
+        )
 
     def _record(self, injection: Injection, logits: Logits) -> Record:
         number, judgement = injection.fault.number, self._golden.judge(logits)

@@ -23,6 +23,8 @@ _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Dyna
 
 _TRIALS = 2
 
+_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ValueError)
+
 _MOST_CHANGED = 0.9
 """Share of changed images from which on a batch is run as it is: copying rows costs more than it saves."""
 
@@ -111,7 +113,7 @@ class Rest:
                 for at in tried:
                     answers += pool.add(blocks[at], values[at], at, image[batch == at], 0)
                 answers += pool.flush()
-            except (*RUNTIME_ERRORS, ValueError):  # shapes that do not fit: the values are no rows of images
+            except _FAILURES:  # shapes that do not fit: the values are no rows of images
                 return False
             if any(differing(answer.logits, logits[answer.image]).any() for answer in answers):
                 return False

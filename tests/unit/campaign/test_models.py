@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from resq_deploy.campaign import proofs
+from resq_deploy.campaign import proofs, run
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.record import Record
@@ -151,7 +151,6 @@ def test_a_run_that_takes_too_long_is_due(prepare, tmp_path):
 def test_the_audit_repeats_faults_and_finds_a_wrong_record(prepare, tmp_path, monkeypatch):
     summary = prepare(samples=20, audit=0.25).run(tmp_path / "run")
     assert summary["audit"] == {"checked": 5, "mismatches": 0, "first": None}
-    monkeypatch.setattr(proofs, "canary", lambda *_: {})
     monkeypatch.setattr(proofs, "same", lambda truth, _: truth.number != 7)
     with pytest.raises(FailedError, match="audit: 1 of 20 faults differ from reload-and-run, the first is fault 7"):
         prepare(samples=20, audit=1.0).run(tmp_path / "again")
@@ -169,7 +168,7 @@ def test_the_audit_compares_whole_records(prepare, tmp_path):
 
 
 def test_an_engine_that_misses_changes_is_caught_by_the_audit(prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(proofs, "canary", lambda *_: {})
+    monkeypatch.setattr(run, "canary", lambda *_: {})
     monkeypatch.setattr(Outputs, "add_rows", lambda *_: None)
     monkeypatch.setattr(Outputs, "add", lambda *_: None)
     with pytest.raises(FailedError, match="of 30 faults differ from reload-and-run"):
