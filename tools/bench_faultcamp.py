@@ -94,8 +94,14 @@ def plan_jobs(given: argparse.Namespace, files: Mapping[str, str | None]) -> dic
     variants["replay_1"]["audit"] = True
     if given.dask:
         variants["dask_n"] = {"engine": "replay", "workers": given.workers, "dask": True}
-    jobs = {"check": {"measure": "check"}, "chips": {"measure": "chips", "chips": given.chips, "audit": True}}
-    for population in POPULATIONS:
+    jobs: dict[str, Job] = {"check": {"measure": "check"}}
+    for population in POPULATIONS[: 1 if given.weights_only else 2]:
+        jobs[f"{population}.chips"] = {
+            "measure": "chips",
+            "population": population,
+            "chips": given.chips,
+            "audit": True,
+        }
         for variant, how in variants.items():
             jobs[f"{population}.{variant}"] = {"measure": "engine", "population": population, **how}
     if given.pytorchfi_faults:
@@ -153,22 +159,29 @@ def measure(given: argparse.Namespace, write: Callable[[dict[str, Result]], None
 
 def assess(series: Series) -> Result:
     """Return the figures of a network from what was measured so far."""
-    chips = series["chips"]
-    golden, mask = [result["golden_s"] for result in chips], [result["s_per_mask"] for result in chips]
-    rates = {rate: [result["s_per_mask_by_rate"][rate] for result in chips] for rate in chips[0]["s_per_mask_by_rate"]}
+    measured = [population for population in POPULATIONS if f"{population}.chips" in series]
     return {
         "model": series["check"][0],
-        "golden_s": _figure(golden),
-        "populations": {population: _population(series, population) for population in POPULATIONS},
-        "chips": {
-            "masks": chips[0]["masks"],
-            "s_per_mask": _figure(mask),
-            "s_per_mask_by_rate": {rate: _figure(seconds) for rate, seconds in rates.items()},
-            "per_golden": _ratio(mask, golden),
-            "audit": chips[0]["audit"],
+        "golden_s": _figure([result["golden_s"] for result in series["weight.chips"]]),
+        "populations": {
+            population: {**_population(series, population), "chips": _chips(series[f"{population}.chips"])}
+            for population in measured
         },
         "pytorchfi": _variant(series.get("pytorchfi", ())),
         "memory": series["memory"][0] if "memory" in series else {"skipped": NOT_ASKED},
+    }
+
+
+def _chips(chips: Sequence[Result]) -> Result:
+    """Return the figures of masks of random bit errors."""
+    golden, mask = [result["golden_s"] for result in chips], [result["s_per_mask"] for result in chips]
+    by_rate = [result["s_per_mask_by_rate"] for result in chips]
+    return {
+        "masks": chips[0]["masks"],
+        "s_per_mask": _figure(mask),
+        "s_per_mask_by_rate": {rate: _figure([seconds[rate] for seconds in by_rate]) for rate in by_rate[0]},
+        "per_golden": _ratio(mask, golden),
+        "audit": chips[0]["audit"],
     }
 
 
@@ -220,7 +233,8 @@ def _ratio(over: Sequence[float], under: Sequence[float]) -> Result:
 
 def mismatches(results: Mapping[str, Result]) -> int:
     """Return how many faults had two different records, be it in an audit or between variants."""
-    parts = [part for result in results.values() for part in (result["chips"], *result["populations"].values())]
+    found = [population for network in results.values() for population in network["populations"].values()]
+    parts = [*found, *(population["chips"] for population in found)]
     return sum(part[kind]["mismatches"] for part in parts for kind in ("audit", "compared") if part.get(kind))
 
 
@@ -244,7 +258,10 @@ def tables(report: Result) -> str:
     """Return the report in Markdown: a table for each population, a row a network, and what they mean."""
     options, host, texts = report["options"], report["machine"], []
     for population, title in zip(POPULATIONS, ("Weights", "All roles"), strict=True):
-        rows = [_row(name, network, population, options["workers"]) for name, network in report["networks"].items()]
+        measured = {name: of for name, of in report["networks"].items() if population in of["populations"]}
+        if not measured:
+            continue
+        rows = [_row(name, network, population, options["workers"]) for name, network in measured.items()]
         header, line = " | ".join(rows[0]), "|".join(["---"] + ["---:"] * (len(rows[0]) - 1))
         body = "\n".join(f"| {' | '.join(row.values())} |" for row in rows)
         texts.append(f"{title}, single flips drawn evenly by bit:\n\n| {header} |\n|{line}|\n{body}")
@@ -252,8 +269,8 @@ def tables(report: Result) -> str:
         f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['versions']['onnxruntime']}. {options['images']} "
         f"images, {options['faults']} faults ({options['reload_faults']} by reload), medians of {options['repeats']} "
         "repeats. Reload, replay, PyTorchFI: seconds a fault, replay with its set-up. `A v B`: how many times faster A "
-        "is, with the extremes of the repeats; a number stands for replay with so many workers. Chip: a mask over all "
-        "roles, in golden runs. PyTorchFI runs the float32 network on all cores. Differing: faults whose records "
+        "is, with the extremes of the repeats; a number stands for replay with so many workers. Chip: a mask of random "
+        "bit errors, in golden runs. PyTorchFI runs the float32 network on all cores. Differing: faults whose records "
         "differ between replay and its audit by reload-and-run, or between variants."
     )
     texts.append("\n".join(f"- {note}" for note in notes(report["networks"])))
@@ -274,10 +291,10 @@ def _row(name: str, network: Result, population: str, workers: int) -> dict[str,
         f"{workers} v {workers} reload": _times(ratios.get("replay_n_vs_reload_n")),
         f"{workers} v 1": _times(ratios.get("replay_n_vs_replay_1")),
         f"Dask {workers} v {workers}": _times(ratios.get("dask_n_vs_replay_n")),
+        "chip": _times(found["chips"]["per_golden"]),
     }
     if population == "weight":
         memory = network["memory"]
-        row["chip"] = _times(network["chips"]["per_golden"])
         row["PyTorchFI, s"] = _median(network["pytorchfi"])
         row[f"{workers} v PyTorchFI"] = _times(ratios.get("replay_n_vs_pytorchfi"))
         row["peak of limit, MB"] = "{peak_mb:.0f} of {limit_mb:.0f}".format(**memory) if "peak_mb" in memory else "-"
@@ -340,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", help="where named data sets lie")
     for name, least, default, meaning in NUMBERS:
         parser.add_argument(f"--{name}", type=_whole(least), default=default, help=f"{meaning} (default: {default})")
+    parser.add_argument("--weights-only", action="store_true", help="leave out the faults drawn over all roles")
     parser.add_argument("--no-dask", dest="dask", action="store_false", help="leave Dask out")
     parser.add_argument("--out", required=True, help="JSON file to write, anew after each repeat", type=pathlib.Path)
     parser.add_argument("--markdown", help="file for the tables that are printed", type=pathlib.Path)

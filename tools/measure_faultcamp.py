@@ -148,6 +148,7 @@ def measure_chips(job: Job) -> Result:
         faults=FaultModel.BER,
         ber=RATES,
         chips=job["chips"],
+        roles=POPULATIONS[job["population"]],
         images=job["images"],
         workers=1,
     )

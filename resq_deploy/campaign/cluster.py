@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from resq_deploy.campaign import cluster_worker
 from resq_deploy.campaign.cluster_link import LOCAL, cluster, dask
@@ -24,6 +24,7 @@ from resq_deploy.campaign.executors import AHEAD, Executor, Threads
 from resq_deploy.campaign.options import LEAST_MEMORY
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.stretches import Stretches
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import FailedError, InputError
 
@@ -35,7 +36,15 @@ _LOOK = 1.0  # seconds between two looks at the cluster
 _TRIES = 3  # of a task that Dask has given up on; each is several dead workers
 
 Say = Callable[[str], None]
-Start = Callable[[], "Future"]
+Start = Callable[[str], "Future"]
+"""Starts a task, given the worker that had better do it."""
+
+
+class _Task(NamedTuple):
+    future: "Future"
+    start: Start
+    worker: str
+    tries: int
 
 
 def executor_for(kit: Kit, testbed: Testbed, workers: int, say: Say) -> Executor:
@@ -83,7 +92,7 @@ class Cluster:
             self._await_worker()
             self._check_workers()
             stack.callback(self._dismiss)
-            for _ in self._collect([functools.partial(self._get_ready, worker) for worker in self._threads]):
+            for _ in self._collect([self._get_ready] * len(self._threads)):
                 pass
             self._stack = stack.pop_all()
         return self
@@ -102,18 +111,18 @@ class Cluster:
             FailedError: if no worker is left, or the scheduler is gone.
             ResqError: whatever a worker raises.
         """
-        yield from self._collect(functools.partial(self._evaluate, plan, tuple(portion), truth) for portion in portions)
+        yield from self._collect(
+            [functools.partial(self._evaluate, plan, tuple(portion), truth) for portion in portions]
+        )
 
     # Handing out tasks.
 
-    def _evaluate(self, plan: Plan, numbers: tuple[int, ...], truth: bool) -> "Future":
+    def _evaluate(self, plan: Plan, numbers: tuple[int, ...], truth: bool, worker: str) -> "Future":
         values, sent = self._send("values", self._values), self._send("plan", plan)
-        return self._submit(cluster_worker.evaluate, values, sent, numbers, truth)
+        return self._submit(cluster_worker.evaluate, values, sent, numbers, truth, **_rather(worker))
 
     def _get_ready(self, worker: str) -> "Future":
-        values = self._send("values", self._values)
-        # Others may do it, lest the campaign waits for a worker that dies now.
-        return self._submit(cluster_worker.warm_up, values, workers=[worker], allow_other_workers=True)
+        return self._submit(cluster_worker.warm_up, self._send("values", self._values), **_rather(worker))
 
     def _submit(self, function: Callable[..., Any], *arguments: Any, **where: Any) -> "Future":
         return self._client.submit(function, *arguments, pure=False, **where)
@@ -132,35 +141,41 @@ class Cluster:
     def _collect(self, starts: Iterable[Start]) -> Generator[Any]:
         """Start tasks, a few for each thread of the cluster at a time, and yield what they give as it comes."""
         ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        pending: dict[str, tuple[Future, Start, int]] = {}
-        waiting = iter(starts)
+        pending: dict[str, _Task] = {}
+        waiting = Stretches(starts)
 
-        def begin(start: Start, tries: int) -> None:
-            future = start()
-            pending[future.key] = (future, start, tries)
+        def begin(start: Start, worker: str, tries: int) -> None:
+            future = start(worker)
+            pending[future.key] = _Task(future, start, worker, tries)
             future.add_done_callback(lambda done: ended.put(done.key))
 
         try:
             while True:
                 self._look()
-                while len(pending) < self._room() and (start := next(waiting, None)) is not None:
-                    begin(start, 1)
-                if not pending:
+                while waiting and (worker := self._freest(pending.values())) is not None:
+                    begin(waiting.take(worker), worker, 1)
+                if not pending and not waiting:
                     return
                 with contextlib.suppress(queue.Empty):
-                    future, start, tries = pending.pop(ended.get(timeout=_LOOK))
+                    task = pending.pop(ended.get(timeout=_LOOK))
                     try:
-                        yield self._result(future)
+                        yield self._result(task.future)
                     except _LostError as error:
-                        if tries == _TRIES:
+                        if task.tries == _TRIES:
                             raise FailedError(_given_up(error)) from error
                         self._look(at_once=True)
-                        begin(start, tries + 1)
+                        begin(task.start, task.worker, task.tries + 1)
         finally:
-            self._drop([future for future, *_ in pending.values()])
+            self._drop([task.future for task in pending.values()])
 
-    def _room(self) -> int:
-        return max(AHEAD * sum(self._threads.values()), 1)
+    def _freest(self, pending: Iterable[_Task]) -> str | None:
+        """Return the worker with the most room for another task; None if none has any."""
+        room = {worker: AHEAD * threads for worker, threads in self._threads.items()}
+        for task in pending:
+            if task.worker in room:
+                room[task.worker] -= 1
+        best = max(room, key=lambda worker: room[worker], default=None)
+        return best if best is not None and room[best] > 0 else None
 
     def _result(self, future: "Future") -> Any:
         """Return what a task that has ended gives; Dask may have to run it again, if its worker died just now.
@@ -244,6 +259,11 @@ class Cluster:
         if not self._local and self._client.status == "running":
             with contextlib.suppress(OSError, TimeoutError):
                 self._client.run(cluster_worker.forget, self._values.token, on_error="ignore")
+
+
+def _rather(worker: str) -> dict[str, Any]:
+    """Return where a task had better run; others may do it, lest the campaign waits for a worker that died."""
+    return {"workers": [worker], "allow_other_workers": True}
 
 
 class _LostError(Exception):
