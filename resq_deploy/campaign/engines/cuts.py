@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from resq_deploy.deployed.operators import PRODUCTS
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, Signature
 
-_COSTLY = PRODUCTS | {
+COSTLY = PRODUCTS | {
     "Attention",
     "DynamicQuantizeLSTM",
     "GRU",
@@ -58,7 +58,7 @@ def with_cheap_readers(graph: RuntimeGraph, places: Collection[int]) -> set[int]
     while True:
         ways_out = _ways_out(graph, head)
         readers = {place for value in ways_out for place in graph.readers(value)} - head
-        if not readers or any(graph.nodes[place].op_type in _COSTLY for place in readers):
+        if not readers or any(graph.nodes[place].op_type in COSTLY for place in readers):
             return head
         if len(_ways_out(graph, head | readers)) > len(ways_out):
             return head

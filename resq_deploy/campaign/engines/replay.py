@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
-from resq_deploy.campaign.engines.cuts import Cut, changed_nodes, cut, with_cheap_readers
+from resq_deploy.campaign.engines.cuts import COSTLY, Cut, changed_nodes, cut, with_cheap_readers
+from resq_deploy.campaign.engines.group import Group
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
@@ -33,6 +34,7 @@ from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
 
 _SESSIONS = 3
+_LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
 _SHARE = 0.4
 _LEAST_ROOM = 2**25
 
@@ -81,6 +83,7 @@ class ReplayEngine:
             raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
         self._signatures = frozenset(self._graph.signatures())
         self._kept = self._find_kept()
+        self._portions: dict[int, int] = {}
         self._layers: Recent[ChannelLayer | None] = Recent(_SESSIONS)
         self._links: Recent[tuple[Cut, Part | None]] = Recent(_SESSIONS)
         self._rests: Recent[Rest] = Recent(_SESSIONS)
@@ -101,12 +104,21 @@ class ReplayEngine:
             if differing(logits, self._golden.logits[self._activations.images(batch)]).any():
                 raise NotReplayableError("the optimised graph does not give the outputs of the file")
 
-    def group(self, tensors: Sequence[str]) -> tuple[int, str] | None:
-        """Return what faults in these tensors have in common; faults of one group are best evaluated together."""
+    def group(self, tensors: Sequence[str]) -> Group | None:
+        """Return which faults those in these tensors are best evaluated with; None if with no others."""
         if len(tensors) != 1:
             return None
         readers = self._graph.readers(tensors[0])
-        return (readers[0], "") if readers else (len(self._graph.nodes), tensors[0])
+        if not readers:
+            return Group(len(self._graph.nodes), tensors[0], 1)
+        return Group(readers[0], "", self._portion(readers[0]))
+
+    def _portion(self, place: int) -> int:
+        """Return how many faults at a node make a portion; 64 layers to run for all of them together, or so."""
+        if place in self._portions:
+            return self._portions[place]
+        layers = sum(self._graph.nodes[behind].op_type in COSTLY for behind in self._graph.descendants([place]))
+        return self._portions.setdefault(place, max(_LEAST, min(MOST, _LAYERS // max(layers, 1))))
 
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return what each fault does; thread-safe.

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from resq_deploy.campaign.engines.channels import MOST
+from resq_deploy.campaign.engines.group import Group
 from resq_deploy.campaign.engines.injection import Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine
 from resq_deploy.campaign.engines.replay import NotReplayableError, ReplayEngine
@@ -24,8 +24,8 @@ class Engine(Protocol):
     def name(self) -> str:
         """What the engine is called."""
 
-    def group(self, tensors: Sequence[str]) -> tuple[int, str] | None:
-        """Return what faults in these tensors have in common with others; None if nothing."""
+    def group(self, tensors: Sequence[str]) -> Group | None:
+        """Return which faults those in these tensors are best evaluated with; None if with no others."""
 
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return the record of each fault."""
@@ -79,7 +79,7 @@ class Testbed:
 
     def shards(self, plan: Plan, numbers: Iterable[int]) -> list[list[int]]:
         """Return numbers in portions that are best evaluated together, in the best order."""
-        grouped: dict[tuple[int, str], list[int]] = {}
+        grouped: dict[Group, list[int]] = {}
         alone = []
         for number in numbers:
             group = self.engine.group(plan.tensors(number))
@@ -88,8 +88,8 @@ class Testbed:
             else:
                 grouped.setdefault(group, []).append(number)
         portions = [
-            members[start : start + MOST]
-            for _, members in sorted(grouped.items())
-            for start in range(0, len(members), MOST)
+            members[start : start + group.portion]
+            for group, members in sorted(grouped.items())
+            for start in range(0, len(members), group.portion)
         ]
         return portions + alone
