@@ -78,7 +78,7 @@ class Cluster:
         self._workers = workers
         if self._local:  # they share what the campaign may use
             memory = max(kit.options.memory // workers, LEAST_MEMORY)
-            kit = dataclasses.replace(kit, options=dataclasses.replace(kit.options, memory=memory))
+            kit = dataclasses.replace(kit, options=dataclasses.replace(kit.options, memory=memory, workers=1))
         self._values = cluster_worker.Values(uuid.uuid4().hex, cluster_worker.terms(), kit)
         self._say = say
 

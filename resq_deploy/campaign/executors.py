@@ -1,7 +1,6 @@
 """Evaluating many faults at the same time: on this machine here, on a cluster in `cluster.py`."""
 
 import concurrent.futures
-import os
 from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Protocol, Self
@@ -26,11 +25,6 @@ class Executor(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let the workers go."""
-
-
-def worker_count(requested: int | None) -> int:
-    """Return how many workers to use: what was asked for, else every core this process may run on."""
-    return requested if requested is not None else len(os.sched_getaffinity(0))
 
 
 class Threads:

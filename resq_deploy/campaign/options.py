@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+import os
 import pathlib
 from typing import Any, Literal
 
@@ -131,6 +132,11 @@ class CampaignOptions:
     def stratified(self) -> bool:
         """Whether faults are drawn in strata until a margin is reached."""
         return self.samples is None and not self.exhaustive and self.faults not in (FaultModel.BER, FaultModel.LIST)
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers: what was asked for, else every core this process may run on."""
+        return self.workers if self.workers is not None else len(os.sched_getaffinity(0))
 
     @property
     def audit_share(self) -> float:

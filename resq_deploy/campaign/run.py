@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.executors import Executor, worker_count
+from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
@@ -78,7 +78,7 @@ class Campaign:
             options=options,
         )
         self.testbed = Testbed(kit)
-        workers = worker_count(options.workers)
+        workers = options.worker_count
         self._executor: Executor = executor_for(kit, self.testbed, workers, say)
         self._settings = {
             "model_file": model.path.name,

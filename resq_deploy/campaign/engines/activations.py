@@ -12,8 +12,6 @@ from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
 
-_PARTS = 3
-
 Values = dict[str, NDArray[Any]]
 
 
@@ -25,10 +23,16 @@ class Activations:
         batches: the batches as they are run, and how many images of each count.
         deployment: how the file is run.
         memory: bytes that may be held; the least recently used values go first.
+        parts: sessions that may be held.
     """
 
     def __init__(
-        self, graph: RuntimeGraph, batches: Sequence[tuple[NDArray[Any], int]], deployment: Deployment, memory: int
+        self,
+        graph: RuntimeGraph,
+        batches: Sequence[tuple[NDArray[Any], int]],
+        deployment: Deployment,
+        memory: int,
+        parts: int,
     ) -> None:
         self.counts = [count for _, count in batches]
         self._starts = np.cumsum([0, *self.counts])
@@ -40,7 +44,7 @@ class Activations:
         self._bytes = 0
         self._lock = threading.Lock()
         self._batch_locks = [threading.Lock() for _ in batches]
-        self._parts: Recent[Part] = Recent(_PARTS)
+        self._parts: Recent[Part] = Recent(parts)
 
     def __len__(self) -> int:
         return len(self.counts)

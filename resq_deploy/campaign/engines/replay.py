@@ -33,9 +33,8 @@ from resq_deploy.errors import ModelError
 from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
 
-_SESSIONS = 3
 _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
-_SHARE = 0.4
+_SHARE = 0.2
 _LEAST_ROOM = 2**25
 
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
@@ -77,16 +76,19 @@ class ReplayEngine:
             self._graph = RuntimeGraph(optimise(injector.patcher.golden, self._deployment), session.output)
             self._graph.learn_types(self._deployment)
             batches = list(session.batches(golden.inputs))
-            self._activations = Activations(self._graph, batches, self._deployment, _room(options.memory))
+            self._activations = Activations(
+                self._graph, batches, self._deployment, _room(options.memory), options.worker_count + 1
+            )
             self._check_golden()
         except (ModelError, ValueError, KeyError) as error:
             raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
         self._signatures = frozenset(self._graph.signatures())
         self._kept = self._find_kept()
         self._portions: dict[int, int] = {}
-        self._layers: Recent[ChannelLayer | None] = Recent(_SESSIONS)
-        self._links: Recent[tuple[Cut, Part | None]] = Recent(_SESSIONS)
-        self._rests: Recent[Rest] = Recent(_SESSIONS)
+        sessions = options.worker_count + 1  # a layer each, and the one that comes next
+        self._layers: Recent[ChannelLayer | None] = Recent(sessions)
+        self._links: Recent[tuple[Cut, Part | None]] = Recent(sessions)
+        self._rests: Recent[Rest] = Recent(sessions)
 
     def _check_time(self, session: Session, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""
