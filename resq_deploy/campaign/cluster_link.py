@@ -97,6 +97,9 @@ def _started(workers: int, stack: contextlib.ExitStack) -> Any:
 
     # Nobody else needs the room that is made by dropping copies, and workers would fetch them again in each round.
     stack.enter_context(config.set({"distributed.scheduler.active-memory-manager.start": False}))
+    # Without Dask's MALLOC_TRIM_THRESHOLD_: memory handed back after every batch is had anew, a page at a time.
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
+    stack.enter_context(config.set({"distributed.nanny.pre-spawn-environ": one_thread}))
     options: dict[str, Any] = {
         "host": "127.0.0.1",
         "silence_logs": logging.CRITICAL,
