@@ -111,7 +111,7 @@ class Rest:
             answers = []
             try:
                 for at in tried:
-                    answers += pool.add(blocks[at], values[at], at, image[batch == at], 0)
+                    answers += pool.add(blocks[at], at, image[batch == at], 0)
                 answers += pool.flush()
             except _FAILURES:  # shapes that do not fit: the values are no rows of images
                 return False
@@ -127,6 +127,10 @@ class Rest:
         rows = self._activations.rows(batch)
         given = [name for name in self.names if name in values]
         return {name: split(values[name], rows) if name in self._varying else None for name in given}
+
+    def of_full_batch(self, name: str) -> NDArray[Any]:
+        """Return a golden value that is the same whatever the images, as it is for a batch that is full."""
+        return self._activations.get(0, [name])[name]
 
     def first_image(self, batch: int) -> int:
         """Return the number of a batch's first image."""
@@ -163,14 +167,11 @@ class Pool:
         self._image = np.zeros(rest.size, dtype=np.int64)
         self._filled = 0
 
-    def add(
-        self, blocks: Blocks, golden: Values, batch: int, rows: Rows, owner: int, overlay: Overlay | None = None
-    ) -> list[Answer]:
+    def add(self, blocks: Blocks, batch: int, rows: Rows, owner: int, overlay: Overlay | None = None) -> list[Answer]:
         """Take rows of a batch, and run whenever a batch of them is complete.
 
         Args:
             blocks: the batch's values in blocks of images, faulty or golden.
-            golden: the golden values, for those that are the same for all images.
             batch: which batch.
             rows: which rows of it.
             owner: the fault they belong to.
@@ -183,7 +184,8 @@ class Pool:
             for name in self._rest.names:
                 block = blocks.get(name)
                 if block is None:
-                    self._shared.setdefault(name, golden[name])
+                    if name not in self._shared:
+                        self._shared[name] = self._rest.of_full_batch(name)
                     continue
                 if name not in self._buffers:
                     self._buffers[name] = np.zeros((self._rest.size, *block.shape[1:]), block.dtype)
@@ -247,7 +249,7 @@ class Outputs:
         if changed is None or self._is_whole(batch, changed):
             self._put_whole(owner, batch, self._rest.run({**golden, **dirty}))
         elif self._pool and len(changed):
-            self._put(self._pool.add({**known, **blocks}, golden, batch, changed, owner))
+            self._put(self._pool.add({**known, **blocks}, batch, changed, owner))
 
     def add_rows(self, owner: int, batch: int, golden: Values, changed: Rows, overlay: Overlay) -> None:
         """Take a fault that changes some rows of one batch, put into copies of the golden values by `overlay`."""
@@ -258,7 +260,7 @@ class Outputs:
             self._put_whole(owner, batch, output)
         elif self._pool and len(changed):
             blocks = self._rest.blocks(golden, batch)
-            self._put(self._pool.add(blocks, golden, batch, changed, owner, overlay))
+            self._put(self._pool.add(blocks, batch, changed, owner, overlay))
 
     def done(self) -> list[NDArray[np.float32]]:
         """Return the outputs of each fault, shape [N, C] each."""
