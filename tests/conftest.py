@@ -1,6 +1,5 @@
 """A small but real classifier for the tests of the ONNX half, made without torch."""
 
-import importlib.util
 import pathlib
 
 import numpy as np
@@ -37,20 +36,6 @@ def convolutional_classifier(readout: np.ndarray, offset: np.ndarray) -> onnx.Mo
         [numpy_helper.from_array(value, name) for name, value in parameters.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-@pytest.fixture(scope="session")
-def load_tool():
-    """Load a script of tools/ as a module; tools are no package."""
-
-    def load(name: str):
-        path = pathlib.Path(__file__).parents[1] / "tools" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ r"""Measure the campaign engines side by side: reload, replay, several workers, 
 Every measurement is a process of its own (measure_faultcamp.py), and the variants take turns within each repeat, on
 the same faults and images. Figures are medians over the repeats, ratios are those of the medians, beside the extremes
 of the repeats. Setting an engine up counts, except for the chips of `ber` and for PyTorchFI; starting a cluster does
-not. Exit status 1 if any two records of a fault differ.
+not. Exit status 1 if any two records of a fault differ. The tables of several reports: bench_tables.py.
 
 Example:
   python tools/bench_faultcamp.py resnet20=resnet20.int8.onnx,resnet20/baseline.pt --dataset cifar10 --data-dir data \
-      --out bench.json --markdown bench.md
+      --out bench.json
 """
 
 import argparse
@@ -17,7 +17,6 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import pathlib
 import platform
@@ -29,12 +28,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
+
 from resq_deploy.cli.shared import progress_bar
 from resq_deploy.errors import FailedError, InputError, ResqError
-from resq_deploy.records import provenance, write_atomic, write_json
+from resq_deploy.records import provenance, write_json
 
-SCHEMA = 1
-POPULATIONS = ("weight", "all")
 VARIANTS = ("reload_1", "replay_1", "reload_n", "replay_n", "dask_n")
 RATIOS = {  # how many times faster the first of the two is
     "replay_1_vs_reload_1": ("replay_1", "reload_1"),
@@ -44,7 +43,6 @@ RATIOS = {  # how many times faster the first of the two is
     "dask_n_vs_replay_n": ("dask_n", "replay_n"),
     "replay_n_vs_pytorchfi": ("replay_n", "pytorchfi"),
 }
-MARKERS = ("<!-- bench:faultcamp -->", "<!-- /bench:faultcamp -->")
 NUMBERS = (  # option, least value, default, meaning
     ("images", 1, 1000, "test images"),
     ("faults", 1, 200, "faults for replay"),
@@ -57,7 +55,6 @@ NUMBERS = (  # option, least value, default, meaning
     ("memory-images", 0, 10_000, "images of the campaign whose memory is measured; 0 leaves it out"),
     ("memory-faults", 1, 40, "faults of that campaign"),
 )
-NOT_ASKED = "not asked for"
 _OPTIONAL = ("dask_n", "pytorchfi", "memory")  # without these, the rest is still a result
 _CHILD = pathlib.Path(__file__).with_name("measure_faultcamp.py")
 
@@ -95,7 +92,7 @@ def plan_jobs(given: argparse.Namespace, files: Mapping[str, str | None]) -> dic
     if given.dask:
         variants["dask_n"] = {"engine": "replay", "workers": given.workers, "dask": True}
     jobs: dict[str, Job] = {"check": {"measure": "check"}}
-    for population in POPULATIONS[: 1 if given.weights_only else 2]:
+    for population in ["weight"] if given.weights_only else POPULATIONS:
         jobs[f"{population}.chips"] = {
             "measure": "chips",
             "population": population,
@@ -254,102 +251,6 @@ def machine() -> Result:
     }
 
 
-def tables(report: Result) -> str:
-    """Return the report in Markdown: a table for each population, a row a network, and what they mean."""
-    options, host, texts = report["options"], report["machine"], []
-    for population, title in zip(POPULATIONS, ("Weights", "All roles"), strict=True):
-        measured = {name: of for name, of in report["networks"].items() if population in of["populations"]}
-        if not measured:
-            continue
-        rows = [_row(name, network, population, options["workers"]) for name, network in measured.items()]
-        header, line = " | ".join(rows[0]), "|".join(["---"] + ["---:"] * (len(rows[0]) - 1))
-        body = "\n".join(f"| {' | '.join(row.values())} |" for row in rows)
-        texts.append(f"{title}, single flips drawn evenly by bit:\n\n| {header} |\n|{line}|\n{body}")
-    texts.append(
-        f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['versions']['onnxruntime']}. {options['images']} "
-        f"images, {options['faults']} faults ({options['reload_faults']} by reload), medians of {options['repeats']} "
-        "repeats. Reload, replay, PyTorchFI: seconds a fault, replay with its set-up. `A v B`: how many times faster A "
-        "is, with the extremes of the repeats; a number stands for replay with so many workers. Chip: a mask of random "
-        "bit errors, in golden runs. PyTorchFI runs the float32 network on all cores. Differing: faults whose records "
-        "differ between replay and its audit by reload-and-run, or between variants."
-    )
-    texts.append("\n".join(f"- {note}" for note in notes(report["networks"])))
-    return "\n\n".join(filter(None, texts)) + "\n"
-
-
-def _row(name: str, network: Result, population: str, workers: int) -> dict[str, str]:
-    """Return a row of a table, cell by heading."""
-    found = network["populations"][population]
-    variants, ratios = found["variants"], found["ratios"]
-    row = {
-        "network": name,
-        "golden run, s": _number(network["golden_s"]["median"]),
-        "reload, s": _median(variants["reload_1"]),
-        "replay, s": _median(variants["replay_1"]),
-        "replay v reload": _times(ratios.get("replay_1_vs_reload_1")),
-        f"{workers} v reload": _times(ratios.get("replay_n_vs_reload_1")),
-        f"{workers} v {workers} reload": _times(ratios.get("replay_n_vs_reload_n")),
-        f"{workers} v 1": _times(ratios.get("replay_n_vs_replay_1")),
-        f"Dask {workers} v {workers}": _times(ratios.get("dask_n_vs_replay_n")),
-        "chip": _times(found["chips"]["per_golden"]),
-    }
-    if population == "weight":
-        memory = network["memory"]
-        row["PyTorchFI, s"] = _median(network["pytorchfi"])
-        row[f"{workers} v PyTorchFI"] = _times(ratios.get("replay_n_vs_pytorchfi"))
-        row["peak of limit, MB"] = "{peak_mb:.0f} of {limit_mb:.0f}".format(**memory) if "peak_mb" in memory else "-"
-    differing = found["audit"]["mismatches"] + found["compared"]["mismatches"]
-    row["audited, differing"] = f"{found['audit']['checked']}, {differing}"
-    return row
-
-
-def _number(value: float) -> str:
-    """Write three significant digits, never with an exponent."""
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
-
-
-def _median(variant: Result) -> str:
-    return "-" if "skipped" in variant else _number(variant["s_per_fault"]["median"])
-
-
-def _times(ratio: Result | None) -> str:
-    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "-"
-
-
-def notes(networks: Mapping[str, Result]) -> list[str]:
-    """Return what could not be measured and why, and where replay was not what it is called."""
-    found = []
-    for name, network in networks.items():
-        parts = {"PyTorchFI": network["pytorchfi"], "memory": network["memory"]}
-        for population, figures in network["populations"].items():
-            parts |= {f"{variant} ({population})": part for variant, part in figures["variants"].items()}
-        for what, part in parts.items():
-            first = part.get("raw", [{}])[0]
-            if part.get("skipped", NOT_ASKED) != NOT_ASKED:
-                found.append(f"{name}, {what}: not measured, {part['skipped']}")
-            elif first.get("reloaded") and "reload" not in what:
-                found.append(f"{name}, {what}: {first['reloaded']} of {first['faults']} faults by reload")
-                found[-1] += f", {first['fallback']}" if first["fallback"] else ""
-    return found
-
-
-def put_between(path: pathlib.Path, text: str | None = None) -> None:
-    """Replace what a file holds between the markers; without a text only check that it has them.
-
-    Raises:
-        InputError: if it cannot be read or does not hold each of them once, in order.
-    """
-    try:
-        before, begin, rest = path.read_text(encoding="utf-8").partition(MARKERS[0])
-        _, end, after = rest.partition(MARKERS[1])
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not begin or not end:
-        raise InputError(f"{path}: lacks the lines {MARKERS[0]} and {MARKERS[1]}, between which the tables go")
-    if text is not None:
-        write_atomic(path, f"{before}{begin}\n{text}{end}{after}")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NET=MODEL.onnx[,CHECKPOINT.pt]", help="what to measure on")
@@ -360,8 +261,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights-only", action="store_true", help="leave out the faults drawn over all roles")
     parser.add_argument("--no-dask", dest="dask", action="store_false", help="leave Dask out")
     parser.add_argument("--out", required=True, help="JSON file to write, anew after each repeat", type=pathlib.Path)
-    parser.add_argument("--markdown", help="file for the tables that are printed", type=pathlib.Path)
-    parser.add_argument("--update-readme", help=f"put the tables between {' and '.join(MARKERS)}", type=pathlib.Path)
     return parser
 
 
@@ -390,17 +289,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "networks": {},
     }
     try:
-        if given.update_readme:
-            put_between(given.update_readme)
         write_json(given.out, report)  # a place that cannot be written is found now
         report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
         write_json(given.out, {**report, "complete": True})
-        text = tables(report)
-        print(text, end="")
-        if given.markdown:
-            write_atomic(given.markdown, text)
-        if given.update_readme:
-            put_between(given.update_readme, text)
+        print(tables(report), end="")
         differing = mismatches(report["networks"])
         if differing:
             raise FailedError(f"the records of {differing} faults differ: see {given.out}")

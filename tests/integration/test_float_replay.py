@@ -1,5 +1,6 @@
 """A float file's 32-bit weight faults, counted by the campaign and by plain PyTorch (tools/check_float_replay.py)."""
 
+import check_float_replay
 import torch
 
 from resq_deploy.campaign.options import CampaignOptions
@@ -9,8 +10,7 @@ from resq_deploy.hardening.checkpoint import Checkpoint
 from resq_deploy.networks import build_network
 
 
-def test_campaign_and_torch_count_the_same_sdc(load_tool):
-    tool = load_tool("check_float_replay")
+def test_campaign_and_torch_count_the_same_sdc():
     digits = load_dataset("digits")
     mean, std = digits.mean_std()
     with torch.random.fork_rng():
@@ -21,7 +21,7 @@ def test_campaign_and_torch_count_the_same_sdc(load_tool):
     checkpoint = Checkpoint(**fields, **lineage, state=network.state_dict())
     bits = tuple(range(20, 32))  # most of the exponent, where flips do great damage
     options = CampaignOptions(samples=40, images=100, seed=1, roles=(Role.WEIGHT,), bits=bits)
-    results = tool.compare(checkpoint, digits, options)
+    results = check_float_replay.compare(checkpoint, digits, options)
     assert len(results) == 40
     assert max(abs(result["campaign"] - result["torch"]) for result in results) <= 1
     assert any(result["torch"] > 20 for result in results)

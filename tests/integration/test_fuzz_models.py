@@ -1,32 +1,27 @@
 """The short version of tools/fuzz_models.py: mutated files are used or refused in one line."""
 
-import pytest
+import fuzz_models
 
 
-@pytest.fixture(scope="module")
-def fuzz(load_tool):
-    return load_tool("fuzz_models")
-
-
-def test_the_sound_models_are_used(fuzz, tmp_path):
-    (tmp_path / fuzz.EXTERNAL).write_bytes(bytes(192 * fuzz.CLASSES * 4))
+def test_the_sound_models_are_used(tmp_path):
+    (tmp_path / fuzz_models.EXTERNAL).write_bytes(bytes(192 * fuzz_models.CLASSES * 4))
     paths = []
-    for make in fuzz.SOUND:
+    for make in fuzz_models.SOUND:
         paths.append(tmp_path / f"{make.__name__}.onnx")
         paths[-1].write_bytes(make().SerializeToString())
 
-    assert [result["verdict"] for result in fuzz.judge(paths)] == ["used"] * len(fuzz.SOUND)
+    assert [result["verdict"] for result in fuzz_models.judge(paths)] == ["used"] * len(fuzz_models.SOUND)
 
 
-def test_mutated_files_are_used_or_refused(fuzz, tmp_path):
-    results = list(fuzz.judge(fuzz.write_mutants(tmp_path, 208, seed=0)))
+def test_mutated_files_are_used_or_refused(tmp_path):
+    results = list(fuzz_models.judge(fuzz_models.write_mutants(tmp_path, 208, seed=0)))
 
     assert len(results) == 208
-    assert [result for result in results if not fuzz.is_clean(result)] == []
+    assert [result for result in results if not fuzz_models.is_clean(result)] == []
     assert {result["verdict"].split(":")[0] for result in results} >= {"used", "refused"}
 
 
-def test_the_judge_sees_crashes_and_tracebacks(fuzz, tmp_path, monkeypatch):
+def test_the_judge_sees_crashes_and_tracebacks(tmp_path, monkeypatch):
     """The fuzzer itself can fail: a file that raises, and a process that dies."""
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")
@@ -38,9 +33,9 @@ def test_the_judge_sees_crashes_and_tracebacks(fuzz, tmp_path, monkeypatch):
         "    def broken(path): raise KeyError('a bug')\n"
         "    graph._read = broken\n"
     )
-    (result,) = fuzz.judge([path])
+    (result,) = fuzz_models.judge([path])
     assert result["verdict"].startswith("traceback: KeyError")
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif '--check' in sys.argv: os.abort()\n")
-    (result,) = fuzz.judge([path])
+    (result,) = fuzz_models.judge([path])
     assert result["verdict"].startswith("died with -6")
-    assert not fuzz.is_clean(result)
+    assert not fuzz_models.is_clean(result)

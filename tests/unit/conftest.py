@@ -10,6 +10,37 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+FILES = (  # every kind of file that faults are injected into
+    "cnn",
+    "attention",
+    "typed_storage",
+    "shared",
+    "constants",
+    "passed_on",
+    "four_bits",
+    "uint4",
+    "guarded",
+    "subgraphs",
+    "indices",
+    "sparse",
+    "functions",
+    "overridable",
+    "fixed_batch",
+    "nhwc_uint8",
+    "integer_bias",
+    "matmul_nbits",
+    "attention-dynamic-channel-u8-saved",
+    "attention-qdq-channel-s8",
+    "attention-qdq-tensor-u8",
+    "attention-qoperator-tensor-s8-pre",
+    "cnn-dynamic-tensor-u8",
+    "cnn-qdq-channel-s8",
+    "cnn-qdq-tensor-s8-a16",
+    "cnn-qdq-tensor-u8",
+    "cnn-qoperator-channel-s8",
+    "cnn-qoperator-channel-s8-savedall",
+    "cnn-qoperator-tensor-u8",
+)
 SOURCE = pathlib.Path(__file__).with_name("models.py")
 
 
@@ -106,3 +137,9 @@ def model_file(models, tmp_path_factory):
         return made[name]
 
     return write
+
+
+@pytest.fixture(params=FILES)
+def file_kind(request):
+    """The name of every kind of file, one after the other."""
+    return request.param

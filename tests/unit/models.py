@@ -8,9 +8,10 @@ CLASSES = 5
 OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
 
 
-def images(count=3):
-    """Random images as the models take them, float32 [count, 3, 8, 8] in [0, 1]."""
-    return np.random.default_rng(1).random((count, 3, 8, 8), dtype=np.float32)
+def images(count=3, name=None):
+    """Random images as the models take them, float32 [count, 3, 8, 8] in [0, 1]; `nhwc_uint8` takes its own kind."""
+    found = np.random.default_rng(1).random((count, 3, 8, 8), dtype=np.float32)
+    return np.ascontiguousarray((found * 255).astype(np.uint8).transpose(0, 2, 3, 1)) if name == "nhwc_uint8" else found
 
 
 def stored(name, *shape, dtype=np.float32, scale=0.3):

@@ -16,36 +16,6 @@ from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.outcomes import Judge
 
 IMAGES = 10
-FILES = [
-    "cnn",
-    "attention",
-    "typed_storage",
-    "shared",
-    "constants",
-    "passed_on",
-    "four_bits",
-    "guarded",
-    "subgraphs",
-    "indices",
-    "sparse",
-    "functions",
-    "overridable",
-    "fixed_batch",
-    "nhwc_uint8",
-    "integer_bias",
-    "matmul_nbits",
-    "cnn-qdq-channel-s8",
-    "cnn-qdq-tensor-u8",
-    "cnn-qoperator-channel-s8",
-    "cnn-qoperator-tensor-u8",
-    "cnn-dynamic-tensor-u8",
-    "cnn-qdq-tensor-s8-a16",
-    "cnn-qoperator-channel-s8-savedall",
-    "attention-qdq-tensor-u8",
-    "attention-qdq-channel-s8",
-    "attention-qoperator-tensor-s8-pre",
-    "attention-dynamic-channel-u8-saved",
-]
 QUANTISED = [
     "cnn-qdq-channel-s8",
     "cnn-qoperator-channel-s8",
@@ -59,9 +29,7 @@ def testbed(model_file, models):
     """Build the engines for a file of the zoo; four images a batch, so that the last batch is not full."""
 
     def build(name, **options):
-        images = models.images(IMAGES)
-        if name == "nhwc_uint8":
-            images = np.ascontiguousarray((images * 255).astype(np.uint8).transpose(0, 2, 3, 1))
+        images = models.images(IMAGES, name)
         model = DeployedModel.load(model_file(name))
         patcher = model.patcher()
         deployment = Deployment(batch=4)
@@ -103,9 +71,8 @@ def singles(surfaces, each):
     ]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_single_flips_in_every_surface(name, testbed):
-    bed, surfaces = testbed(name)
+def test_single_flips_in_every_surface(file_kind, testbed):
+    bed, surfaces = testbed(file_kind)
     records = compare(bed, singles(surfaces, 4))
     due = sum(record.outcome == "due" for record in records)
     assert sum(record.reloaded for record in records) == due
