@@ -95,8 +95,10 @@ def _started(workers: int, stack: contextlib.ExitStack) -> Any:
     """Start a scheduler and workers that only this machine can reach; they end with the stack."""
     from dask import config
 
-    # Nobody else needs the room that is made by dropping copies, and workers would fetch them again in each round.
-    stack.enter_context(config.set({"distributed.scheduler.active-memory-manager.start": False}))
+    # Nobody else needs the room that is made by dropping copies, and workers would fetch them again in each round;
+    # and nobody sees the profile that workers take of themselves a hundred times a second.
+    unwanted = ("distributed.scheduler.active-memory-manager.start", "distributed.worker.profile.enabled")
+    stack.enter_context(config.set(dict.fromkeys(unwanted, False)))
     # Without Dask's MALLOC_TRIM_THRESHOLD_: memory handed back after every batch is had anew, a page at a time.
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1)
     stack.enter_context(config.set({"distributed.nanny.pre-spawn-environ": one_thread}))

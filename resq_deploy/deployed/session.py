@@ -1,6 +1,7 @@
 """Running an ONNX file as deployed: one onnxruntime session, fixed options, fixed batches."""
 
 import dataclasses
+import functools
 import pathlib
 import threading
 import time
@@ -175,10 +176,22 @@ def create(model: bytes, deployment: Deployment, *, optimised: pathlib.Path | No
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     options.log_severity_level = 4  # errors reach the user as exceptions, once
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return ort.InferenceSession(model, options, providers=list(deployment.providers))
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelError(f"onnxruntime refuses the model: {first_line(error)}") from error
+
+
+@functools.cache
+def _share_memory() -> None:
+    """Let all sessions take their memory from one pool.
+
+    Each has one of its own otherwise, as large as its largest run, and a campaign holds a dozen sessions.
+    """
+    pool = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(pool, None)
 
 
 def first_line(error: BaseException) -> str:
