@@ -1,8 +1,8 @@
 """The int8 grid of deployed weights, in numpy: the one definition that hardening, quantization and twin share.
 
 Weights are symmetric int8: `code = clip(round(w / s), -127, 127)` with `s = max|w| / 127`, per output channel
-or per tensor. All steps are float32 and rounding is half to even, so that the integers equal those that
-onnxruntime's quantizer writes.
+or per tensor; 7-bit weights have 64 for 127. All steps are float32 and rounding is half to even, so that the integers
+equal those that onnxruntime's quantizer writes.
 """
 
 import numpy as np
@@ -13,16 +13,23 @@ from resq_deploy.errors import ModelError
 CODE_MAX = 127
 """Largest code; the grid is symmetric, so -128 is never written (only a fault produces it)."""
 
+REDUCED_CODE_MAX = 64
+"""Largest code of 7-bit weights, onnxruntime's `reduce_range`: two products with uint8 activations, 2 * 255 * 64, still
+fit into 16 bits, in which x86 CPUs without VNNI add them up."""
+
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Below this, a scale could not be stored as a normal float32; onnxruntime then stores 1.0 and codes of zero."""
 
 
-def weight_scale(weights: NDArray[np.float32], *, axis: int | None = 0) -> NDArray[np.float32]:
-    """Return the quantization step of float32 weights: `max|w| / 127`.
+def weight_scale(
+    weights: NDArray[np.float32], *, axis: int | None = 0, code_max: int = CODE_MAX
+) -> NDArray[np.float32]:
+    """Return the quantization step of float32 weights: `max|w| / code_max`.
 
     Args:
         weights: float32 array of any shape; not empty.
         axis: the output-channel axis, for one scale a channel; `None` for one scale for the whole tensor.
+        code_max: the largest code, 127 or 64.
 
     Returns:
         float32, shape `[channels]` or `[]`. A channel of zeros (or of values below the smallest normal float32)
@@ -34,23 +41,26 @@ def weight_scale(weights: NDArray[np.float32], *, axis: int | None = 0) -> NDArr
     if weights.size == 0 or not np.isfinite(weights).all():
         raise ModelError("cannot quantize weights that are empty or not finite: retrain, or check the file")
     others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis % weights.ndim)
-    scale = np.asarray(np.abs(weights).max(axis=others), dtype=np.float32) / np.float32(CODE_MAX)
+    scale = np.asarray(np.abs(weights).max(axis=others), dtype=np.float32) / np.float32(code_max)
     return np.where(scale < SMALLEST_SCALE, np.float32(1), scale).astype(np.float32)
 
 
-def quantize(weights: NDArray[np.float32], scale: NDArray[np.float32], *, axis: int | None = 0) -> NDArray[np.int8]:
-    """Return the int8 codes of float32 weights, rounded half to even and saturated to [-127, 127].
+def quantize(
+    weights: NDArray[np.float32], scale: NDArray[np.float32], *, axis: int | None = 0, code_max: int = CODE_MAX
+) -> NDArray[np.int8]:
+    """Return the int8 codes of float32 weights, rounded half to even and saturated to [-code_max, code_max].
 
     Args:
         weights: float32 array of any shape.
         scale: what `weight_scale` gives for the same `axis`, or a narrower range's step.
         axis: the output-channel axis, `None` for one scale for the whole tensor.
+        code_max: the largest code, 127 or 64.
 
     Returns:
         int8, same shape as `weights`.
     """
     steps = np.rint(weights.astype(np.float32, copy=False) / _aligned(scale, weights.ndim, axis))
-    codes: NDArray[np.int8] = np.clip(steps, -CODE_MAX, CODE_MAX).astype(np.int8)
+    codes: NDArray[np.int8] = np.clip(steps, -code_max, code_max).astype(np.int8)
     return codes
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from resq_deploy.data import load_dataset
 from resq_deploy.pipeline.demo import FILES, DemoOptions, run_demo
 from resq_deploy.pipeline.export import export_source
+from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.quantization.export import ExportOptions
 from resq_deploy.report.demo import demo_table
 
@@ -53,7 +54,8 @@ def make_resnet8_digits(work: pathlib.Path) -> None:
         name = f"resnet8-digits-{key}.int8"
         path = MODELS / f"{name}.onnx"
         export = ExportOptions(seed=options.seed)
-        sidecar = export_source(work / "train" / f"{stage}.pt", load_dataset("digits"), path, export)
+        source = work / "train" / f"{stage}.pt"
+        sidecar = export_source(source, load_dataset("digits"), path, export, GateOptions(gates=("clean",)))
         if sidecar["model"]["sha256"] != summary["files"][key]["sha256"]:
             raise SystemExit(f"{name} is not the file that was measured: equal inputs gave other bytes")
         (MODELS / f"{name}.md").write_text(_card(name, key, summary, sidecar, options), encoding="utf-8")

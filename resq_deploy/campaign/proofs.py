@@ -11,6 +11,7 @@ from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.surfaces import Surface
+from resq_deploy.deployed.votes import Vote
 from resq_deploy.errors import FailedError
 from resq_deploy.faults import draws
 from resq_deploy.faults.fault import Edit, Fault
@@ -19,19 +20,25 @@ from resq_deploy.faults.outcomes import Outcome
 _CANDIDATES = 5
 
 
-def canary(surfaces: Sequence[Surface], testbed: Testbed) -> dict[str, Any]:
+def canary(surfaces: Sequence[Surface], testbed: Testbed, votes: Sequence[Vote] = ()) -> dict[str, Any]:
     """Check that a fault nobody could miss is seen: the top bit of every element of a large tensor flipped.
 
-    The campaign's engine and reload-and-run must both see it, and alike.
+    The campaign's engine and reload-and-run must both see it, and alike. Of a tensor that is voted from stored copies
+    all are hit, since damage to one is outvoted.
 
     Raises:
         FailedError: if that is masked for each of the largest tensors, or the engines differ; the figures could then
             not be trusted.
     """
-    largest = sorted(surfaces, key=lambda surface: -surface.bits)[:_CANDIDATES]
+    copies = {vote.copies[0]: vote.copies for vote in votes}
+    others = {copy for vote in votes for copy in vote.copies[1:]}
+    alone = [surface for surface in surfaces if surface.tensor not in others]
+    largest = sorted(alone, key=lambda surface: -surface.bits)[:_CANDIDATES]
     for surface in largest:
         index = list(range(surface.elements))
-        fault = Fault(0, (Edit.of(surface.tensor, index, [surface.width - 1] * len(index)),))
+        bits = [surface.width - 1] * len(index)
+        hit = copies.get(surface.tensor, (surface.tensor,))
+        fault = Fault(0, tuple(Edit.of(tensor, index, bits) for tensor in hit))
         (record,) = testbed.engine.evaluate([fault])
         if testbed.engine is not testbed.truth and not same(testbed.truth.evaluate([fault])[0], record):
             raise FailedError(f"canary: {testbed.engine.name} differs from reload-and-run on {surface.tensor!r}")

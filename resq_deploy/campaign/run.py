@@ -25,6 +25,7 @@ from resq_deploy.campaign.summary import summarise
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import FailedError
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
 
@@ -69,6 +70,7 @@ class Campaign:
         self.options = options
         check_scheduler(options.scheduler)
         self.plan = make_plan(model.surfaces, options)
+        self._votes = find_votes(model.proto)
         patcher = model.patcher()
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
         kit = Kit(
@@ -141,7 +143,7 @@ class Campaign:
                 resume=resume,
             ) as folder,
         ):
-            seen = canary(self.plan.surfaces, self.testbed)
+            seen = canary(self.plan.surfaces, self.testbed, self._votes)
             begin = time.perf_counter()
             with Store(folder.path / FILE) as store:
                 before = len(store.numbers())

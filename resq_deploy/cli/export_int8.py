@@ -1,6 +1,8 @@
 """`resq-deploy export-int8`: stage 3."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import click
 
@@ -32,6 +34,25 @@ from resq_deploy.errors import OptionError
     "--design-ber", type=float, metavar="P", help="Bit error rate fault-aware ranges are made for.  [default: 0.001]"
 )
 @click.option(
+    "--activation-percentile",
+    metavar="auto|Q",
+    default="100",
+    show_default=True,
+    help="Percentile that activation ranges reach up to; auto tries some under bit errors at the design rate.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=False,
+    show_default=True,
+    help="Correct biases by the mean error that int8 makes in each channel.",
+)
+@click.option(
+    "--equalize/--no-equalize",
+    default=False,
+    show_default=True,
+    help="Equalize the channels' ranges of layers with a ReLU between them.",
+)
+@click.option(
     "--granularity",
     type=click.Choice(["channel", "tensor"]),
     default="channel",
@@ -46,28 +67,34 @@ from resq_deploy.errors import OptionError
     show_default=True,
     help="Float operators between (de)quantizing nodes, or integer operators.",
 )
+@click.option("--opset", type=int, metavar="N", help="ONNX opset of the file.  [default: the source's, from 13 up]")
+@click.option("--reduce-range", is_flag=True, help="7-bit weights, for x86 CPUs without VNNI, which else may saturate.")
+@click.option(
+    "--guard",
+    type=click.Choice(["none", "parameters", "auto"]),
+    default="none",
+    show_default=True,
+    help="Store three copies, voted at load: of all parameters but weights, or of what pays most.",
+)
+@click.option(
+    "--guard-budget",
+    type=float,
+    metavar="SHARE",
+    help="Bytes that auto may add, as a share of the file's.  [default: 0.05]",
+)
+@click.option("--guard-campaign", type=PATH, help="faultcamp run of this file, unguarded, that auto plans by.")
 @click.option("--calibration-images", type=int, default=500, show_default=True, help="Training images for the ranges.")
 @click.option("--test-images", type=int, help="Test images the accuracies are measured on.  [default: all]")
 @seed_option
 @click.option(
-    "--gate", "gates", multiple=True, metavar="NAME=BOUND", help="Largest drop in points.  [default: clean=1]"
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="NAME=BOUND",
+    help="Largest drop in points, or off.  [default: clean=1 transfer-pgd=1 square=1 faults=0]",
 )
 @click.option("--no-gate", is_flag=True, help="Export even if a gate fails, and record it.")
-def command(
-    source: pathlib.Path,
-    out: pathlib.Path,
-    dataset: str,
-    data_dir: pathlib.Path | None,
-    ranges: str,
-    design_ber: float | None,
-    granularity: str,
-    form: str,
-    calibration_images: int,
-    test_images: int | None,
-    seed: int,
-    gates: tuple[str, ...],
-    no_gate: bool,
-) -> None:
+def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, **given: Any) -> None:
     """Turn SOURCE, a checkpoint, a train folder or a float ONNX file, into a static int8 ONNX file.
 
     \b
@@ -75,41 +102,61 @@ def command(
       resq-deploy export-int8 run/ --out net.int8.onnx --dataset cifar10 --data-dir data
       resq-deploy export-int8 run/baseline.pt --out baseline.int8.onnx --dataset digits --gate clean=2
       resq-deploy export-int8 run/ --out hard.int8.onnx --dataset cifar10 --ranges fault-aware --design-ber 1e-3
+      resq-deploy export-int8 run/ --out guarded.int8.onnx --dataset cifar10 --guard parameters
       resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset images.npz      (needs no torch)
     """
     if source.suffix == ".pt" or source.is_dir():
         need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
     from resq_deploy.data import load_dataset
     from resq_deploy.pipeline.export import export_source
-    from resq_deploy.quantization.export import DEFAULT_GATES, ExportOptions
+    from resq_deploy.pipeline.gates import GateOptions
+    from resq_deploy.quantization.export import ExportOptions
+    from resq_deploy.quantization.guard_plan import read_rates
 
     if out.suffix != ".onnx":
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
-    options = ExportOptions(
-        ranges=ranges,
-        design_ber=design_ber,
-        granularity=granularity,
-        format=form,
-        calibration_images=calibration_images,
-        seed=seed,
-        test_images=test_images,
-        gates=DEFAULT_GATES | dict(map(_gate, gates)),
-        enforce=not no_gate,
+    bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
+    campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
+    rates = read_rates(campaign) if campaign else None
+    options = ExportOptions(**given, format=form, activation_percentile=percentile, guard_rates=rates)
+    gates = GateOptions(
+        bounds={name: bound for name, bound in bounds.items() if bound is not None},
+        gates=tuple(
+            name for name in dict.fromkeys((*GateOptions.DEFAULTS, *bounds)) if bounds.get(name, 0.0) is not None
+        ),
+        enforce=enforce,
+        ber=options.percentile_ber,
+        seed=options.seed,
     )
     data = load_dataset(dataset, data_dir)
-    sidecar = export_source(source, data, out, options, report=lambda step: click.echo(step, err=True))
+    sidecar = export_source(source, data, out, options, gates, report=lambda step: click.echo(step, err=True))
+    _print(sidecar, out)
+
+
+def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
     accuracy = sidecar["accuracy"]
     click.echo(f"accuracy float {percent(accuracy['float'])}, int8 {percent(accuracy['int8'])}")
     for gate in sidecar["gates"]:
+        if "not_run" in gate:
+            click.echo(f"gate {gate['gate']}: not run ({gate['not_run']})")
+            continue
         verdict = "passed" if gate["passed"] else "FAILED"
         click.echo(f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f})")
     size = sidecar["model"]["bytes"]
     click.echo(f"{out}: {size:,} bytes ({sidecar['float_model']['bytes'] / size:.2f}x smaller), sidecar beside it")
 
 
-def _gate(text: str) -> tuple[str, float]:
+def _percentile(text: str) -> float | Literal["auto"]:
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError as error:
+        raise OptionError(f"--activation-percentile {text!r}: give auto, or a number up to 100") from error
+
+
+def _gate(text: str) -> tuple[str, float | None]:
+    """Read a gate with its bound in points; None for `off`."""
     name, _, bound = text.partition("=")
     try:
-        return name, float(bound)
+        return name, None if bound == "off" else float(bound)
     except ValueError as error:
-        raise OptionError(f"--gate {text!r}: give NAME=POINTS, such as clean=2") from error
+        raise OptionError(f"--gate {text!r}: give NAME=POINTS, such as clean=2, or NAME=off") from error

@@ -2,32 +2,65 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resq_deploy.cli.shared import PATH, print_table
+from resq_deploy.errors import FailedError
+
+if TYPE_CHECKING:
+    from resq_deploy.deployed.model import DeployedModel
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print surfaces and warnings as JSON.")
-def command(model: pathlib.Path, as_json: bool) -> None:
-    """List the stored parameters of an ONNX file: their roles, layers and bits, and what to beware of.
+@click.option("--json", "as_json", is_flag=True, help="Print surfaces, guards and warnings as JSON.")
+@click.option("--verify", "verifies", is_flag=True, help="Run the file and compare with the logits in its sidecar.")
+def command(model: pathlib.Path, as_json: bool, verifies: bool) -> None:
+    """List the stored parameters of an ONNX file: their roles, layers and bits, guards, and what to beware of.
+
+    With --verify, exit status 1 says that this machine's top-1 differs from that of the machine the file was exported
+    on, or that the file is another.
 
     \b
     Examples:
       resq-deploy inspect model.int8.onnx
+      resq-deploy inspect model.int8.onnx --verify
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
     from resq_deploy.deployed.advice import warnings_for
     from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.deployed.verify import Verdict, verify
 
     deployed = DeployedModel.load(model)
-    warnings = warnings_for(deployed)
+    warnings, guards = warnings_for(deployed), _guards(deployed)
+    verification = verify(deployed) if verifies else None
     if as_json:
         surfaces = [surface.as_dict() for surface in deployed.surfaces]
-        click.echo(json.dumps({"model": deployed.digest, "surfaces": surfaces, "warnings": warnings}, indent=2))
-        return
+        report: dict[str, Any] = {
+            "model": deployed.digest,
+            "surfaces": surfaces,
+            "guards": guards,
+            "warnings": warnings,
+        }
+        if verification:
+            report["verification"] = verification.as_dict()
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _print_surfaces(deployed)
+        if guards:
+            _print_guards(guards)
+        for warning in warnings:
+            click.echo(f"warning: {warning}")
+        if verification:
+            click.echo(f"verification: {verification.line}")
+    if verification and verification.verdict is Verdict.DIFFERS:
+        raise FailedError(f"{model} does not answer as it did where it was exported: {verification.line}")
+
+
+def _print_surfaces(deployed: "DeployedModel") -> None:
     total = sum(surface.bits for surface in deployed.surfaces)
     for key in ("role", "layer"):
         groups: dict[str, list[int]] = {}
@@ -39,5 +72,32 @@ def command(model: pathlib.Path, as_json: bool) -> None:
         ]
         print_table(f"Stored bits by {key}", (key, "tensors", "bits", "share"), rows)
     click.echo(f"{len(deployed.surfaces)} tensors, {total:,} bits, SHA-256 {deployed.digest}")
-    for warning in warnings:
-        click.echo(f"warning: {warning}")
+
+
+def _guards(deployed: "DeployedModel") -> list[dict[str, Any]]:
+    """Return the tensors that are voted from three copies, with role and bytes added; index constants left out."""
+    from resq_deploy.deployed.votes import find_votes
+
+    roles = {surface.tensor: str(surface.role) for surface in deployed.surfaces}
+    return [
+        {
+            "tensor": vote.output,
+            "copies": list(vote.copies),
+            "role": roles[vote.copies[0]],
+            "bytes_added": vote.bytes_added,
+        }
+        for vote in find_votes(deployed.proto)
+        if vote.copies[0] in roles
+    ]
+
+
+def _print_guards(guards: Sequence[dict[str, Any]]) -> None:
+    added: dict[str, list[int]] = {}
+    for guard in guards:
+        added.setdefault(guard["role"], []).append(guard["bytes_added"])
+    rows = [(role, str(len(sizes)), f"{sum(sizes):,}") for role, sizes in added.items()]
+    print_table("Guarded: stored three times and voted", ("role", "tensors", "bytes added"), rows)
+    click.echo(
+        f"{len(guards)} guarded tensors: faults in storage, before the file is loaded, are voted out; "
+        "faults in memory, after that, are not"
+    )

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from resq_deploy.deployed.graph import stored_tensors
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, Surface
+from resq_deploy.grid import REDUCED_CODE_MAX
 from resq_deploy.records import cpu_features
 
 _EIGHT_BITS = ("int8", "uint8", "int4", "uint4", "int16", "uint16")
@@ -32,7 +33,7 @@ def warnings_for(model: DeployedModel) -> list[str]:
             f"{len(unused)} of {len(quantized)} quantized weight tensors never use the code -128: "
             "a reader of the file that sees it has found a fault"
         )
-    if _saturates(model, quantized):
+    if _saturates(model, quantized, values):
         warnings.append(
             "uint8 activations times int8 weights on this CPU without VNNI may saturate in 16 bits: figures can "
             "differ from a CPU with it; export with --reduce-range to be safe"
@@ -44,9 +45,16 @@ def _uses_lowest(surface: Surface, values: dict[str, onnx.TensorProto]) -> bool:
     return bool((numpy_helper.to_array(values[surface.tensor]) == -128).any())
 
 
-def _saturates(model: DeployedModel, quantized: list[Surface]) -> bool:
-    """Return whether onnxruntime's u8s8 kernels may saturate here (x86 without VNNI)."""
-    if platform.machine() not in ("x86_64", "AMD64") or not any(surface.dtype == "int8" for surface in quantized):
+def _largest(surface: Surface, values: dict[str, onnx.TensorProto]) -> int:
+    """Return the largest magnitude of a tensor of int8 codes."""
+    return int(np.abs(numpy_helper.to_array(values[surface.tensor]).astype(np.int16)).max(initial=0))
+
+
+def _saturates(model: DeployedModel, quantized: list[Surface], values: dict[str, onnx.TensorProto]) -> bool:
+    """Return whether onnxruntime's u8s8 kernels may saturate here (x86 without VNNI, and codes of more than 7 bits)."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    if not any(surface.dtype == "int8" and _largest(surface, values) > REDUCED_CODE_MAX for surface in quantized):
         return False
     features = cpu_features()
     if "avx512_vnni" in features or "avx_vnni" in features:

@@ -17,6 +17,7 @@ from resq_deploy.hardening.events import Event
 from resq_deploy.hardening.loop import train
 from resq_deploy.hardening.options import with_recipe
 from resq_deploy.pipeline.export import export_source
+from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.transfer import transfer_pgd
 from resq_deploy.quantization.export import ExportOptions
 from resq_deploy.records import RunFolder, write_json
@@ -52,6 +53,9 @@ class DemoOptions:
     samples: int = 300
     fault_images: int = 300
 
+
+_GATES = GateOptions(gates=("clean",), enforce=False)
+"""The demo reports what quantization costs, and does not stop for it; attacks and faults it measures by itself."""
 
 Say = Callable[[str], None]
 
@@ -111,8 +115,7 @@ def _prove(
     checkpoint = out / "train" / f"{FILES[name]}.pt"
     path = out / f"{name}.int8.onnx"
     say(f"{name}: export to int8")
-    # The demo reports what quantization costs; it does not stop for it.
-    sidecar = export_source(checkpoint, dataset, path, ExportOptions(seed=options.seed, enforce=False))
+    sidecar = export_source(checkpoint, dataset, path, ExportOptions(seed=options.seed), _GATES)
     model = DeployedModel.load(path)
     say(f"{name}: PGD on the float network, transferred to the int8 file")
     network = load_checkpoint(checkpoint).build()

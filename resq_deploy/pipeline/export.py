@@ -1,16 +1,24 @@
-"""From whatever the user has - checkpoint, train folder, float ONNX file - to the int8 file."""
+"""From whatever the user has - checkpoint, train folder, float ONNX file - through the gates to the int8 file."""
 
+import hashlib
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.errors import CheckpointError, DataError, InputError
-from resq_deploy.quantization.export import ExportOptions, export_int8
+from resq_deploy.pipeline.gates import Candidate, GateOptions, run_gates
+from resq_deploy.quantization.export import Export, ExportOptions, export_int8
+from resq_deploy.records import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from resq_deploy.hardening.checkpoint import Checkpoint
 
 STAGES = ("fault", "attack", "baseline")
 """Checkpoints of a train folder, the most hardened first."""
+
+Report = Callable[[str], None]
 
 
 def export_source(
@@ -18,23 +26,36 @@ def export_source(
     dataset: Dataset,
     out: pathlib.Path,
     options: ExportOptions,
+    gates: GateOptions,
     *,
-    report: Callable[[str], None] = lambda _: None,
+    report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """Export a checkpoint, the most hardened checkpoint of a train folder, or a float ONNX file.
 
     Only checkpoints need torch.
 
+    Args:
+        source: what to export.
+        dataset: calibrates with training images, and judges with test images.
+        out: the int8 file to write; the sidecar goes beside it, as `.json`.
+        options: how to export.
+        gates: what the int8 file may lose.
+        report: told each step as it begins.
+
+    Returns:
+        The sidecar.
+
     Raises:
         InputError: if the source cannot be used or does not fit the data set.
-        GateError: if a gate fails.
+        GateError: if a gate fails and is enforced; nothing is written then.
     """
     if not source.exists():
         raise InputError(f"no such file or folder: {source}")
     if source.is_dir():
         source = _checkpoint_in(source)
     if source.suffix != ".pt":
-        return export_int8(source, dataset, out, options, described=source.name, report=report)
+        export = export_int8(source, dataset, options, described=source.name, report=report)
+        return _finish(export, None, dataset, out, gates, report)
     from resq_deploy.hardening.checkpoint import load_checkpoint
     from resq_deploy.hardening.trace import export_float_onnx
 
@@ -49,7 +70,41 @@ def export_source(
         traced = pathlib.Path(folder) / "float.onnx"
         report("exporting the float model")
         export_float_onnx(checkpoint, traced)
-        return export_int8(traced, dataset, out, options, described=described, report=report)
+        export = export_int8(traced, dataset, options, described=described, report=report)
+    return _finish(export, checkpoint, dataset, out, gates, report)
+
+
+def _finish(
+    export: Export,
+    checkpoint: "Checkpoint | None",
+    dataset: Dataset,
+    out: pathlib.Path,
+    gates: GateOptions,
+    report: Report,
+) -> dict[str, Any]:
+    """Judge an export and write it with its sidecar; return that.
+
+    Raises:
+        GateError: if a gate fails and is enforced; nothing is written then.
+    """
+    candidate = Candidate(
+        int8_file=export.int8_file,
+        float_file=export.float_file,
+        int8_right=export.int8_right,
+        float_right=export.float_right,
+        network=checkpoint.build() if checkpoint else None,
+        minmax_file=export.minmax_file,
+    )
+    passed = run_gates(candidate, dataset, gates, report=report)
+    write_atomic(out, export.int8_file)
+    model = {
+        "file": out.name,
+        "sha256": hashlib.sha256(export.int8_file).hexdigest(),
+        "bytes": len(export.int8_file),
+    }
+    sidecar = {**export.sidecar, "model": model, "gates": passed}
+    write_json(out.with_suffix(".json"), sidecar)
+    return sidecar
 
 
 def _checkpoint_in(folder: pathlib.Path) -> pathlib.Path:

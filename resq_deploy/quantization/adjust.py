@@ -1,160 +1,179 @@
-"""Stage 3's adjustments around the writing: choose weight ranges, write, read back, mend, and say what was done."""
+"""Stage 3's adjustments around the writing, in order: equalization, activation ranges, weight ranges, biases."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.session import InputSpec
-from resq_deploy.errors import ModelError
-from resq_deploy.grid import CODE_MAX
-from resq_deploy.quantization.ranges import best_clip, expected_error
-from resq_deploy.quantization.readback import written_scales
+from resq_deploy.quantization import activations, bias
+from resq_deploy.quantization.activations import Distribution
+from resq_deploy.quantization.calibrate import ActivationRanges, activation_ranges
+from resq_deploy.quantization.equalize import equalize
+from resq_deploy.quantization.fidelity import Fidelity, Reference
 from resq_deploy.quantization.scheme import Scheme
-from resq_deploy.quantization.weights import (
-    Clips,
-    WeightTensor,
-    check_channels,
-    clip_weights,
-    range_overrides,
-    step,
-    weight_tensors,
-)
-from resq_deploy.quantization.write import write_int8
+from resq_deploy.quantization.weight_ranges import Written, with_chosen_ranges, write_clipped, write_with_ranges
+from resq_deploy.quantization.weights import check_channels
 
-_ATTEMPTS = 4
-_SLACK = 1.01
-"""How much wider a widened range is made than its bias asks for: wider weights move the activation ranges a little."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Range:
-    """The range of one tensor: as chosen, as given to the quantizer, and the scale it wrote; [channels] or []."""
-
-    weight: WeightTensor
-    chosen: NDArray[np.float32]
-    given: NDArray[np.float32]
-    written: NDArray[np.float32]
-
-    @property
-    def enlarged(self) -> NDArray[np.bool_]:
-        """Where the quantizer made the scale larger than that of the range it was given."""
-        return np.not_equal(self.written, step(self.given))
+JUDGED = 500
+"""Most calibration images that an adjustment is judged on."""
 
 
 def write_adjusted(
-    model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec, scheme: Scheme
+    model: onnx.ModelProto,
+    calibration: Split,
+    spec: InputSpec,
+    scheme: Scheme,
+    *,
+    report: Callable[[str], None] = lambda _: None,
 ) -> tuple[bytes, dict[str, Any]]:
-    """Quantize a prepared float model with the weight ranges of a scheme.
+    """Quantize a prepared float model with the adjustments of a scheme.
 
-    Where the int32 bias of a layer does not allow as small a step as was chosen, the range of its weights is widened
-    to what it does allow (J is convex, so that is the best of the ranges allowed) and the file is written again.
-    Under `minmax` the quantizer enlarges the scale alone, which cuts no weight off.
+    Each adjustment is judged on calibration images against the float model as it was given, and its record holds the
+    figures before and after. Biases are corrected on other images than they are judged on.
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
-        images: calibration images as the data set holds them, shape [N, ...].
+        calibration: images as the data set holds them, shape [N, ...], and their labels.
         spec: what the model takes.
         scheme: what to write.
+        report: told each step as it begins.
 
     Returns:
         The int8 model, serialised, and the sidecar's `adjustments`.
 
     Raises:
         ModelError: if onnxruntime cannot quantize the model, or writes other weights or biases than were meant.
+        DataError: if the images do not fit the model.
     """
     check_channels(model, scheme)
-    weights, left = weight_tensors(model, scheme.granularity)
-    chosen = {weight.name: _chosen(weight, scheme) for weight in weights}
-    given = dict(chosen)
-    for _ in range(_ATTEMPTS):
-        if scheme.ranges == "minmax":
-            int8 = write_int8(model, images, spec, scheme)
-        else:
-            narrowed = clip_weights(model, weights, given)
-            int8 = write_int8(narrowed, images, spec, scheme, range_overrides(weights, given))
-        ranges = _read_back(int8, model, weights, chosen, given)
-        enlarged = [entry for entry in ranges if entry.enlarged.any()]
-        if scheme.ranges == "minmax" or not enlarged:
-            in_float = [weight.name for weight in weights if all(entry.weight is not weight for entry in ranges)]
-            return int8, {"ranges": _record(ranges, left + in_float, scheme)}
-        for entry in enlarged:
-            wider = (entry.written * np.float32(CODE_MAX * _SLACK)).astype(np.float32)
-            given[entry.weight.name] = np.where(entry.enlarged, wider, entry.given)
-    raise ModelError(
-        f"onnxruntime enlarges the scale of the weights {enlarged[0].weight.name!r}, whose bias is too large for it, "
-        "however wide their range is made: export with --ranges minmax"
-    )
+    shop = _Workshop(model, calibration, spec, scheme, report)
+    draft, said = shop.draft(model), {}
+    for name, wanted, adjust in (
+        ("equalization", scheme.equalize, shop.equalized),
+        ("activations", scheme.percentiles != (100.0,), shop.narrowed),
+        ("bias_correction", scheme.bias_correction, shop.corrected),
+    ):
+        if wanted:
+            draft, said[name] = adjust(draft)
+    return draft.written.int8, {"ranges": draft.written.record, **said}
 
 
-def _read_back(
-    int8: bytes, model: onnx.ModelProto, weights: Sequence[WeightTensor], chosen: Clips, given: Clips
-) -> list[_Range]:
-    """Return the ranges of the weights that a file holds as int8.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Draft:
+    """An int8 file as far as it is adjusted, and what it was made from; `found` only where percentiles are wanted."""
 
-    Raises:
-        ModelError: if it holds a weight in float that was narrowed, or anything else than was meant.
-    """
-    scales = written_scales(int8, model, weights, given)
-    for weight in weights:
-        if weight.name not in scales and np.less(given[weight.name], weight.largest).any():
-            raise ModelError(
-                f"onnxruntime leaves the weights {weight.name!r} in float, so that no range can be chosen for them: "
-                "export with --ranges minmax"
-            )
+    model: onnx.ModelProto
+    activations: ActivationRanges
+    written: Written
+    found: Mapping[str, Distribution]
+
+
+class _Workshop:
+    """The adjustments: each takes a draft, and returns the next one and the record of what it changed and gained."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        calibration: Split,
+        spec: InputSpec,
+        scheme: Scheme,
+        report: Callable[[str], None],
+    ) -> None:
+        self._given = model
+        self._calibration = calibration
+        self._spec = spec
+        self._scheme = scheme
+        self._report = report
+        half = len(calibration) // 2
+        rest = slice(half, half + JUDGED)
+        self._judged = Split(images=calibration.images[rest], labels=calibration.labels[rest])
+        self._estimating = calibration.images[: max(half, 1)]
+        self._judgements: dict[bytes, Fidelity] = {}
+
+    @functools.cached_property
+    def _reference(self) -> Reference:
+        return Reference(self._given, self._judged)
+
+    def draft(self, model: onnx.ModelProto) -> _Draft:
+        """Return a model with the scheme's weight ranges, and activation ranges that leave nothing out."""
+        self._report(f"calibrating on {len(self._calibration)} images")
+        calibrated, images = with_chosen_ranges(model, self._scheme), self._calibration.images
+        if self._scheme.percentiles == (100.0,):
+            return self._written(model, activation_ranges(calibrated, images, self._spec))
+        found = activations.distributions(calibrated, images, self._spec)
+        return self._written(model, activations.percentile_ranges(found, 100.0), found)
+
+    def equalized(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
+        """Share weight ranges out between layers."""
+        self._report("equalizing the weights of ReLU chains")
+        model, record = equalize(draft.model, self._scheme.granularity)
+        after = self.draft(model) if record["pairs"] else draft
+        return after, record | self._gain(draft, after)
+
+    def narrowed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
+        """Narrow the activation ranges to a percentile: the one asked for, or the best under bit errors."""
+        outputs = {value.name for value in draft.model.graph.output}
+        drafts = {100.0: draft}
+        for percentile in self._scheme.percentiles:
+            if percentile < 100:
+                ranges = activations.percentile_ranges(draft.found, percentile, outputs)
+                drafts[percentile] = self._written(draft.model, ranges)
+        percentile, choice = self._scheme.percentiles[0], None
+        if len(self._scheme.percentiles) > 1:
+            files = {percentile: drafts[percentile].written.int8 for percentile in self._scheme.percentiles}
+            judged = self._judged.head(activations.IMAGES)
+            percentile, choice = activations.choose_percentile(files, judged, self._scheme.percentile_ber, self._report)
+        after = drafts[percentile]
+        record = {"percentile": percentile, "choice": choice, "tensors": _narrowed(draft, after)}
+        return after, record | self._gain(draft, after)
+
+    def corrected(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
+        """Correct the biases, if that brings the outputs nearer to those of the float model."""
+        self._report(f"correcting biases on {min(len(self._estimating), bias.IMAGES)} images")
+        scheme = dataclasses.replace(self._scheme, format="qdq")
+        quantized = write_clipped(bias.named(draft.model), draft.activations, scheme, draft.written.clips)
+        model, record = bias.correct_biases(
+            draft.model, onnx.ModelProto.FromString(quantized), self._estimating, self._spec
+        )
+        after = self._written(model, draft.activations)
+        gain = self._gain(draft, after)
+        kept = gain["after"]["squared_error"] < gain["before"]["squared_error"]
+        return after if kept else draft, {"kept": kept} | record | gain
+
+    def _written(
+        self, model: onnx.ModelProto, ranges: ActivationRanges, found: Mapping[str, Distribution] | None = None
+    ) -> _Draft:
+        written = write_with_ranges(model, ranges, self._scheme)
+        return _Draft(model=model, activations=ranges, written=written, found=found or {})
+
+    def _gain(self, before: _Draft, after: _Draft) -> dict[str, Any]:
+        """Return the figures of two files, held against the float model."""
+        return {name: self._judge(draft).as_dict() for name, draft in (("before", before), ("after", after))}
+
+    def _judge(self, draft: _Draft) -> Fidelity:
+        int8 = draft.written.int8
+        if int8 not in self._judgements:
+            self._judgements[int8] = self._reference.judge(int8)
+        return self._judgements[int8]
+
+
+def _narrowed(before: _Draft, after: _Draft) -> list[dict[str, Any]]:
+    """Return each activation whose step became smaller in the file, with the steps."""
+    coarse, fine = (_activation_scales(draft) for draft in (before, after))
     return [
-        _Range(weight=weight, chosen=chosen[weight.name], given=given[weight.name], written=scales[weight.name])
-        for weight in weights
-        if weight.name in scales
+        {"tensor": name, "scale": {"before": coarse[name], "after": fine[name]}}
+        for name in coarse
+        if coarse[name] != fine[name]
     ]
 
 
-def _chosen(weight: WeightTensor, scheme: Scheme) -> NDArray[np.float32]:
-    if scheme.ranges == "minmax":
-        return weight.largest
-    return best_clip(weight.values, axis=weight.axis, ber=scheme.expected_ber)
-
-
-def _record(ranges: list[_Range], left: list[str], scheme: Scheme) -> dict[str, Any]:
-    """Return what the sidecar says of the weight ranges."""
-    return {
-        "mode": scheme.ranges,
-        "design_ber": scheme.expected_ber if scheme.ranges == "fault-aware" else None,
-        "granularity": scheme.granularity,
-        "tensors": [_tensor_record(entry, scheme.expected_ber) for entry in ranges],
-        "not_adjusted": left,
-    }
-
-
-def _tensor_record(entry: _Range, ber: float) -> dict[str, Any]:
-    """Return the record of one tensor: lengths in units of the weights, expected errors in squared ones."""
-    weight = entry.weight
-    errors = {
-        name: float(expected_error(weight.values, clip, axis=weight.axis, ber=ber).mean())
-        for name, clip in (("minmax", weight.largest), ("chosen", entry.given))
-    }
-    intended, written = step(entry.chosen).reshape(-1), entry.written.reshape(-1)
-    return {
-        "tensor": weight.name,
-        "axis": weight.axis,
-        "channels": int(written.size),
-        "max_abs": float(weight.largest.max()),
-        "clip": _spread(entry.given),
-        "clipped_share": float(np.mean(weight.clipped(entry.given) != weight.values)),
-        "expected_error": errors,
-        "scales": {
-            "intended": _spread(intended),
-            "written": _spread(written),
-            "differ": [
-                {"channel": int(place), "intended": float(intended[place]), "written": float(written[place])}
-                for place in np.flatnonzero(intended != written)
-            ],
-        },
-    }
-
-
-def _spread(values: NDArray[np.float32]) -> dict[str, float]:
-    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
+def _activation_scales(draft: _Draft) -> dict[str, float]:
+    """Return the stored scale of each activation."""
+    graph = onnx.ModelProto.FromString(draft.written.int8).graph
+    names = {f"{name}_scale": name for name in draft.activations}
+    return {names[t.name]: float(numpy_helper.to_array(t)) for t in graph.initializer if t.name in names}

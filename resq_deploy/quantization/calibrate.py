@@ -1,12 +1,35 @@
-"""Feeding calibration images batch by batch, so that memory does not grow with their number."""
+"""Calibration: the range of every activation over the images, in one pass and bounded memory.
 
+onnxruntime's own MinMaxCalibrater holds no activations, but its graph does: all of a batch at once.
+"""
+
+import logging
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from resq_deploy.deployed.session import InputSpec
+from resq_deploy.deployed.session import RUNTIME_ERRORS, InputSpec, first_line
+from resq_deploy.errors import ModelError
+
+OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
+"""The operators that are quantized: all that onnxruntime can, as is its default."""
+
+ActivationRanges = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""By name of the tensor, the lowest and the highest value its uint8 codes are to reach; shapes [1]."""
+
+_BATCH = 50
+_HELD = 64 * 2**20
+"""Bytes of activations held at a time."""
 
 
 class StreamedImages(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
@@ -33,3 +56,95 @@ class StreamedImages(CalibrationDataReader):  # type: ignore[misc]  # onnxruntim
         if self._spec.shape[0] is not None and len(part) < self._batch:
             part = np.concatenate([part, np.repeat(part[-1:], self._batch - len(part), axis=0)])
         return {self._spec.name: self._spec.prepare(part)}
+
+
+def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> ActivationRanges:
+    """Return the smallest and the largest value of every activation: the ranges that `quantize_static` takes.
+
+    Args:
+        model: the float model, from `prepare_float_model`; not changed.
+        images: calibration images as the data set holds them, shape [N, ...].
+        spec: what the model takes.
+
+    Raises:
+        ModelError: if onnxruntime cannot run the model.
+        DataError: if the images do not fit it.
+    """
+    found: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    for values in observed(model, images, spec):
+        for name, value in values.items():
+            low, high = found.get(name, (np.nan, np.nan))
+            found[name] = np.fmin(low, lowest(value)), np.fmax(high, highest(value))
+    return found
+
+
+def lowest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the smallest value that is a number, shape [1]; NaN where there is none."""
+    return np.fmin.reduce(values.reshape(-1), initial=np.nan, keepdims=True)
+
+
+def highest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the largest value that is a number, shape [1]; NaN where there is none."""
+    return np.fmax.reduce(values.reshape(-1), initial=np.nan, keepdims=True)
+
+
+def observed(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the activations that can be quantized, by name, some images at a time: so many that 64 MB hold them.
+
+    Args:
+        model: the float model, from `prepare_float_model`; not changed.
+        images: as the data set holds them, shape [N, ...].
+        spec: what the model takes.
+
+    Raises:
+        ModelError: if onnxruntime cannot run the model.
+        DataError: if the images do not fit it.
+    """
+    session, names = _observing(model)
+
+    def run(feeds: Mapping[str, NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
+        try:
+            return dict(zip(names, session.run(names, feeds), strict=True))
+        except RUNTIME_ERRORS as error:
+            raise ModelError(f"onnxruntime cannot run the float model: {first_line(error)}") from error
+
+    single = run(StreamedImages(images[:1], spec).get_next())
+    size = sum(value.nbytes for value in single.values())
+    reader = StreamedImages(images, spec, max(1, min(_BATCH, _HELD // max(size, 1))))
+    left = len(images)
+    while feeds := reader.get_next():
+        batch = len(feeds[spec.name])
+        yield {name: _without_filling(value, batch, min(batch, left)) for name, value in run(feeds).items()}
+        left -= batch
+
+
+def _observing(model: onnx.ModelProto) -> tuple[InferenceSession, list[str]]:
+    """Return a session of a model, unoptimised as onnxruntime calibrates, and the names of what can be quantized."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder, quiet():
+            path = pathlib.Path(folder) / "float.onnx"
+            onnx.save(model, str(path))
+            augmented = str(path.with_name("augmented.onnx"))
+            calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.Percentile)
+            return calibrator.infer_session, sorted(calibrator.tensors_to_calibrate)
+    except Exception as error:  # onnxruntime's calibration raises many types
+        raise ModelError(f"onnxruntime cannot calibrate the model: {first_line(error)}") from error
+
+
+def _without_filling(value: NDArray[Any], batch: int, count: int) -> NDArray[Any]:
+    """Return an activation without what belongs to the copies that fill up a batch of fixed size."""
+    if count == batch or not value.ndim or value.shape[0] % batch:
+        return value
+    return value[: value.shape[0] // batch * count]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep onnxruntime's advice on the root logger off the user's terminal; it is about steps taken already."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,160 +1,219 @@
-"""The export as a whole: float file in; int8 file and sidecar out, unless a gate fails."""
+"""Stage 3 from float file to int8 file, still unjudged: adjusted, quantized, guarded and measured."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.errors import GateError, OptionError
+from resq_deploy.deployed.integer_share import integer_share
+from resq_deploy.deployed.session import Deployment, InputSpec, Session
+from resq_deploy.deployed.surfaces import find_surfaces
+from resq_deploy.deployed.synthetic import reference
+from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
-from resq_deploy.faults.statistics import Estimate, share
+from resq_deploy.faults.statistics import share
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
+from resq_deploy.quantization.guard_plan import DEFAULT_BUDGET, GuardPlan, GuardRates, check_options, plan_guards
+from resq_deploy.quantization.guards import guard, obstacles
+from resq_deploy.quantization.opset import check_opset
 from resq_deploy.quantization.scheme import Scheme
-from resq_deploy.records import provenance, sha256_file, write_atomic, write_json
+from resq_deploy.records import provenance, sha256_file
 
-SCHEMA = 1
-DEFAULT_GATES = {"clean": 1.0}
-"""Largest drop allowed, in points; `clean`: accuracy of the int8 file below that of the float file."""
+SCHEMA = 2
+_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions(Scheme):
-    """Options of an export: the int8 form, as `Scheme` has it, and how it is measured.
+    """Options of an export: the int8 form, as `Scheme` has it, its guards, and how it is measured.
 
     Attributes:
+        opset: ONNX opset to write; None for that of the source, 13 at least.
+        guard: which initializers are stored three times and voted: `none`, all `parameters` but weights, or `auto`,
+            those that lower the expected SDC most for each byte.
+        guard_budget: bytes that `auto` may add, as a share of the file; 0.05 if None.
+        guard_rates: what a campaign measured, for `auto` to plan by; None for built-in figures.
         calibration_images: how many training images the activation ranges are taken from.
         seed: of their choice.
         test_images: how many test images the accuracies are measured on; None for all.
-        gates: largest drop allowed by gate name, in points.
-        enforce: whether a failed gate is an error; otherwise it is only recorded.
     """
 
+    opset: int | None = None
+    guard: str = "none"
+    guard_budget: float | None = None
+    guard_rates: GuardRates | None = None
     calibration_images: int = 500
     seed: int = 0
     test_images: int | None = None
-    gates: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(DEFAULT_GATES))
-    enforce: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.calibration_images < 1:
             raise OptionError(f"--calibration-images {self.calibration_images}: give a whole number from 1 up")
-        unknown = sorted(self.gates.keys() - DEFAULT_GATES.keys())
-        if unknown:
-            raise OptionError(f"--gate: unknown gate {unknown[0]!r}; gates are {', '.join(DEFAULT_GATES)}")
+        if self.guard != "none":
+            check_options(self.guard, DEFAULT_BUDGET if self.guard_budget is None else self.guard_budget)
+        for option, value in (("--guard-budget", self.guard_budget), ("--guard-campaign", self.guard_rates)):
+            if value is not None and self.guard != "auto":
+                raise OptionError(f"{option} is for --guard auto, not {self.guard}: leave it out, or ask for auto")
+        check_opset(self.opset)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file is what onnxruntime's quantizer makes of the weights as they are."""
+        return self.ranges == "minmax" and self.percentiles == (100.0,) and not (self.bias_correction or self.equalize)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Export:
+    """A file that is ready to be judged and written.
+
+    Attributes:
+        int8_file: the int8 model, serialised.
+        float_file: the float model it was made of, serialised.
+        minmax_file: makes the MinMax export of the same weights, serialised; None where the file has those ranges.
+        int8_right: which test images the int8 file answers right, shape [N].
+        float_right: which of them the float model answers right, shape [N].
+        sidecar: what is known of the file.
+    """
+
+    int8_file: bytes
+    float_file: bytes
+    minmax_file: Callable[[], bytes] | None
+    int8_right: NDArray[np.bool_]
+    float_right: NDArray[np.bool_]
+    sidecar: dict[str, Any]
 
 
 def export_int8(
     source: pathlib.Path,
     dataset: Dataset,
-    out: pathlib.Path,
     options: ExportOptions,
     *,
     described: str,
     report: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Quantize a float ONNX file and write it with its sidecar, `out` with the suffix `.json`.
+) -> Export:
+    """Quantize a float ONNX file and measure what came of it.
 
     Args:
         source: the float ONNX file.
-        dataset: calibrates with training images and measures accuracy on the whole test set.
-        out: the int8 file to write.
+        dataset: calibrates with training images and measures accuracy on test images.
         options: how to.
         described: what the float file was made from, for the sidecar; no path of the machine.
         report: told each step as it begins.
 
-    Returns:
-        The sidecar.
-
     Raises:
         InputError: if the source or the data cannot be used.
-        GateError: if a gate fails and is enforced; nothing is written then.
     """
     report("preparing the float model")
-    model = prepare_float_model(source)
+    model = prepare_float_model(source, options.opset)
+    float_file = model.SerializeToString()
     every_core = Deployment(threads=len(os.sched_getaffinity(0)))
-    session = Session(model.SerializeToString(), every_core)
+    session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
     report(f"calibrating on {len(calibration)} images")
-    int8, adjustments = write_adjusted(model, calibration.images, session.input, options)
+    int8_file, adjustments = write_adjusted(model, calibration, session.input, options, report=report)
+    int8_file, plan = _guarded(int8_file, options, report)
     test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
-    float_right = _right(session, dataset, test)
-    int8_right = _right(Session(int8, every_core), dataset, test)
-    accuracy = {"float": _accuracy(float_right), "int8": _accuracy(int8_right)}
-    gates = _gates(accuracy, options)
-    write_atomic(out, int8)
-    sidecar = {
-        "schema": SCHEMA,
-        "model": {"file": out.name, "sha256": hashlib.sha256(int8).hexdigest(), "bytes": len(int8)},
-        "float_model": {"sha256": sha256_file(source), "bytes": source.stat().st_size},
-        "source": described,
-        "dataset": {"name": dataset.name, "classes": list(dataset.classes), "test_sha256": dataset.digest("test")},
-        "notes": list(dataset.notes),
-        "quantization": {**_scheme(options), "calibration_images": len(calibration), "seed": options.seed},
-        "adjustments": adjustments,
-        "stored_bits": _stored_bits(out),
-        "accuracy": {name: estimate.as_dict() for name, estimate in accuracy.items()},
-        "agreement": share(int((float_right == int8_right).sum()), len(test)).as_dict(),
-        "gates": gates,
-        "provenance": provenance(),
-    }
-    write_json(out.with_suffix(".json"), sidecar)
-    return sidecar
+    export = Export(
+        int8_file=int8_file,
+        float_file=float_file,
+        minmax_file=None if options.is_plain else _minmax(model, calibration, session.input, options),
+        int8_right=_right(Session(int8_file, every_core), dataset, test),
+        float_right=_right(session, dataset, test),
+        sidecar={
+            "schema": SCHEMA,
+            "float_model": {"sha256": sha256_file(source), "bytes": source.stat().st_size},
+            "source": described,
+            "dataset": {"name": dataset.name, "classes": list(dataset.classes), "test_sha256": dataset.digest("test")},
+            "notes": list(dataset.notes),
+            "quantization": {**_form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
+            "adjustments": adjustments,
+            "guards": plan.as_dict() if plan else None,
+            **_facts(int8_file, test),
+        },
+    )
+    export.sidecar.update(_accuracies(export), provenance=provenance())
+    return export
 
 
-def _scheme(options: ExportOptions) -> dict[str, str]:
+def _guarded(int8_file: bytes, options: ExportOptions, report: Callable[[str], None]) -> tuple[bytes, GuardPlan | None]:
+    """Return the file with the guards that were asked for, and their plan."""
+    if options.guard == "none":
+        return int8_file, None
+    report("guarding")
+    model = onnx.ModelProto.FromString(int8_file)
+    surfaces = find_surfaces(model)
+    plan = plan_guards(
+        surfaces,
+        file_bytes=len(int8_file),
+        mode=options.guard,
+        budget=DEFAULT_BUDGET if options.guard_budget is None else options.guard_budget,
+        rates=options.guard_rates,
+        obstacles=obstacles(model, [surface.tensor for surface in surfaces]),
+    )
+    return guard(int8_file, plan.tensors), plan
+
+
+def _minmax(model: onnx.ModelProto, calibration: Split, spec: InputSpec, options: ExportOptions) -> Callable[[], bytes]:
+    """Return a function that makes the plain export of the same weights in the same form."""
+    plain = Scheme(granularity=options.granularity, format=options.format, reduce_range=options.reduce_range)
+    return lambda: write_adjusted(model, calibration, spec, plain)[0]
+
+
+def _form(int8_file: bytes, options: ExportOptions) -> dict[str, Any]:
+    opsets = onnx.ModelProto.FromString(int8_file).opset_import
     return {
         "format": options.format,
+        "opset": next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx")),
         "ranges": options.ranges,
         "granularity": options.granularity,
-        "weights": "int8",
+        "activation_percentile": options.activation_percentile or 100.0,
+        "bias_correction": options.bias_correction,
+        "equalize": options.equalize,
+        "weights": "int7 in int8" if options.reduce_range else "int8",
         "activations": "uint8",
+    }
+
+
+def _facts(int8_file: bytes, test: Split) -> dict[str, Any]:
+    """Return what the file stores, what of it runs in integers, and what it answers to synthetic images."""
+    bits: dict[str, int] = {}
+    for surface in find_surfaces(onnx.ModelProto.FromString(int8_file)):
+        bits[str(surface.role)] = bits.get(str(surface.role), 0) + surface.bits
+    session = Session(int8_file, Deployment())
+    first = session.input.prepare(test.images[:1])
+    return {
+        "stored_bits": bits,
+        "integer_share": integer_share(int8_file, Deployment(), first).as_dict(),
+        "verification": reference(int8_file, test.images, Deployment()),
+    }
+
+
+def _accuracies(export: Export) -> dict[str, Any]:
+    """Return the accuracies, and the share of test images that both files answer right, or both wrong."""
+    rights = {"float": export.float_right, "int8": export.int8_right}
+    return {
+        "accuracy": {name: share(int(right.sum()), len(right)).as_dict() for name, right in rights.items()},
+        "agreement": share(int((export.float_right == export.int8_right).sum()), len(export.int8_right)).as_dict(),
     }
 
 
 def _right(session: Session, dataset: Dataset, test: Split) -> NDArray[np.bool_]:
     """Return which test images a session answers right, shape [N]."""
     logits = np.concatenate(
-        [session.run(session.input.prepare(test.images[i : i + 1000])) for i in range(0, len(test), 1000)]
+        [
+            session.run(session.input.prepare(test.images[start : start + _BATCH]))
+            for start in range(0, len(test), _BATCH)
+        ]
     )
     dataset.check_outputs(logits.shape[1])
     right: NDArray[np.bool_] = top1(logits) == test.labels
     return right
-
-
-def _accuracy(right: NDArray[np.bool_]) -> Estimate:
-    return share(int(right.sum()), len(right))
-
-
-def _gates(accuracy: Mapping[str, Estimate], options: ExportOptions) -> list[dict[str, Any]]:
-    """Return each gate with its figure and bound, in points, and whether it passed.
-
-    Raises:
-        GateError: if one failed and is enforced.
-    """
-    drop = 100.0 * (accuracy["float"].value - accuracy["int8"].value)
-    bound = options.gates.get("clean", DEFAULT_GATES["clean"])
-    if drop > bound and options.enforce:
-        raise GateError(
-            f"gate 'clean' failed: the int8 file loses {drop:.2f} points, the bound is {bound:.2f}; "
-            "raise it with --gate clean=POINTS or export with --no-gate"
-        )
-    return [{"gate": "clean", "figure": drop, "bound": bound, "passed": drop <= bound, "enforced": options.enforce}]
-
-
-def _stored_bits(path: pathlib.Path) -> dict[str, int]:
-    """Return how many bits the written file stores in each role."""
-    totals: dict[str, int] = {}
-    for surface in DeployedModel.load(path).surfaces:
-        totals[str(surface.role)] = totals.get(str(surface.role), 0) + surface.bits
-    return totals

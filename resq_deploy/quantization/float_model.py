@@ -9,18 +9,31 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from resq_deploy.deployed.graph import graphs, read_model
+from resq_deploy.deployed.graph import graphs, read_model, stored_tensors
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
+from resq_deploy.quantization.opset import convert_opset
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_OTHER_FLOATS = {
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.DOUBLE: "double",
+}
 
 
-def prepare_float_model(path: pathlib.Path) -> onnx.ModelProto:
+def prepare_float_model(path: pathlib.Path, opset: int | None = None) -> onnx.ModelProto:
     """Read a float model and fold what onnxruntime folds before quantization (batch-norm, constants).
 
+    Args:
+        path: the file.
+        opset: the opset to bring it to; None keeps its own, but for those before 13.
+
     Raises:
-        ModelError: if the file is no float ONNX model, has control flow, or onnxruntime cannot process it.
+        ModelError: if the file is no float32 ONNX model, has control flow, cannot be brought to the opset, or
+            onnxruntime cannot process it.
+        OptionError: if the opset cannot be written.
     """
     model, _ = read_model(path)
     operators = {node.op_type for graph in graphs(model.graph) for node in graph.node}
@@ -30,6 +43,12 @@ def prepare_float_model(path: pathlib.Path) -> onnx.ModelProto:
     control = sorted(operators.intersection(_CONTROL_FLOW))
     if control:
         raise ModelError(f"{path} has control flow ({control[0]}), which cannot be quantized: export it unrolled")
+    _check_floats(model, path)
+    _close_inputs(model)
+    try:
+        model = convert_opset(model, opset)
+    except ModelError as error:
+        raise ModelError(f"{path} {error}") from error
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
         original, target = pathlib.Path(folder) / "float.onnx", pathlib.Path(folder) / "prepared.onnx"
         try:
@@ -40,7 +59,40 @@ def prepare_float_model(path: pathlib.Path) -> onnx.ModelProto:
         except Exception as error:  # onnxruntime and onnx raise many types here
             raise ModelError(f"{path} cannot be prepared for quantization: {first_line(error)}") from error
     _settle_biases(prepared)
+    _drop_unused_domains(prepared)
     return prepared
+
+
+def _check_floats(model: onnx.ModelProto, path: pathlib.Path) -> None:
+    """Check that images and layers are float32; what a Cast makes of the weights is seen when it is folded.
+
+    Raises:
+        ModelError: naming the image input or the weights that are of another type.
+    """
+    types = {name: tensor.data_type for tensor, name in stored_tensors(model.graph)}
+    layers = [name for node in model.graph.node if node.op_type in _LAYERS for name in node.input if name in types]
+    found = [(value.name, value.type.tensor_type.elem_type) for value in model.graph.input if value.name not in types]
+    for name, kind in found + [(name, types[name]) for name in layers]:
+        if kind in _OTHER_FLOATS:
+            raise ModelError(f"{path} computes in {_OTHER_FLOATS[kind]} ({name!r}): give the float32 model")
+
+
+def _close_inputs(model: onnx.ModelProto) -> None:
+    """Make stored tensors that are graph inputs as well, as before IR version 4, constants that can be folded."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Leave out the domains that onnxruntime imports into every graph it saves, and that other runtimes do not know."""
+    used = {node.domain or "" for graph in graphs(model.graph) for node in graph.node}
+    imports = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx") or entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
 
 
 def _settle_biases(model: onnx.ModelProto) -> None:

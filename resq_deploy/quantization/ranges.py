@@ -7,6 +7,7 @@ weights, when each of its 8 stored bits flips with probability `p` (RESQ specifi
     J(c) = E[(|w| - c)_+^2] + (21845 p + 1/12) (c / 127)^2
 
 Clipping, flips (the squares of 1, 2, 4 ... 128 steps add up to 21845) and rounding (a twelfth of a squared step).
+7-bit weights (`--reduce-range`) have 64 for 127; a flip still hits any of the 8 bits that are stored.
 It is the closed form of the noisy mean squared error that WCAT searches on a grid (Chitsaz et al. 2023).
 """
 
@@ -28,17 +29,21 @@ LARGEST_BER = 0.5
 """At this rate a bit holds nothing any more."""
 
 
-def best_clip(weights: NDArray[np.float32], *, axis: int | None, ber: float) -> NDArray[np.float32]:
+def best_clip(
+    weights: NDArray[np.float32], *, axis: int | None, ber: float, code_max: int = CODE_MAX
+) -> NDArray[np.float32]:
     """Return the clip that minimises J, exactly, per channel or per tensor.
 
-    J is convex, with the derivative `2 (b c - mean((|w| - c)_+))` where `b = (21845 p + 1/12) / 127^2`. Of `n` weights,
-    the sum of `(|w| - c)_+` is the largest over k of (sum of the k largest |w|) - k c, each of them a falling line; so
-    the zero of the derivative is the largest of the lines' zeros: `max_k (sum of the k largest |w|) / (k + n b)`.
+    J is convex, with the derivative `2 (b c - mean((|w| - c)_+))` where `b = (21845 p + 1/12) / code_max^2`. Of `n`
+    weights, the sum of `(|w| - c)_+` is the largest over k of (sum of the k largest |w|) - k c, each of them a falling
+    line; so the zero of the derivative is the largest of the lines' zeros:
+    `max_k (sum of the k largest |w|) / (k + n b)`.
 
     Args:
         weights: finite float32 array of any shape; not empty.
         axis: the axis of channels, for a clip each; `None` for one clip.
         ber: the bit error rate `p` to expect, from 0 (plain least squares) to 0.5.
+        code_max: the largest code, 127 or 64.
 
     Returns:
         float32, shape `[channels]` or `[]`; below the largest |w|, and zero where all weights are.
@@ -50,13 +55,18 @@ def best_clip(weights: NDArray[np.float32], *, axis: int | None, ber: float) -> 
     rows.sort(axis=1)
     sums = np.cumsum(rows[:, ::-1], axis=1, dtype=np.float64)
     count = rows.shape[1]
-    sums /= np.arange(1, count + 1) + count * _weight_of_step(ber)
+    sums /= np.arange(1, count + 1) + count * _weight_of_step(ber, code_max)
     clip: NDArray[np.float32] = sums.max(axis=1).astype(np.float32)
     return clip if axis is not None else clip.reshape(())
 
 
 def expected_error(
-    weights: NDArray[np.float32], clip: NDArray[np.float32], *, axis: int | None, ber: float
+    weights: NDArray[np.float32],
+    clip: NDArray[np.float32],
+    *,
+    axis: int | None,
+    ber: float,
+    code_max: int = CODE_MAX,
 ) -> NDArray[np.float64]:
     """Return J at a clip, in squared units of the weights.
 
@@ -65,6 +75,7 @@ def expected_error(
         clip: shape `[channels]` or `[]`; not negative.
         axis: as in `best_clip`.
         ber: as in `best_clip`.
+        code_max: as in `best_clip`.
 
     Returns:
         float64, the shape of `clip`.
@@ -74,8 +85,8 @@ def expected_error(
     """
     limits = np.asarray(clip, dtype=np.float64)
     over = np.maximum(_magnitudes(weights, axis) - limits.reshape(-1, 1), 0.0)
-    error: NDArray[np.float64] = np.square(over).mean(axis=1).reshape(limits.shape) + _weight_of_step(ber) * limits**2
-    return error
+    cut: NDArray[np.float64] = np.square(over).mean(axis=1).reshape(limits.shape)
+    return cut + _weight_of_step(ber, code_max) * limits**2
 
 
 def check_ber(ber: float) -> None:
@@ -88,10 +99,10 @@ def check_ber(ber: float) -> None:
         raise OptionError(f"--design-ber {ber}: give a bit error rate from 0 to {LARGEST_BER}, such as 1e-3")
 
 
-def _weight_of_step(ber: float) -> float:
+def _weight_of_step(ber: float, code_max: int) -> float:
     """Return the factor of c^2 in J."""
     check_ber(ber)
-    return float((FLIP_ERROR * ber + ROUNDING_ERROR) / CODE_MAX**2)
+    return float((FLIP_ERROR * ber + ROUNDING_ERROR) / code_max**2)
 
 
 def _magnitudes(weights: NDArray[np.float32], axis: int | None) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX
 
 from resq_deploy.deployed.operators import slots
 from resq_deploy.errors import ModelError
-from resq_deploy.grid import quantize
+from resq_deploy.grid import CODE_MAX, quantize
 from resq_deploy.quantization.weights import Clips, WeightTensor
 
 _INT32 = np.iinfo(np.int32)
@@ -56,7 +56,7 @@ class _File:
 
 
 def written_scales(
-    int8: bytes, model: onnx.ModelProto, weights: Sequence[WeightTensor], clips: Clips
+    int8: bytes, model: onnx.ModelProto, weights: Sequence[WeightTensor], clips: Clips, code_max: int = CODE_MAX
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weight scales a file holds, after checking codes and biases against them.
 
@@ -65,6 +65,7 @@ def written_scales(
         model: the float model it was made from.
         weights: the weights of that model.
         clips: what they were limited to.
+        code_max: the largest code they may have.
 
     Returns:
         By name of the weight tensor, float32 of shape [channels] or []; without those the file holds in float.
@@ -81,7 +82,7 @@ def written_scales(
             scale, codes = file.array(scale_name), file.array(weight.name + TENSOR_NAME_QUANT_SUFFIX)
             if scale is None or codes is None:
                 continue
-            meant = quantize(weight.clipped(clips[weight.name]), scale, axis=weight.axis)
+            meant = quantize(weight.clipped(clips[weight.name]), scale, axis=weight.axis, code_max=code_max)
             if not np.array_equal(codes, meant):
                 raise ModelError(f"onnxruntime wrote other codes of the weights {weight.name!r} than their grid has")
             _check_bias(file, node, scale, biases)

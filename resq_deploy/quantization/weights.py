@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resq_deploy.errors import ModelError
-from resq_deploy.grid import weight_scale
+from resq_deploy.grid import CODE_MAX, weight_scale
 from resq_deploy.quantization.scheme import Scheme
 
 _WEIGHT_SLOTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1)}
@@ -123,9 +123,9 @@ def range_overrides(weights: Sequence[WeightTensor], clips: Clips) -> dict[str, 
     return overrides
 
 
-def step(clip: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the float32 step of the grid up to each clip: `clip / 127`, or 1.0 where that is no normal number."""
-    return weight_scale(clip.reshape(-1, 1)).reshape(clip.shape)
+def step(clip: NDArray[np.float32], code_max: int = CODE_MAX) -> NDArray[np.float32]:
+    """Return the float32 step of the grid up to each clip: `clip / code_max`, or 1.0 where that is no normal number."""
+    return weight_scale(clip.reshape(-1, 1), code_max=code_max).reshape(clip.shape)
 
 
 def _axis(node: onnx.NodeProto, slot: int, rank: int) -> int | None:

@@ -1,41 +1,37 @@
 """Writing the static int8 file with onnxruntime's quantizer."""
 
 import copy
-import logging
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantizationMode, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from resq_deploy.deployed.session import InputSpec, first_line
+from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
-from resq_deploy.quantization.calibrate import StreamedImages
+from resq_deploy.quantization.calibrate import OPERATORS, ActivationRanges, quiet
 from resq_deploy.quantization.scheme import Scheme
-
-_FORMATS = {"qdq": QuantFormat.QDQ, "qoperator": QuantFormat.QOperator}
 
 
 def write_int8(
     model: onnx.ModelProto,
-    images: NDArray[Any],
-    spec: InputSpec,
+    activations: ActivationRanges,
     scheme: Scheme,
     overrides: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> bytes:
-    """Quantize a prepared float model: MinMax ranges unless overridden, int8 weights, uint8 activations.
+    """Quantize a prepared float model: MinMax weight ranges unless overridden, int8 weights, uint8 activations.
 
     uint8 and not int8 activations, since onnxruntime fuses more of them into integer kernels (of ResNet18's 20
     convolutions int8 leaves 12 in float).
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
-        images: calibration images as the data set holds them, shape [N, ...].
-        spec: what the model takes.
+        activations: the range of every activation, from `activation_ranges` or narrower.
         scheme: what to write.
         overrides: ranges of weights, as onnxruntime's `TensorQuantOverrides`.
 
@@ -45,25 +41,11 @@ def write_int8(
     Raises:
         ModelError: if onnxruntime cannot quantize the model.
     """
-    scratch = copy.deepcopy(model)  # onnxruntime 1.32 moves the weights of the model it is given to a temporary file
-    with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
-        target = pathlib.Path(folder) / "int8.onnx"
-        try:
-            with _quiet():
-                quantize_static(
-                    scratch,
-                    str(target),
-                    StreamedImages(images, spec),
-                    quant_format=_FORMATS[scheme.format],
-                    per_channel=scheme.granularity == "channel",
-                    activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
-                    calibrate_method=CalibrationMethod.MinMax,
-                    extra_options={"TensorQuantOverrides": overrides} if overrides else {},
-                )
-        except Exception as error:  # onnxruntime's quantizer raises many types
-            raise ModelError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
-        written = onnx.load(str(target))
+    try:
+        with quiet():
+            written = _quantized(model, activations, scheme, {"TensorQuantOverrides": overrides} if overrides else {})
+    except Exception as error:  # onnxruntime's quantizer raises many types
+        raise ModelError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
     del written.metadata_props[:]
     written.producer_name, written.producer_version, written.doc_string = "resq-deploy", "", ""
     onnx.checker.check_model(written)
@@ -71,13 +53,22 @@ def write_int8(
     return serialised
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice on the root logger off the user's terminal; it is about steps taken already."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+def _quantized(
+    model: onnx.ModelProto, activations: ActivationRanges, scheme: Scheme, extra: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """Return what onnxruntime's `quantize_static` gives; that function itself calibrates anew at every call."""
+    scratch = copy.deepcopy(model)  # onnxruntime 1.32 moves the weights of the model it is given to a temporary file
+    ranges = TensorsData(CalibrationMethod.MinMax, dict(activations))
+    common: tuple[Any, ...] = (QuantType.QInt8, QuantType.QUInt8, ranges, [], [], OPERATORS, dict(extra))
+    # 7 bits for the constants of additions as well, which in QDQ onnxruntime does not tell from weights.
+    per_channel, reduce_range = scheme.granularity == "channel", scheme.reduce_range
+    if scheme.format == "qdq":
+        quantizer = QDQQuantizer(scratch, per_channel, reduce_range, *common)
+    else:
+        mode = QuantizationMode.QLinearOps
+        quantizer = ONNXQuantizer(scratch, per_channel, reduce_range, mode, True, *common)
+    quantizer.quantize_model()
+    with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
+        target = pathlib.Path(folder) / "int8.onnx"
+        quantizer.model.save_model_to_file(str(target))
+        return onnx.load(str(target))

@@ -3,7 +3,8 @@
 A fault is placed in the optimised graph that onnxruntime runs. What comes before it has its golden values, which are
 cached; what comes behind it is golden again and is run for the images whose values really differ. Two ways lead to
 the faulty part: a flip in the integers of a layer needs no session of its own (`channels`); for every other fault the
-faulty file is optimised anew and compared, node by node, with the golden graph (`cuts`).
+faulty file is optimised anew and compared, node by node, with the golden graph (`cuts`). Of a fault in stored copies
+that are voted on, only what the votes let through counts (`voting`).
 
 Whatever is not proven to be exact that way is left to reload-and-run.
 """
@@ -24,6 +25,7 @@ from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
 from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
+from resq_deploy.campaign.engines.voting import Values, Voting
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record
@@ -34,7 +36,8 @@ from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
 
 _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
-_SHARE = 0.2
+_OUTVOTED = 64  # faults of a portion that need no run
+_SHARE = 0.3
 _LEAST_ROOM = 2**25
 
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
@@ -82,7 +85,9 @@ class ReplayEngine:
             self._check_golden()
         except (ModelError, ValueError, KeyError) as error:
             raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
-        self._signatures = frozenset(self._graph.signatures())
+        golden_nodes = self._graph.signatures()
+        self._signatures = frozenset(golden_nodes)
+        self._voting = Voting(injector, self._graph, golden_nodes, self._optimised_or_none)
         self._kept = self._find_kept()
         self._portions: dict[int, int] = {}
         sessions = options.worker_count + 1  # a layer each, and the one that comes next
@@ -108,11 +113,14 @@ class ReplayEngine:
 
     def group(self, tensors: Sequence[str]) -> Group | None:
         """Return which faults those in these tensors are best evaluated with; None if with no others."""
-        if len(tensors) != 1:
+        exposed = self._voting.exposed(tensors)
+        if tensors and not exposed:
+            return Group(len(self._graph.nodes), "", _OUTVOTED)
+        if len(exposed) != 1:
             return None
-        readers = self._graph.readers(tensors[0])
+        readers = self._graph.readers(exposed[0])
         if not readers:
-            return Group(len(self._graph.nodes), tensors[0], 1)
+            return Group(len(self._graph.nodes), exposed[0], 1)
         return Group(readers[0], "", self._portion(readers[0]))
 
     def _portion(self, place: int) -> int:
@@ -129,15 +137,18 @@ class ReplayEngine:
             InjectionError: if stored bytes are not exactly what a fault asks for.
         """
         records = []
-        by_layer: dict[int, list[Injection]] = {}
+        by_layer: dict[int, list[tuple[Injection, Values]]] = {}
         for fault in faults:
             injection = self._injector.inject(fault)
-            place = self._layer_of(injection)
+            values = self._voting.outcome(injection.values)
+            place = self._layer_of(values)
             settled = without_run(injection, self._golden)
             if settled:
                 records.append(settled)
+            elif not values:  # every change was outvoted
+                records.append(self._record(injection, self._golden.logits))
             elif place is not None:
-                by_layer.setdefault(place, []).append(injection)
+                by_layer.setdefault(place, []).append((injection, values))
             else:
                 records.append(self._rebuild(injection))
         for place, injections in by_layer.items():
@@ -146,23 +157,23 @@ class ReplayEngine:
                 try:
                     records += self._channels(place, portion)
                 except _FAILURES:  # the truth decides what it means
-                    records += [self._truth.run(injection) for injection in portion]
+                    records += [self._truth.run(injection) for injection, _ in portion]
         return records
 
     # A fault in the integers of one layer.
 
-    def _layer_of(self, injection: Injection) -> int | None:
-        """Return the layer whose channels can be computed by themselves for this fault, if there is one."""
-        places = {place for tensor in injection.values for place in self._graph.readers(tensor)}
+    def _layer_of(self, values: Values) -> int | None:
+        """Return the layer whose channels can be computed by themselves for new stored bytes, if there is one."""
+        places = {place for tensor in values for place in self._graph.readers(tensor)}
         if len(places) != 1:
             return None
         place = places.pop()
-        if not self._kept.issuperset(injection.values):
+        if not self._kept.issuperset(values):
             return None
         layer = self._layer(place)
-        if layer is None or not set(injection.values) <= set(layer.tensors):
+        if layer is None or not set(values) <= set(layer.tensors):
             return None
-        return place if len(layer.touched(injection.values)) <= max(1, layer.channels // 2) else None
+        return place if len(layer.touched(values)) <= max(1, layer.channels // 2) else None
 
     def _layer(self, place: int) -> ChannelLayer | None:
         """Return a layer that can be computed by channels, tried out; None if it cannot."""
@@ -187,36 +198,38 @@ class ReplayEngine:
         masks: dict[str, Bytes] = {}
         for place, node in enumerate(self._graph.nodes):
             for name in integer_operands(node):
-                parameter = self._graph.parameters.get(name)
-                if parameter is None or not self._injector.knows(name) or self._graph.readers(name) != [place]:
+                parameter, copies = self._graph.parameters.get(name), self._voting.copies(name)
+                known = all(map(self._injector.knows, copies))
+                if parameter is None or not known or self._graph.readers(name) != [place]:
                     continue
-                stored = patcher.stored(name)
-                if parameter.data_type in INTEGERS and parameter.raw_data == stored.tobytes() and len(stored) > 1:
-                    masks[name] = np.zeros_like(stored)
-                    masks[name][-1] = 0x40
-        values = patcher.values(masks)
+                stored = self._voting.stored(name)
+                if parameter.data_type in INTEGERS and parameter.raw_data == stored and len(stored) > 1:
+                    mask: Bytes = np.zeros(len(stored), dtype=np.uint8)
+                    mask[-1] = 0x40
+                    masks.update(dict.fromkeys(copies, mask))
+        values = self._voting.outcome(patcher.values(masks))
         try:
             faulty = self._optimised(patcher.apply(masks))
         except NotReplayableError:
             return frozenset()
         changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
-        alike = changed == {place for name in masks for place in self._graph.readers(name)} and [
+        alike = changed == {place for name in values for place in self._graph.readers(name)} and [
             node.output[0] for node in faulty.nodes
         ] == [node.output[0] for node in self._graph.nodes]
         kept = (
-            name for name in masks if name in faulty.parameters and faulty.parameters[name].raw_data == values[name]
+            name for name in values if name in faulty.parameters and faulty.parameters[name].raw_data == values[name]
         )
         return frozenset(kept if alike else ())
 
-    def _channels(self, place: int, injections: Sequence[Injection]) -> list[Record]:
-        """Evaluate faults in the integers of one layer, all at once."""
+    def _channels(self, place: int, injections: Sequence[tuple[Injection, Values]]) -> list[Record]:
+        """Evaluate faults in the integers of one layer, all at once; each with the new bytes that the layer reads."""
         layer = self._layer(place)
         if layer is None:
             raise NotReplayableError("the layer cannot be computed by channels")
         where, link = self._behind_layer(place)
         rest = self._rest(where)
-        channels = [layer.touched(injection.values) for injection in injections]
-        stored = [layer.faulty(injection.values, at) for injection, at in zip(injections, channels, strict=True)]
+        channels = [layer.touched(values) for _, values in injections]
+        stored = [layer.faulty(values, at) for (_, values), at in zip(injections, channels, strict=True)]
         outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, len(injections))
         names = dict.fromkeys((layer.data, layer.output, *(link.inputs if link else ()), *(rest.names if rest else ())))
         for batch in range(len(self._activations)):
@@ -231,7 +244,8 @@ class ReplayEngine:
                     outputs.add(owner, batch, golden, link.run_named(whole))
                 elif len(changed):
                     outputs.add_rows(owner, batch, golden, changed, overlay)
-        return [self._record(injection, logits) for injection, logits in zip(injections, outputs.done(), strict=True)]
+        done = zip(injections, outputs.done(), strict=True)
+        return [self._record(injection, logits) for (injection, _), logits in done]
 
     def _behind_layer(self, place: int) -> tuple[Cut, Part | None]:
         """Return where to cut behind a layer, and the cheap nodes between the layer and that cut, ready to run."""
@@ -259,6 +273,12 @@ class ReplayEngine:
         except NotReplayableError:
             return self._truth.run(injection)
         return self._record(injection, logits)
+
+    def _optimised_or_none(self, model: bytes) -> RuntimeGraph | None:
+        try:
+            return self._optimised(model)
+        except NotReplayableError:
+            return None
 
     def _optimised(self, model: bytes) -> RuntimeGraph:
         try:

@@ -11,12 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from resq_deploy.data import load_dataset
+from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.grid import quantize, weight_scale
-from resq_deploy.quantization import adjust
+from resq_deploy.quantization import weight_ranges
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.calibrate import StreamedImages
+from resq_deploy.quantization.equalize import equalize
 from resq_deploy.quantization.export import ExportOptions, export_int8
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.ranges import best_clip
@@ -37,10 +39,11 @@ def export(digits_float, tmp_path_factory):
     def run(ranges, granularity, name="net", **options):
         path = folder / f"{ranges}-{granularity}-{name}.onnx"
         options = ExportOptions(
-            ranges=ranges, granularity=granularity, calibration_images=50, test_images=50, enforce=False, **options
+            ranges=ranges, granularity=granularity, calibration_images=50, test_images=50, **options
         )
-        export_int8(digits_float, load_dataset("digits"), path, options, described="test")
-        return path, json.loads(path.with_suffix(".json").read_text())
+        made = export_int8(digits_float, load_dataset("digits"), options, described="test")
+        path.write_bytes(made.int8_file)
+        return path, made.sidecar
 
     return run
 
@@ -77,21 +80,28 @@ def test_equal_inputs_give_equal_bytes(export, ranges, granularity):
     assert hashlib.sha256(first).hexdigest() == hashlib.sha256(second).hexdigest()
 
 
-def test_minmax_ranges_are_the_quantizers_own(export, digits_float, tmp_path):
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_minmax_ranges_are_the_quantizers_own(digits_float, tmp_path, form, granularity):
+    """Calibrated once, whatever is written from it: the file is that of `quantize_static` on the same images."""
     model = prepare_float_model(digits_float)
     spec = Session(model.SerializeToString(), Deployment(threads=1)).input
+    calibration = load_dataset("digits").calibration(120, 0)
+    ours, _ = write_adjusted(model, calibration, spec, Scheme(format=form, granularity=granularity))
     quantize_static(
         model,
         str(tmp_path / "plain.onnx"),
-        StreamedImages(load_dataset("digits").calibration(50, 0).images, spec),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
+        StreamedImages(calibration.images, spec),
+        quant_format=QuantFormat.QDQ if form == "qdq" else QuantFormat.QOperator,
+        per_channel=granularity == "channel",
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
     )
-    plain, ours = onnx.load(tmp_path / "plain.onnx"), onnx.load(export("minmax", "channel")[0])
-    assert ours.graph.SerializeToString(deterministic=True) == plain.graph.SerializeToString(deterministic=True)
+    plain = onnx.load(tmp_path / "plain.onnx")
+    del plain.metadata_props[:]
+    plain.producer_name, plain.producer_version, plain.doc_string = "resq-deploy", "", ""
+    assert ours == plain.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize(("ranges", "granularity"), MODES)
@@ -144,7 +154,9 @@ def written_from(model, tmp_path, **scheme):
     prepared = prepare_float_model(tmp_path / "float.onnx")
     spec = Session(prepared.SerializeToString(), Deployment(threads=1)).input
     images = np.random.default_rng(5).uniform(size=(20, 4, 6, 6)).astype(np.float32)
-    int8, said = write_adjusted(prepared, images, spec, Scheme(**scheme))
+    calibration = Split(images=images, labels=np.zeros(20, np.int64))
+    int8, said = write_adjusted(prepared, calibration, spec, Scheme(**scheme))
+    assert said.keys() == {"ranges"}
     return int8, said["ranges"], prepared, images
 
 
@@ -246,13 +258,13 @@ def test_under_minmax_an_enlarged_scale_is_told(tmp_path):
 
 
 def test_a_scale_that_stays_enlarged_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(adjust, "_ATTEMPTS", 1)
+    monkeypatch.setattr(weight_ranges, "_ATTEMPTS", 1)
     with pytest.raises(ModelError, match=r"enlarges the scale of the weights 'w'.* --ranges minmax"):
         written_from(tiny_channel(), tmp_path, ranges="mse")
 
 
 def test_codes_off_the_grid_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(adjust, "clip_weights", lambda model, *_: model)  # the quantizer then writes -128
+    monkeypatch.setattr(weight_ranges, "clip_weights", lambda model, *_: model)  # the quantizer then writes -128
     weights = np.random.default_rng(8).normal(size=(3, 4, 3, 3))
     weights[:, 0, 0, 0] = -9
     with pytest.raises(ModelError, match="other codes of the weights 'w'"):
@@ -361,9 +373,164 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
         ({"ranges": "fault-aware", "design_ber": 0.6}, "from 0 to 0.5"),
         ({"design_ber": 1e-3}, "--design-ber is for --ranges fault-aware, not minmax"),
         ({"ranges": "mse", "design_ber": 0.0}, "--design-ber is for --ranges fault-aware, not mse"),
+        (
+            {"activation_percentile": 50},
+            "--activation-percentile 50: give auto, or a percentile above 50 and up to 100",
+        ),
+        ({"activation_percentile": 100.1}, "--activation-percentile 100.1: give auto"),
+        ({"activation_percentile": float("nan")}, "--activation-percentile nan: give auto"),
+        ({"activation_percentile": "best"}, "--activation-percentile best: give auto"),
+        ({"bias_correction": "yes"}, "--bias-correction yes: give one of True, False"),
+        ({"equalize": None}, "--equalize None: give one of True, False"),
     ],
-    ids=["ranges", "format", "granularity", "rate", "rate of minmax", "rate of mse"],
+    ids=[
+        "ranges",
+        "format",
+        "granularity",
+        "rate",
+        "rate of minmax",
+        "rate of mse",
+        "low percentile",
+        "high percentile",
+        "no number",
+        "no percentile",
+        "bias correction",
+        "equalization",
+    ],
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(OptionError, match=message):
         ExportOptions(**options)
+
+
+def test_percentiles_of_a_scheme():
+    assert Scheme().percentiles == Scheme(activation_percentile=100).percentiles == (100.0,)
+    assert Scheme(activation_percentile=99.5).percentiles == (99.5,)
+    assert Scheme(activation_percentile="auto").percentiles == (99.9, 99.99, 99.999, 100.0)
+    assert Scheme(activation_percentile="auto").percentile_ber == 1e-3
+    assert Scheme(activation_percentile="auto", ranges="fault-aware", design_ber=2e-4).percentile_ber == 2e-4
+
+
+@pytest.fixture(scope="module")
+def adjusted(digits_float):
+    """Write the digits classifier with adjustments: the file, and the sidecar's entry."""
+    model = prepare_float_model(digits_float)
+    spec = Session(model.SerializeToString(), Deployment(threads=1)).input
+    given = model.SerializeToString(deterministic=True)
+
+    def run(images=120, report=lambda _: None, **scheme):
+        calibration = load_dataset("digits").calibration(images, 0)
+        written = write_adjusted(model, calibration, spec, Scheme(**scheme), report=report)
+        assert model.SerializeToString(deterministic=True) == given
+        return written
+
+    return run
+
+
+ALL = {"equalize": True, "activation_percentile": "auto", "bias_correction": True}
+NAMES = ["equalization", "activations", "bias_correction"]
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize("ranges", ["minmax", "fault-aware"])
+def test_every_adjustment_leaves_its_entry(adjusted, ranges, form):
+    told = []
+    int8, said = adjusted(ranges=ranges, format=form, granularity="tensor", report=told.append, **ALL)
+    assert list(said) == ["ranges", *NAMES]
+    json.dumps(said)
+    for name in NAMES:
+        before, after = said[name]["before"], said[name]["after"]
+        assert before.keys() == after.keys() == {"squared_error", "agreement", "accuracy"}
+        assert before["agreement"]["n"] == after["accuracy"]["n"] == 60  # the other half is for the corrections
+        assert before["squared_error"] > 0
+    assert said["activations"]["before"] == said["equalization"]["after"]
+    assert said["bias_correction"]["before"] == said["activations"]["after"]
+    assert said["bias_correction"]["images"] == 60
+    assert [entry["layer"] for entry in said["bias_correction"]["layers"]] == ["conv", "fc"]
+    assert [entry["percentile"] for entry in said["activations"]["choice"]["candidates"]] == [99.9, 99.99, 99.999, 100]
+    assert len(told) == 2 + 1 + 4 + 1  # calibrated twice, equalized, four percentiles measured, biases corrected
+    onnx.checker.check_model(onnx.load_from_string(int8))
+
+
+def test_equal_inputs_give_equal_adjustments(adjusted):
+    assert adjusted(ranges="mse", **ALL) == adjusted(ranges="mse", **ALL)
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_a_percentile_makes_the_steps_of_activations_smaller(adjusted, form):
+    plain, narrow = stored(adjusted(format=form)[0]), stored(adjusted(format=form, activation_percentile=99.0)[0])
+    assert plain.keys() == narrow.keys()
+    smaller = {name for name in plain if plain[name].tobytes() != narrow[name].tobytes()}
+    hidden = "r" if form == "qdq" else "c"
+    assert smaller == {f"{hidden}_scale", "fc.bias_quantized"} | (
+        {"fc.bias_quantized_scale"} if form == "qdq" else set()
+    )
+    assert narrow[f"{hidden}_scale"] < plain[f"{hidden}_scale"]
+    _, said = adjusted(format=form, activation_percentile=99.0)
+    assert said["activations"]["percentile"] == 99.0
+    assert said["activations"]["choice"] is None
+    (entry,) = said["activations"]["tensors"]
+    assert entry["scale"] == {
+        "before": float(plain[f"{hidden}_scale"]),
+        "after": float(narrow[f"{hidden}_scale"]),
+    }
+
+
+def test_where_all_values_win_the_file_is_that_without_a_choice(adjusted):
+    """The digits classifier has no outliers: narrower ranges only cut off."""
+    int8, said = adjusted(activation_percentile="auto")
+    percentile = said["activations"]["percentile"]
+    assert int8 == adjusted(activation_percentile=percentile)[0]
+    if percentile == 100:
+        assert int8 == adjusted()[0]
+        assert said["activations"]["tensors"] == []
+
+
+def test_equalization_is_kept_whatever_its_record_says(adjusted, digits_float):
+    int8, said = adjusted(granularity="tensor", equalize=True)
+    model, record = equalize(prepare_float_model(digits_float), "tensor")
+    spec = Session(model.SerializeToString(), Deployment(threads=1)).input
+    assert (
+        int8 == write_adjusted(model, load_dataset("digits").calibration(120, 0), spec, Scheme(granularity="tensor"))[0]
+    )
+    assert record.items() <= said["equalization"].items()
+    assert said["equalization"]["largest_factor"] > 1
+    assert said["equalization"]["after"] != said["equalization"]["before"]
+
+
+def test_corrected_biases_are_kept_where_they_help(adjusted):
+    plain = adjusted(granularity="tensor")[0]
+    int8, said = adjusted(granularity="tensor", bias_correction=True)
+    entry = said["bias_correction"]
+    assert entry["kept"]
+    assert entry["after"]["squared_error"] < entry["before"]["squared_error"]
+    differ = {name for name, value in stored(int8).items() if value.tobytes() != stored(plain)[name].tobytes()}
+    assert {"conv.bias_quantized", "fc.bias_quantized"} & differ
+    assert all("bias" in name for name in differ)
+
+
+def test_corrected_biases_are_dropped_where_they_do_not(adjusted):
+    """From one image alone, the mean error is that of no other."""
+    int8, said = adjusted(images=2, bias_correction=True)
+    assert said["bias_correction"]["images"] == 1
+    assert said["bias_correction"]["after"]["squared_error"] >= said["bias_correction"]["before"]["squared_error"]
+    assert not said["bias_correction"]["kept"]
+    assert int8 == adjusted(images=2)[0]
+
+
+def test_a_single_calibration_image_serves_for_everything(adjusted):
+    _, said = adjusted(images=1, **ALL)
+    assert said["bias_correction"]["images"] == said["activations"]["choice"]["images"] == 1
+
+
+def test_a_model_without_chains_or_layers_is_written_as_it_is(tmp_path):
+    model = build([helper.make_node("Relu", ["x"], ["y"])], {})
+    onnx.save(model, tmp_path / "float.onnx")
+    prepared = prepare_float_model(tmp_path / "float.onnx")
+    spec = Session(prepared.SerializeToString(), Deployment(threads=1)).input
+    calibration = Split(images=RNG.uniform(size=(4, 4, 6, 6)).astype(np.float32), labels=np.zeros(4, np.int64))
+    scheme = Scheme(equalize=True, bias_correction=True)
+    int8, said = write_adjusted(prepared, calibration, spec, scheme)
+    assert int8 == write_adjusted(prepared, calibration, spec, Scheme())[0]
+    assert said["equalization"]["pairs"] == said["bias_correction"]["layers"] == []
+    assert not said["bias_correction"]["kept"]

@@ -1,19 +1,30 @@
 """Replay against reload-and-run, bit by bit, on every kind of file and fault."""
 
+import itertools
+
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.campaign.engines import replay
+from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.proofs import same
+from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.surfaces import find_surfaces
+from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.outcomes import Judge
+from resq_deploy.quantization import guards
+from resq_deploy.quantization.guards import guard
 
 IMAGES = 10
 QUANTISED = [
@@ -189,3 +200,190 @@ def test_under_a_time_limit_only_what_cannot_take_longer_is_replayed(seconds, en
     if engine == "replay":
         records = compare(bed, singles([surface for surface in surfaces if surface.role == "activation-scale"], 2))
         assert all(record.reloaded for record in records)
+
+
+# Files whose tensors are stored three times and voted.
+
+
+def bed_of(model, images, **options):
+    """The engines for a serialised model."""
+    options.setdefault("deployment", Deployment(batch=4))
+    surfaces = find_surfaces(model)
+    patcher = Patcher(model, surfaces)
+    logits = Session(patcher.golden, options["deployment"]).run(images)
+    labels = np.zeros(len(images), np.int64)
+    kit = Kit(
+        patcher=patcher,
+        surfaces={surface.tensor: surface for surface in surfaces},
+        golden=Golden(images, labels, logits, Judge(logits, labels)),
+        options=CampaignOptions(**options),
+    )
+    return Testbed(kit), surfaces
+
+
+@pytest.fixture
+def guarded(model_file, models):
+    """Build the engines for a file of the zoo with every tensor guarded; return them with surfaces and votes."""
+
+    def build(name, **options):
+        plain, _ = read_model(model_file(name))
+        model = onnx.ModelProto.FromString(
+            guard(plain.SerializeToString(), [surface.tensor for surface in find_surfaces(plain)])
+        )
+        bed, surfaces = bed_of(model, models.images(IMAGES, name), **options)
+        return bed, {surface.tensor: surface for surface in surfaces}, find_votes(model)
+
+    return build
+
+
+def forbid(monkeypatch, bed, *methods):
+    for method in methods:
+        monkeypatch.setattr(bed.engine, method, lambda *_, method=method: pytest.fail(f"{method} was called"))
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_faults_in_one_copy_cost_no_session(name, guarded, monkeypatch):
+    bed, surfaces, votes = guarded(name)
+    assert len(votes) * 3 == len(surfaces)
+    forbid(monkeypatch, bed, "_rebuild", "_channels", "_optimised")
+    records = compare(bed, singles(list(surfaces.values())[:: 1 if name.startswith("cnn") else 3], 1))
+    assert {record.outcome for record in records} == {"masked"}
+    assert not any(record.reloaded for record in records)
+    assert all(record.changed == 1 for record in records)
+
+
+@pytest.mark.parametrize("name", QUANTISED[:2])
+def test_a_copy_that_becomes_nan_or_anything_is_outvoted(name, guarded, monkeypatch):
+    bed, surfaces, votes = guarded(name)
+    forbid(monkeypatch, bed, "_rebuild")
+    faults = []
+    for vote in votes:
+        for copy in vote.copies:
+            width, last = surfaces[copy].width, surfaces[copy].elements - 1
+            for value in (0x7FC00001, 0xFF800000, 0x80000000) if width == 32 else (0x80,):
+                faults.append(Fault(len(faults), (Edit.of(copy, [last], [0], Op.WORD, [value]),)))
+    records = compare(bed, faults)
+    assert {record.outcome for record in records} == {"masked"}
+
+
+def pairs(votes, surfaces, bits):
+    """Faults in two copies at the same element, for each pair of copies and of bits (counted from the top)."""
+    rng = np.random.default_rng(3)
+    edits = []
+    for vote in votes:
+        surface = surfaces[vote.copies[0]]
+        index = int(rng.integers(surface.elements))
+        for two in itertools.combinations(vote.copies, 2):
+            for chosen in bits:
+                places = [surface.width - 1 - bit for bit in chosen]
+                edits.append(tuple(Edit.of(copy, [index], [bit]) for copy, bit in zip(two, places, strict=True)))
+    return [Fault(number, edit) for number, edit in enumerate(edits)]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_faults_in_two_copies_are_those_of_the_voted_tensor(name, guarded):
+    bed, surfaces, votes = guarded(name)
+    some = votes[:: 1 if name.startswith("cnn") else 4]
+    records = compare(bed, pairs(some, surfaces, [(0, 0), (0, 2)]))
+    assert len({record.logits for record in records}) > len(some) / 3
+
+
+@pytest.mark.parametrize("name", ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8"])
+def test_what_gets_past_the_vote_of_a_layers_integers_needs_no_session(name, guarded, monkeypatch):
+    bed, surfaces, votes = guarded(name)
+    integers = [vote for vote in votes if surfaces[vote.copies[0]] in weights_and_biases(surfaces.values())]
+    forbid(monkeypatch, bed, "_rebuild")
+    records = compare(bed, pairs(integers, surfaces, [(0, 0), (0, 2)]))
+    assert sum(record.outcome != "masked" for record in records) >= len(integers)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("rate", [1e-4, 1e-3, 1e-2])
+def test_random_bit_errors_in_guarded_files(name, rate, guarded):
+    bed, surfaces, _ = guarded(name)
+    faults = []
+    for chip in range(3):
+        edits = []
+        for surface in surfaces.values():
+            index, bit = np.divmod(flipped_bits(surface.tensor, surface.bits, rate, chip), surface.width)
+            if len(index):
+                edits.append(Edit(surface.tensor, Op.FLIP, index, bit))
+        faults.append(Fault(chip, tuple(edits), ber=rate, chip=chip))
+    compare(bed, faults)
+
+
+def zeros():
+    """Few features, plus the reciprocal of +0, -0 and 1, cut to finite values: the sign of a zero decides."""
+    values = {
+        "table": np.random.default_rng(5).choice([0.0, 1.0], (192, 3)).astype(np.float32),
+        "low": np.float32(-50.0),
+        "b": np.array([0.0, -0.0, 1.0], np.float32),
+        "high": np.float32(50.0),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "table"], ["few"]),
+        helper.make_node("Reciprocal", ["b"], ["r"]),
+        helper.make_node("Clip", ["r", "low", "high"], ["clipped"]),
+        helper.make_node("Add", ["few", "clipped"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "zeros",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("tensors", [["b"], ["low", "b"], ["table", "low", "b"], ["table", "low", "b", "high"]])
+def test_zeros_of_either_sign_are_equal_to_a_vote_and_are_still_told_apart(tensors, models):
+    """The vote on `b` holds a -0, which onnxruntime makes +0, but only as long as the first two copies agree."""
+    model = onnx.ModelProto.FromString(guards._rewritten(zeros(), tensors))
+    bed, surfaces = bed_of(model, models.images(IMAGES))
+    elements = {surface.tensor: surface.elements for surface in surfaces}
+    copies = [copy for vote in find_votes(model) for copy in vote.copies]
+    signs, others = (
+        [Edit.of(copy, [place], [bit]) for copy in copies for place in range(min(3, elements[copy]))]
+        for bit in (31, 22)
+    )
+    edits = [(edit,) for edit in signs + others]
+    edits += [pair for pair in itertools.combinations(signs[:18], 2) if pair[0].tensor != pair[1].tensor]
+    records = compare(bed, [Fault(number, edit) for number, edit in enumerate(edits)])
+    assert len({record.logits for record in records}) > 1
+
+
+def test_faults_that_a_vote_hides_are_one_cheap_group(guarded):
+    bed, surfaces, votes = guarded("cnn-qdq-channel-s8")
+    alone = {bed.engine.group([name]) for name in surfaces}
+    assert len(alone) == 1
+    (hidden,) = alone
+    assert hidden.portion > MOST
+    assert bed.engine.group([vote.copies[0] for vote in votes]) == hidden
+    weight = next(vote for vote in votes if surfaces[vote.copies[0]].role == "weight")
+    layer = bed.engine.group(weight.copies[1:])
+    assert layer < hidden
+    assert layer == bed.engine.group([*weight.copies, votes[-1].copies[0]])
+    assert bed.engine.group([]) is None
+
+
+def test_without_folding_votes_are_ordinary_nodes(guarded):
+    bed, surfaces, votes = guarded("cnn-qdq-channel-s8", deployment=Deployment(batch=4, optimization="none"))
+    assert bed.engine._voting.exposed([votes[0].copies[0]]) == [votes[0].copies[0]]
+    compare(bed, singles(list(surfaces.values())[::5], 1))
+
+
+def test_a_copy_that_is_faulty_in_the_file_already(model_file, models):
+    plain, _ = read_model(model_file("cnn-qdq-channel-s8"))
+    names = [surface.tensor for surface in find_surfaces(plain)]
+    model = onnx.ModelProto.FromString(guard(plain.SerializeToString(), names))
+    vote, *_ = (vote for vote in find_votes(model) if "w1_quantized" in vote.output)
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == vote.copies[0])
+    stored.raw_data = bytes([stored.raw_data[0] ^ 0x40]) + stored.raw_data[1:]
+    bed, _ = bed_of(model, models.images(IMAGES))
+    hidden = [other for other in find_votes(model) if not bed.engine._voting.exposed(other.copies[:1])]
+    assert len(hidden) == len(names) - 1
+    faults = [Fault(number, (Edit.of(copy, [0], [7]),)) for number, copy in enumerate(vote.copies)]
+    records = compare(bed, faults)
+    assert {record.outcome for record in records} != {"masked"}

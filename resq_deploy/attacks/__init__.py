@@ -1,0 +1,1 @@
+"""Attacks on a deployed file through its session alone. Never imports torch."""

@@ -1,0 +1,377 @@
+"""The gates of an export: what the int8 file may lose, in points, against the float network or plain ranges.
+
+Both sides of a gate are judged on the same images, or by the same chips, so that what counts is their paired
+difference. The figure decides, as it was measured; its interval stands beside it and says how far it reaches.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from resq_deploy.attacks.blackbox import LEAST_QUERIES, check_pixels, square, toolbox
+from resq_deploy.campaign.engines.testbed import Kit, Testbed
+from resq_deploy.campaign.executors import Threads
+from resq_deploy.campaign.golden import golden_run
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.plan import make_plan
+from resq_deploy.data.dataset import Dataset, Split, to_model_input
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.surfaces import Role
+from resq_deploy.errors import DataError, GateError, MissingExtraError, OptionError
+from resq_deploy.faults.outcomes import top1
+from resq_deploy.faults.statistics import Estimate, share, student
+
+if TYPE_CHECKING:
+    import torch
+
+Flags = NDArray[np.bool_]
+Gate = dict[str, Any]
+
+_CONFIDENCE = 0.95
+_PGD_BATCH = 200
+_LEAST = {"pgd_images": 1, "steps": 1, "square_images": 1, "queries": LEAST_QUERIES, "chips": 2, "fault_images": 1}
+_UNDER = {
+    "clean": "",
+    "transfer-pgd": " under transfer PGD",
+    "square": " under the Square attack",
+    "faults": " under bit errors, against MinMax ranges",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """Bounds and sizes of the gates.
+
+    `DEFAULTS` holds the largest drop allowed by gate, in points, in the order they are run. `clean`: of the accuracy
+    below the float file's. `transfer-pgd`: of that under PGD on the float network, below the network's own. `square`:
+    of that under the Square attack, each file attacked by itself. `faults`: of the mean accuracy under bit errors,
+    below that of the MinMax export.
+
+    The sizes keep the gates of a ResNet-20 within about a minute of one core. PGD has a small radius, at which a
+    network that was never hardened keeps some accuracy to lose; and many images, as a drop of a point on few of them is
+    mere chance. The Square attack gets little from so small a radius with so few queries, and has a larger one.
+
+    Attributes:
+        bounds: largest drop allowed by gate, in points; a gate that is not named has its default.
+        enforce: whether a failed gate is an error; otherwise it is only recorded.
+        gates: the gates to run; the others are recorded as not run.
+        pgd_images: test images that PGD is run on.
+        pgd_epsilons: its Linf radii, in units of [0, 1] pixels; the largest drop among them is the figure.
+        steps: its steps.
+        square_images: test images that the Square attack is run on.
+        square_epsilons: its radii, likewise.
+        queries: its budget, an image.
+        ber: design bit error rate, of the weights.
+        chips: simulated chips.
+        fault_images: test images each chip is judged by.
+        seed: of the attacks; chips have numbers of their own.
+    """
+
+    DEFAULTS: ClassVar[dict[str, float]] = {"clean": 1.0, "transfer-pgd": 1.0, "square": 1.0, "faults": 0.0}
+
+    bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    enforce: bool = True
+    gates: tuple[str, ...] = tuple(DEFAULTS)
+    pgd_images: int = 1000
+    pgd_epsilons: tuple[float, ...] = (1 / 255,)
+    steps: int = 10
+    square_images: int = 200
+    square_epsilons: tuple[float, ...] = (4 / 255,)
+    queries: int = 100
+    ber: float = 1e-3
+    chips: int = 10
+    fault_images: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.bounds, *self.gates} - self.DEFAULTS.keys())
+        if unknown:
+            raise OptionError(f"--gate: unknown gate {unknown[0]!r}; gates are {', '.join(self.DEFAULTS)}")
+        for name, bound in self.bounds.items():
+            if math.isnan(bound):
+                raise OptionError(f"--gate {name}={bound}: give a number of points, such as {name}=2")
+        for field, least in _LEAST.items():
+            if getattr(self, field) < least:
+                raise OptionError(f"gates: {field} {getattr(self, field)}: give a whole number from {least} up")
+        if any(not 0.0 < epsilon <= 1.0 for epsilon in (*self.pgd_epsilons, *self.square_epsilons)):
+            raise OptionError("gates: give radii above 0 and up to 1, such as 4/255")
+        if not (self.pgd_epsilons and self.square_epsilons):
+            raise OptionError("gates: give each attack a radius, such as 4/255")
+
+    def bound(self, gate: str) -> float:
+        """Return the largest drop that a gate allows, in points."""
+        return self.bounds.get(gate, self.DEFAULTS[gate])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """A file that is to be exported, and what its gates hold it against.
+
+    Attributes:
+        int8_file: the file, serialised.
+        float_file: the float model it was made of, serialised.
+        int8_right: which test images the file answers right, shape [N].
+        float_right: which of them the float model answers right, shape [N].
+        network: the float network in torch, on the CPU and in evaluation mode; None where there is no checkpoint.
+        minmax_file: makes the MinMax export of the same weights, serialised; None where the file has those ranges.
+    """
+
+    int8_file: bytes
+    float_file: bytes
+    int8_right: Flags
+    float_right: Flags
+    network: "Callable[[torch.Tensor], torch.Tensor] | None" = None
+    minmax_file: Callable[[], bytes] | None = None
+
+
+class _NotRunError(Exception):
+    """A gate cannot be run; the message says why."""
+
+
+def run_gates(
+    candidate: Candidate, dataset: Dataset, options: GateOptions, *, report: Callable[[str], None] = lambda _: None
+) -> list[Gate]:
+    """Measure each gate, in the order of `GateOptions.DEFAULTS`.
+
+    Args:
+        candidate: what is judged.
+        dataset: its test images; attacks and chips take the first of `Dataset.evaluation`.
+        options: bounds and sizes.
+        report: told each gate as it begins.
+
+    Returns:
+        One JSON object a gate: `{gate, figure, bound, passed, enforced, ...}`, figure and bound in points and all else
+        in fractions; or `{gate, not_run}`, with the reason, where what it needs is missing.
+
+    Raises:
+        GateError: at the first gate that fails, if gates are enforced.
+        InputError: if a file or the data cannot be used.
+    """
+    gates: list[Gate] = []
+    for name, measure in _MEASURES.items():
+        try:
+            if name not in options.gates:
+                raise _NotRunError("it was not asked for")
+            report(f"gate {name}")
+            figure, details = measure(candidate, dataset, options)
+        except _NotRunError as reason:
+            gates.append({"gate": name, "not_run": str(reason)})
+            continue
+        bound = options.bound(name)
+        verdict = {"figure": figure, "bound": bound, "passed": figure <= bound, "enforced": options.enforce}
+        gates.append({"gate": name, **verdict, **details})
+        if options.enforce:
+            enforce(gates)
+    return gates
+
+
+def enforce(gates: Sequence[Gate]) -> None:
+    """Let the first failed gate be an error.
+
+    Raises:
+        GateError: naming the gate, the figure and the bound.
+    """
+    for gate in gates:
+        if not gate.get("passed", True):
+            name = gate["gate"]
+            raise GateError(
+                f"gate {name!r} failed: the int8 file loses {gate['figure']:.2f} points{_UNDER[name]}, the bound is "
+                f"{gate['bound']:.2f}; raise it with --gate {name}=POINTS or export with --no-gate"
+            )
+
+
+def _clean(candidate: Candidate, _dataset: Dataset, _options: GateOptions) -> tuple[float, Gate]:
+    details = _paired(candidate.float_right, candidate.int8_right)
+    return _points(details), details
+
+
+def _transfer_pgd(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
+    if candidate.network is None:
+        raise _NotRunError("it takes gradients of the torch checkpoint, and the source is a float ONNX file")
+    test = _attackable(dataset, options.pgd_images)
+    session = Session(candidate.int8_file, _every_core())
+    radii = []
+    for epsilon in options.pgd_epsilons:
+        attacked, float_right = _pgd(candidate.network, test, epsilon, options)
+        int8_right = top1(session.run(session.input.prepare(attacked))) == test.labels
+        radii.append({"epsilon": epsilon, **_paired(float_right, int8_right)})
+    return max(map(_points, radii)), {"steps": options.steps, "seed": options.seed, "radii": radii}
+
+
+def _pgd(
+    network: "Callable[[torch.Tensor], torch.Tensor]", test: Split, epsilon: float, options: GateOptions
+) -> tuple[NDArray[np.float32], Flags]:
+    """Return images made by PGD as `transfer_pgd` makes them, and which of them the network itself answers right."""
+    import torch  # here, so that a float ONNX file is exported without it
+
+    from resq_deploy.hardening.perturb import pgd
+
+    generator = torch.Generator().manual_seed(options.seed)
+    images: list[NDArray[np.float32]] = []
+    winners: list[NDArray[np.int64]] = []
+    for begin in range(0, len(test), _PGD_BATCH):
+        part = test.take(range(begin, min(begin + _PGD_BATCH, len(test))))
+        attacked = pgd(
+            network,
+            torch.from_numpy(to_model_input(part.images)),
+            torch.from_numpy(part.labels),
+            epsilon=epsilon,
+            steps=options.steps,
+            step_size=2.5 * epsilon / options.steps,
+            generator=generator,
+        )
+        images.append(attacked.numpy())
+        with torch.no_grad():
+            winners.append(top1(network(attacked).float().numpy()))
+    return np.concatenate(images), np.concatenate(winners) == test.labels
+
+
+def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
+    try:
+        toolbox()
+    except MissingExtraError as missing:
+        raise _NotRunError(str(missing)) from missing
+    test = _attackable(dataset, options.square_images)
+    files = {"float": candidate.float_file, "int8": candidate.int8_file}
+    sessions = {name: Session(file, _every_core()) for name, file in files.items()}
+    radii = []
+    for epsilon in options.square_epsilons:
+        results = {
+            name: square(
+                session,
+                session.input.prepare(test.images),
+                test.labels,
+                epsilon=epsilon,
+                queries=options.queries,
+                seed=options.seed,
+            )
+            for name, session in sessions.items()
+        }
+        spent = {name: result.queries for name, result in results.items()}
+        compared = _paired(results["float"].robust, results["int8"].robust)
+        radii.append({"epsilon": epsilon, **compared, "queries": spent})
+    return max(map(_points, radii)), {"queries": options.queries, "seed": options.seed, "radii": radii}
+
+
+def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
+    """Hold the file against the MinMax export on the same chips: masks depend on chip and tensor name alone.
+
+    The bits of weights are hit, as in published curves over the bit error rate; ranges change nothing else.
+    """
+    if candidate.minmax_file is None:
+        raise _NotRunError("the file is itself the MinMax export that it would be held against")
+    minmax, images = _right_by_chip(candidate.minmax_file(), dataset, options)
+    int8, _ = _right_by_chip(candidate.int8_file, dataset, options)
+    drops = minmax - int8
+    details = {
+        "ber": options.ber,
+        "roles": [str(Role.WEIGHT)],
+        "chips": options.chips,
+        "images": images,
+        "minmax": student(minmax / images, _CONFIDENCE).as_dict(),
+        "int8": student(int8 / images, _CONFIDENCE).as_dict(),
+        "drop": _mean(drops / images).as_dict(),
+    }
+    return 100.0 * int(drops.sum()) / (images * options.chips), details  # from counts: no drop is 0 exactly
+
+
+def _right_by_chip(file: bytes, dataset: Dataset, options: GateOptions) -> tuple[NDArray[np.int64], int]:
+    """Return how many images a file answers right on each chip, shape [chips], and how many there are."""
+    campaign = CampaignOptions(
+        faults=FaultModel.BER,
+        ber=(options.ber,),
+        chips=options.chips,
+        roles=(Role.WEIGHT,),
+        images=options.fault_images,
+        engine="reload",  # a mask of the whole file leaves nothing to replay
+    )
+    with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
+        path = pathlib.Path(folder) / "candidate.onnx"
+        path.write_bytes(file)
+        model = DeployedModel.load(path)
+    patcher = model.patcher()
+    plan = make_plan(model.surfaces, campaign)
+    golden = golden_run(patcher.golden, campaign.deployment, dataset, campaign.images)
+    surfaces = {surface.tensor: surface for surface in model.surfaces}
+    testbed = Testbed(Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=campaign))
+    with Threads(testbed, campaign.worker_count) as executor:
+        runs = executor.run(plan, [[number] for number in range(len(plan))])
+        records = sorted((record for run in runs for record in run), key=lambda record: record.number)
+    images = len(golden.labels)
+    return np.array([round(record.accuracy * images) for record in records]), images
+
+
+def _attackable(dataset: Dataset, images: int) -> Split:
+    """Return the images that are attacked."""
+    test = dataset.evaluation(images)
+    try:
+        check_pixels(test.images)
+    except DataError as unfit:
+        raise _NotRunError(str(unfit)) from unfit
+    return test
+
+
+def _every_core() -> Deployment:
+    return Deployment(threads=len(os.sched_getaffinity(0)))
+
+
+def _paired(float_right: Flags, int8_right: Flags) -> Gate:
+    """Return accuracies on the same images, the drop between them, and the images that make it."""
+    lost = int((float_right & ~int8_right).sum())
+    gained = int((int8_right & ~float_right).sum())
+    images = len(float_right)
+    return {
+        "images": images,
+        "float": share(int(float_right.sum()), images, _CONFIDENCE).as_dict(),
+        "int8": share(int(int8_right.sum()), images, _CONFIDENCE).as_dict(),
+        "drop": _matched(lost, gained, images).as_dict(),
+        "lost": lost,
+        "gained": gained,
+    }
+
+
+def _points(paired: Gate) -> float:
+    """Return the drop of a paired comparison in points, from its counts: 1 in 100 is 1 exactly."""
+    lost, gained, images = (int(paired[key]) for key in ("lost", "gained", "images"))
+    return 100.0 * (lost - gained) / images
+
+
+def _matched(lost: int, gained: int, n: int) -> Estimate:
+    """Estimate the difference of two shares of the same images: (lost - gained) / n.
+
+    The interval is Wald's after half an image was added to each of the four cells of the table (Agresti and Min,
+    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine, 2005).
+    """
+    centre, total = (lost - gained) / (n + 2), n + 2
+    reach = _normal() * math.sqrt((lost + gained + 1) / total - centre**2) / math.sqrt(total)
+    value = (lost - gained) / n
+    low, high = max(-1.0, min(value, centre - reach)), min(1.0, max(value, centre + reach))
+    return Estimate(value=value, low=low, high=high, n=n, confidence=_CONFIDENCE)
+
+
+def _normal() -> float:
+    return float(stats.norm.ppf(0.5 + _CONFIDENCE / 2))
+
+
+def _mean(differences: NDArray[np.float64]) -> Estimate:
+    """Estimate a mean difference over chips, two or more, with Student's interval."""
+    n, value = len(differences), float(differences.mean())
+    reach = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return Estimate(value=value, low=value - reach, high=value + reach, n=n, confidence=_CONFIDENCE)
+
+
+_MEASURES: dict[str, Callable[[Candidate, Dataset, GateOptions], tuple[float, Gate]]] = {
+    "clean": _clean,
+    "transfer-pgd": _transfer_pgd,
+    "square": _square,
+    "faults": _faults,
+}

@@ -1,0 +1,84 @@
+"""How near an int8 file comes to the float model it was made from, on calibration images."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from resq_deploy.data.dataset import Split
+from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.faults.outcomes import top1
+from resq_deploy.faults.statistics import Estimate, share
+
+_PORTION = 100  # images prepared at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """What an int8 file keeps of the float model.
+
+    Attributes:
+        squared_error: mean squared difference of the logits.
+        agreement: share of images with the same top-1.
+        accuracy: share of images the int8 file gets right.
+    """
+
+    squared_error: float
+    agreement: Estimate
+    accuracy: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the sidecar says."""
+        return {
+            "squared_error": self.squared_error,
+            "agreement": self.agreement.as_dict(),
+            "accuracy": self.accuracy.as_dict(),
+        }
+
+
+class Reference:
+    """A float model's answers to some images, for int8 files to be held against.
+
+    Args:
+        model: the float model.
+        judged: images, and labels, to compare on.
+    """
+
+    def __init__(self, model: onnx.ModelProto, judged: Split) -> None:
+        self._judged = judged
+        self._logits = logits(model.SerializeToString(), judged.images)
+
+    def judge(self, int8: bytes) -> Fidelity:
+        """Compare an int8 file with the float model.
+
+        Raises:
+            ModelError: if onnxruntime refuses the file.
+        """
+        found = logits(int8, self._judged.images)
+        winners, n = top1(found), len(found)
+        difference = found.astype(np.float64) - self._logits
+        return Fidelity(
+            squared_error=float(np.square(difference).mean()),
+            agreement=share(int((winners == top1(self._logits)).sum()), n),
+            accuracy=share(int((winners == self._judged.labels).sum()), n),
+        )
+
+
+def logits(model: bytes, images: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a model's class scores on every core, images as the data set holds them: [N, ...] -> [N, C].
+
+    Raises:
+        ModelError: if onnxruntime refuses the model.
+    """
+    session = Session(model, every_core())
+    portion = max(_PORTION, session.batch)
+    parts = (images[start : start + portion] for start in range(0, len(images), portion))
+    return np.concatenate([session.run(session.input.prepare(part)) for part in parts])
+
+
+def every_core() -> Deployment:
+    """Return how models are run while exporting: one session on every core."""
+    return Deployment(threads=len(os.sched_getaffinity(0)))
