@@ -3,9 +3,9 @@ r"""Measure the int8 export side by side: ours, and onnxruntime's plain quantize
 
 Both calibrate and quantize the same float weights on the same images; the plain one as its users type it (QDQ, int8
 weights a channel, uint8 activations, MinMax), with a reader of batches and with one of single images. Every
-measurement is a process of its own (measure_export.py), and the variants take turns within each repeat. Peak memory is
-what the process held at most beyond what it held when model and calibration images were loaded. Figures are medians over
-the repeats, beside their extremes. The files of the first repeat are measured on test images.
+measurement is a process of its own (measure_export.py), and the variants take turns within each repeat. Peak memory
+is what the process held at most beyond what it held when model and calibration images were loaded. Figures are
+medians over the repeats, beside their extremes. The files of the first repeat are measured on test images.
 
 Example:
   python tools/bench_export.py resnet20=resnet20/baseline.pt other=other.onnx --dataset cifar10 --data-dir data \

@@ -119,11 +119,10 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
     campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
     rates = read_rates(campaign) if campaign else None
     options = ExportOptions(**given, format=form, activation_percentile=percentile, guard_rates=rates)
+    off = [name for name, bound in bounds.items() if bound is None]
     gates = GateOptions(
-        bounds={name: bound for name, bound in bounds.items() if bound is not None},
-        gates=tuple(
-            name for name in dict.fromkeys((*GateOptions.DEFAULTS, *bounds)) if bounds.get(name, 0.0) is not None
-        ),
+        bounds={name: bound or 0.0 for name, bound in bounds.items()},  # of those that are off, only the names count
+        gates=tuple(name for name in GateOptions.DEFAULTS if name not in off),
         enforce=enforce,
         ber=options.percentile_ber,
         seed=options.seed,

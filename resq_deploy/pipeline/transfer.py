@@ -17,19 +17,29 @@ from resq_deploy.hardening.perturb import pgd
 _BATCH = 200
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
     """The result of one transfer attack.
 
     Attributes:
         epsilon: Linf radius in units of [0, 1] pixels.
-        float_accuracy: accuracy of the float network on its own adversarial images.
-        int8_accuracy: accuracy of the deployed file on the same images.
+        float_right: which of its own adversarial images the float network answers right, shape [N].
+        int8_right: which of the same images the deployed file answers right, shape [N].
     """
 
     epsilon: float
-    float_accuracy: Estimate
-    int8_accuracy: Estimate
+    float_right: NDArray[np.bool_]
+    int8_right: NDArray[np.bool_]
+
+    @property
+    def float_accuracy(self) -> Estimate:
+        """Accuracy of the float network on its own adversarial images."""
+        return share(int(self.float_right.sum()), len(self.float_right))
+
+    @property
+    def int8_accuracy(self) -> Estimate:
+        """Accuracy of the deployed file on the same images."""
+        return share(int(self.int8_right.sum()), len(self.int8_right))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
@@ -73,9 +83,4 @@ def transfer_pgd(
         with torch.no_grad():
             float_right.append(top1(network(attacked).float().numpy()) == part.labels)
         int8_right.append(top1(session.run(session.input.prepare(attacked.numpy()))) == part.labels)
-    return Transfer(epsilon=epsilon, float_accuracy=_share(float_right), int8_accuracy=_share(int8_right))
-
-
-def _share(parts: list[NDArray[np.bool_]]) -> Estimate:
-    right = np.concatenate(parts)
-    return share(int(right.sum()), len(right))
+    return Transfer(epsilon=epsilon, float_right=np.concatenate(float_right), int8_right=np.concatenate(int8_right))

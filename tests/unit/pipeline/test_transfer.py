@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -37,4 +38,6 @@ def test_a_stronger_attack_hurts_the_network_it_was_made_for(parts):
 
 
 def test_same_seed_same_figures(parts):
-    assert attacked(parts, 0.05, seed=3) == attacked(parts, 0.05, seed=3)
+    first, again = (attacked(parts, 0.05, seed=3) for _ in range(2))
+    assert np.array_equal(first.float_right, again.float_right)
+    assert np.array_equal(first.int8_right, again.int8_right)
