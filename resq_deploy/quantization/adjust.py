@@ -111,7 +111,7 @@ class _Workshop:
     def equalized(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Share weight ranges out between layers."""
         self._report("equalizing the weights of ReLU chains")
-        model, record = equalize(draft.model, self._scheme.granularity)
+        model, record = equalize(draft.model, self._scheme.granularity, self._scheme.code_max)
         after = self.draft(model) if record["pairs"] else draft
         return after, record | self._gain(draft, after)
 

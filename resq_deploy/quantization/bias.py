@@ -203,8 +203,9 @@ def _corrections(
     """Return the correction of each layer, by output, measured layer by layer.
 
     The graph is cut after each layer. All images run through a part, the correction of its layer is read off their
-    outputs and added to them, and they go on into the next part: one pass in all, and each layer sees the others
-    corrected.
+    outputs and added to them, and they go on into the next part: one pass in all, and each layer sees those before it
+    corrected. Measuring all layers at once and repeating that diverges, since every layer then makes up for the errors
+    of those before it as well (ResNet-20: mean squared logit error 0.005, 0.03, 0.14, 0.29; in order, 0.004).
     """
     wiring = Wiring(quantized.graph)
     nodes = [node for node in wiring.nodes if not wiring.parameters.issuperset(node.output)]

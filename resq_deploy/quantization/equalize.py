@@ -81,7 +81,9 @@ class Pair:
         return factor
 
 
-def equalize(model: onnx.ModelProto, granularity: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def equalize(
+    model: onnx.ModelProto, granularity: str, code_max: int = CODE_MAX
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return a model that computes the same, up to rounding, with the weights of ReLU chains equalized.
 
     A chain is Conv or Gemm, ReLU (or Clip from 0 without an upper bound) and, before or after it, pooling and
@@ -91,6 +93,7 @@ def equalize(model: onnx.ModelProto, granularity: str) -> tuple[onnx.ModelProto,
     Args:
         model: the float model, from `prepare_float_model`; not changed.
         granularity: `channel` or `tensor`: of the ranges that the record's errors are for.
+        code_max: the largest weight code, likewise.
 
     Returns:
         The model, and what was done: the number of sweeps, the largest factor a channel was multiplied or divided by,
@@ -102,7 +105,7 @@ def equalize(model: onnx.ModelProto, granularity: str) -> tuple[onnx.ModelProto,
         ModelError: if a weight is empty or not finite.
     """
     pairs = find_pairs(model)
-    before = _shares(pairs, model, granularity)
+    before = _shares(pairs, model, granularity, code_max)
     touched = {name for pair in pairs for name in (*pair.weights, pair.bias)}
     stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in touched}
     arrays = {name: numpy_helper.to_array(tensor).astype(np.float64) for name, tensor in stored.items()}
@@ -112,7 +115,7 @@ def equalize(model: onnx.ModelProto, granularity: str) -> tuple[onnx.ModelProto,
     for tensor in equalized.graph.initializer:
         if tensor.name in arrays:
             tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name].astype(np.float32), tensor.name))
-    after = _shares(pairs, equalized, granularity)
+    after = _shares(pairs, equalized, granularity, code_max)
     return equalized, {
         "sweeps": sweeps,
         "largest_factor": largest,
@@ -274,7 +277,7 @@ def _outgoing(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 1
 
 
-def _shares(pairs: Sequence[Pair], model: onnx.ModelProto, granularity: str) -> list[list[float]]:
+def _shares(pairs: Sequence[Pair], model: onnx.ModelProto, granularity: str, code_max: int) -> list[list[float]]:
     """Return for each pair what share of its channels' squares is lost, where they are made and where they are read.
 
     Raises:
@@ -282,7 +285,7 @@ def _shares(pairs: Sequence[Pair], model: onnx.ModelProto, granularity: str) -> 
     """
     weights = {weight.name: weight for weight in weight_tensors(model, granularity)[0]}
     squares = {name: np.square(weight.values, dtype=np.float64) for name, weight in weights.items()}
-    errors = {name: _errors(weights[name]) for pair in pairs for name in pair.weights}
+    errors = {name: _errors(weights[name], code_max) for pair in pairs for name in pair.weights}
     shares = []
     for pair in pairs:
         made = _means(pair.made(errors)), _means(pair.made(squares))
@@ -297,10 +300,10 @@ def _means(view: NDArray[np.float64], axes: int = 1) -> NDArray[np.float64]:
     return means
 
 
-def _errors(weight: WeightTensor) -> NDArray[np.float64]:
+def _errors(weight: WeightTensor, code_max: int) -> NDArray[np.float64]:
     """Return the expected squared error of each weight at the range of least squares; as `expected_error` adds up."""
-    clip = best_clip(weight.values, axis=weight.axis, ber=0.0).astype(np.float64)
+    clip = best_clip(weight.values, axis=weight.axis, ber=0.0, code_max=code_max).astype(np.float64)
     if weight.axis is not None:
         clip = np.expand_dims(clip, tuple(i for i in range(weight.values.ndim) if i != weight.axis))
     over = np.maximum(np.abs(weight.values) - clip, 0.0)
-    return np.asarray(np.square(over) + ROUNDING_ERROR * np.square(clip / CODE_MAX), dtype=np.float64)
+    return np.asarray(np.square(over) + ROUNDING_ERROR * np.square(clip / code_max), dtype=np.float64)

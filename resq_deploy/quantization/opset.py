@@ -29,7 +29,7 @@ _DOMAINS = ("", "ai.onnx")
 _LEAST_IR = 4  # from here on stored tensors need not be graph inputs
 _TRIAL_SIZES = (64, 224, 32)  # for what the model leaves open
 _TRIAL_IMAGES = 2
-_REFUSALS: tuple[type[Exception], ...] = (onnx.checker.ValidationError, ModelError, *RUNTIME_ERRORS)
+_REFUSALS: tuple[type[Exception], ...] = (ModelError, *RUNTIME_ERRORS)
 _TOLERANCE = 1e-3
 """Largest difference of a logit after conversion, as a share of the largest logit."""
 
@@ -203,7 +203,6 @@ def _check_same(before: onnx.ModelProto, after: onnx.ModelProto, target: int) ->
     session = Session(before.SerializeToString(), deployment)
     inputs, expected = _tried(session)
     try:
-        onnx.checker.check_model(after)
         found = Session(after.SerializeToString(), deployment).run(inputs)
     except _REFUSALS as error:
         raise ModelError(f"cannot be converted to opset {target}: {first_line(error)}") from error
