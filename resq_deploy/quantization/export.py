@@ -117,7 +117,6 @@ def export_int8(
     every_core = Deployment(threads=len(os.sched_getaffinity(0)))
     session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
-    report(f"calibrating on {len(calibration)} images")
     int8_file, adjustments = write_adjusted(model, calibration, session.input, options, report=report)
     int8_file, plan = _guarded(int8_file, options, report)
     test = dataset.evaluation(options.test_images)
