@@ -1,7 +1,6 @@
 """The written file holds the ranges that were chosen, and the sidecar says so."""
 
 import hashlib
-import json
 
 import numpy as np
 import onnx
@@ -18,7 +17,6 @@ from resq_deploy.grid import quantize, weight_scale
 from resq_deploy.quantization import weight_ranges
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.calibrate import StreamedImages
-from resq_deploy.quantization.equalize import equalize
 from resq_deploy.quantization.export import ExportOptions, export_int8
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.ranges import best_clip
@@ -409,118 +407,6 @@ def test_percentiles_of_a_scheme():
     assert Scheme(activation_percentile="auto").percentiles == (99.9, 99.99, 99.999, 100.0)
     assert Scheme(activation_percentile="auto").percentile_ber == 1e-3
     assert Scheme(activation_percentile="auto", ranges="fault-aware", design_ber=2e-4).percentile_ber == 2e-4
-
-
-@pytest.fixture(scope="module")
-def adjusted(digits_float):
-    """Write the digits classifier with adjustments: the file, and the sidecar's entry."""
-    model = prepare_float_model(digits_float)
-    spec = Session(model.SerializeToString(), Deployment(threads=1)).input
-    given = model.SerializeToString(deterministic=True)
-
-    def run(images=120, report=lambda _: None, **scheme):
-        calibration = load_dataset("digits").calibration(images, 0)
-        written = write_adjusted(model, calibration, spec, Scheme(**scheme), report=report)
-        assert model.SerializeToString(deterministic=True) == given
-        return written
-
-    return run
-
-
-ALL = {"equalize": True, "activation_percentile": "auto", "bias_correction": True}
-NAMES = ["equalization", "activations", "bias_correction"]
-
-
-@pytest.mark.parametrize("form", ["qdq", "qoperator"])
-@pytest.mark.parametrize("ranges", ["minmax", "fault-aware"])
-def test_every_adjustment_leaves_its_entry(adjusted, ranges, form):
-    told = []
-    int8, said = adjusted(ranges=ranges, format=form, granularity="tensor", report=told.append, **ALL)
-    assert list(said) == ["ranges", *NAMES]
-    json.dumps(said)
-    for name in NAMES:
-        before, after = said[name]["before"], said[name]["after"]
-        assert before.keys() == after.keys() == {"squared_error", "agreement", "accuracy"}
-        assert before["agreement"]["n"] == after["accuracy"]["n"] == 60  # the other half is for the corrections
-        assert before["squared_error"] > 0
-    assert said["activations"]["before"] == said["equalization"]["after"]
-    assert said["bias_correction"]["before"] == said["activations"]["after"]
-    assert said["bias_correction"]["images"] == 60
-    assert [entry["layer"] for entry in said["bias_correction"]["layers"]] == ["conv", "fc"]
-    assert [entry["percentile"] for entry in said["activations"]["choice"]["candidates"]] == [99.9, 99.99, 99.999, 100]
-    assert len(told) == 2 + 1 + 4 + 1  # calibrated twice, equalized, four percentiles measured, biases corrected
-    onnx.checker.check_model(onnx.load_from_string(int8))
-
-
-def test_equal_inputs_give_equal_adjustments(adjusted):
-    assert adjusted(ranges="mse", **ALL) == adjusted(ranges="mse", **ALL)
-
-
-@pytest.mark.parametrize("form", ["qdq", "qoperator"])
-def test_a_percentile_makes_the_steps_of_activations_smaller(adjusted, form):
-    plain, narrow = stored(adjusted(format=form)[0]), stored(adjusted(format=form, activation_percentile=99.0)[0])
-    assert plain.keys() == narrow.keys()
-    smaller = {name for name in plain if plain[name].tobytes() != narrow[name].tobytes()}
-    hidden = "r" if form == "qdq" else "c"
-    assert smaller == {f"{hidden}_scale", "fc.bias_quantized"} | (
-        {"fc.bias_quantized_scale"} if form == "qdq" else set()
-    )
-    assert narrow[f"{hidden}_scale"] < plain[f"{hidden}_scale"]
-    _, said = adjusted(format=form, activation_percentile=99.0)
-    assert said["activations"]["percentile"] == 99.0
-    assert said["activations"]["choice"] is None
-    (entry,) = said["activations"]["tensors"]
-    assert entry["scale"] == {
-        "before": float(plain[f"{hidden}_scale"]),
-        "after": float(narrow[f"{hidden}_scale"]),
-    }
-
-
-def test_where_all_values_win_the_file_is_that_without_a_choice(adjusted):
-    """The digits classifier has no outliers: narrower ranges only cut off."""
-    int8, said = adjusted(activation_percentile="auto")
-    percentile = said["activations"]["percentile"]
-    assert int8 == adjusted(activation_percentile=percentile)[0]
-    if percentile == 100:
-        assert int8 == adjusted()[0]
-        assert said["activations"]["tensors"] == []
-
-
-def test_equalization_is_kept_whatever_its_record_says(adjusted, digits_float):
-    int8, said = adjusted(granularity="tensor", equalize=True)
-    model, record = equalize(prepare_float_model(digits_float), "tensor")
-    spec = Session(model.SerializeToString(), Deployment(threads=1)).input
-    assert (
-        int8 == write_adjusted(model, load_dataset("digits").calibration(120, 0), spec, Scheme(granularity="tensor"))[0]
-    )
-    assert record.items() <= said["equalization"].items()
-    assert said["equalization"]["largest_factor"] > 1
-    assert said["equalization"]["after"] != said["equalization"]["before"]
-
-
-def test_corrected_biases_are_kept_where_they_help(adjusted):
-    plain = adjusted(granularity="tensor")[0]
-    int8, said = adjusted(granularity="tensor", bias_correction=True)
-    entry = said["bias_correction"]
-    assert entry["kept"]
-    assert entry["after"]["squared_error"] < entry["before"]["squared_error"]
-    differ = {name for name, value in stored(int8).items() if value.tobytes() != stored(plain)[name].tobytes()}
-    assert {"conv.bias_quantized", "fc.bias_quantized"} & differ
-    assert all("bias" in name for name in differ)
-
-
-def test_corrected_biases_are_dropped_where_they_do_not(adjusted):
-    """From one image alone, the mean error is that of no other."""
-    int8, said = adjusted(images=2, bias_correction=True)
-    assert said["bias_correction"]["images"] == 1
-    assert said["bias_correction"]["after"]["squared_error"] >= said["bias_correction"]["before"]["squared_error"]
-    assert not said["bias_correction"]["kept"]
-    assert int8 == adjusted(images=2)[0]
-
-
-def test_a_single_calibration_image_serves_for_everything(adjusted):
-    _, said = adjusted(images=1, **ALL)
-    assert said["bias_correction"]["images"] == said["activations"]["choice"]["images"] == 1
 
 
 def test_a_model_without_chains_or_layers_is_written_as_it_is(tmp_path):
