@@ -25,7 +25,7 @@ from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import student
-from resq_deploy.quantization.calibrate import ActivationRanges, highest, lowest, observed
+from resq_deploy.quantization.calibrate import ActivationRanges, observed
 from resq_deploy.quantization.fidelity import logits
 
 CHIPS = range(FIRST_CHIP - 8, FIRST_CHIP)
@@ -64,8 +64,8 @@ class Distribution:
         flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
         found = np.bincount(flat.view("<u2")[1::2])
         self.counts[: len(found)] += found
-        self.lowest = np.fmin(self.lowest, lowest(flat))
-        self.highest = np.fmax(self.highest, highest(flat))
+        self.lowest = np.fmin(self.lowest, np.fmin.reduce(flat, initial=np.nan, keepdims=True))
+        self.highest = np.fmax(self.highest, np.fmax.reduce(flat, initial=np.nan, keepdims=True))
 
     def range(self, percentile: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the range that leaves out (100 - percentile) / 2 percent of the values at each end, shapes [1].

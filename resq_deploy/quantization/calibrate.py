@@ -1,6 +1,7 @@
 """Calibration: the range of every activation over the images, in one pass and bounded memory.
 
-onnxruntime's own MinMaxCalibrater holds no activations, but its graph does: all of a batch at once.
+onnxruntime's own MinMaxCalibrater holds no activations, but its graph does, all of a batch at once: so the batches are
+small.
 """
 
 import logging
@@ -28,8 +29,10 @@ ActivationRanges = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 """By name of the tensor, the lowest and the highest value its uint8 codes are to reach; shapes [1]."""
 
 _BATCH = 50
-_HELD = 64 * 2**20
-"""Bytes of activations held at a time."""
+_HELD = 16 * 2**20
+"""Bytes of activations held at a time: what the caches of a processor hold, since more of them is slower, too."""
+_MERGED = 100
+"""Batches whose ranges onnxruntime keeps before it merges them."""
 
 
 class StreamedImages(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
@@ -70,26 +73,18 @@ def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputS
         ModelError: if onnxruntime cannot run the model.
         DataError: if the images do not fit it.
     """
-    found: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-    for values in observed(model, images, spec):
-        for name, value in values.items():
-            low, high = found.get(name, (np.nan, np.nan))
-            found[name] = np.fmin(low, lowest(value)), np.fmax(high, highest(value))
-    return found
-
-
-def lowest(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the smallest value that is a number, shape [1]; NaN where there is none."""
-    return np.fmin.reduce(values.reshape(-1), initial=np.nan, keepdims=True)
-
-
-def highest(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest value that is a number, shape [1]; NaN where there is none."""
-    return np.fmax.reduce(values.reshape(-1), initial=np.nan, keepdims=True)
+    batch = _Observer(model, images, spec).batch
+    calibrator = _calibrator(model, CalibrationMethod.MinMax)
+    for start in range(0, len(images), batch * _MERGED):
+        part = images[start : start + batch * _MERGED]
+        with _running():
+            calibrator.collect_data(StreamedImages(part, spec, batch))
+    found = calibrator.compute_data()
+    return {name: found[name].range_value for name in found}
 
 
 def observed(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the activations that can be quantized, by name, some images at a time: so many that 64 MB hold them.
+    """Yield the activations that can be quantized, by name, some images at a time: so many that 16 MB hold them.
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
@@ -100,35 +95,58 @@ def observed(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> I
         ModelError: if onnxruntime cannot run the model.
         DataError: if the images do not fit it.
     """
-    session, names = _observing(model)
-
-    def run(feeds: Mapping[str, NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
-        try:
-            return dict(zip(names, session.run(names, feeds), strict=True))
-        except RUNTIME_ERRORS as error:
-            raise ModelError(f"onnxruntime cannot run the float model: {first_line(error)}") from error
-
-    single = run(StreamedImages(images[:1], spec).get_next())
-    size = sum(value.nbytes for value in single.values())
-    reader = StreamedImages(images, spec, max(1, min(_BATCH, _HELD // max(size, 1))))
+    observer = _Observer(model, images, spec)
+    reader = StreamedImages(images, spec, observer.batch)
     left = len(images)
     while feeds := reader.get_next():
         batch = len(feeds[spec.name])
-        yield {name: _without_filling(value, batch, min(batch, left)) for name, value in run(feeds).items()}
+        values = observer.run(feeds)
+        yield {name: _without_filling(value, batch, min(batch, left)) for name, value in values.items()}
         left -= batch
 
 
-def _observing(model: onnx.ModelProto) -> tuple[InferenceSession, list[str]]:
-    """Return a session of a model, unoptimised as onnxruntime calibrates, and the names of what can be quantized."""
+class _Observer:
+    """Runs a model, and returns the activations that can be quantized.
+
+    Attributes:
+        batch: how many images may be run at a time.
+    """
+
+    def __init__(self, model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> None:
+        calibrator = _calibrator(model, CalibrationMethod.Percentile)
+        self._session: InferenceSession = calibrator.infer_session
+        self._names = sorted(calibrator.tensors_to_calibrate)
+        size = sum(value.nbytes for value in self.run(StreamedImages(images[:1], spec).get_next()).values())
+        self.batch = max(1, min(_BATCH, _HELD // max(size, 1)))
+
+    def run(self, feeds: Mapping[str, NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
+        """Return the activations by name."""
+        with _running():
+            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+
+
+def _calibrator(model: onnx.ModelProto, method: CalibrationMethod) -> Any:
+    """Return onnxruntime's calibrator of a model, which runs it unoptimised."""
     try:
         with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder, quiet():
             path = pathlib.Path(folder) / "float.onnx"
             onnx.save(model, str(path))
-            augmented = str(path.with_name("augmented.onnx"))
-            calibrator = create_calibrator(path, OPERATORS, augmented, CalibrationMethod.Percentile)
-            return calibrator.infer_session, sorted(calibrator.tensors_to_calibrate)
+            return create_calibrator(path, OPERATORS, str(path.with_name("augmented.onnx")), method)
     except Exception as error:  # onnxruntime's calibration raises many types
         raise ModelError(f"onnxruntime cannot calibrate the model: {first_line(error)}") from error
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Turn an error of onnxruntime into one of ours.
+
+    Raises:
+        ModelError: in its place.
+    """
+    try:
+        yield
+    except RUNTIME_ERRORS as error:
+        raise ModelError(f"onnxruntime cannot run the float model: {first_line(error)}") from error
 
 
 def _without_filling(value: NDArray[Any], batch: int, count: int) -> NDArray[Any]:

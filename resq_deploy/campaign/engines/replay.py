@@ -37,7 +37,7 @@ from resq_deploy.faults.fault import Fault
 
 _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
 _OUTVOTED = 64  # faults of a portion that need no run
-_SHARE = 0.3
+_SHARE = 0.25
 _LEAST_ROOM = 2**25
 
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
