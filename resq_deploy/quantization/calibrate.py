@@ -7,6 +7,7 @@ small.
 import logging
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -77,7 +78,8 @@ def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputS
     calibrator = _calibrator(model, CalibrationMethod.MinMax)
     for start in range(0, len(images), batch * _MERGED):
         part = images[start : start + batch * _MERGED]
-        with _running():
+        with _running(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, where an activation is nothing but NaN
             calibrator.collect_data(StreamedImages(part, spec, batch))
     found = calibrator.compute_data()
     return {name: found[name].range_value for name in found}
