@@ -1,0 +1,266 @@
+"""The bit-flip attack: a progressive bit search on a deployed file (Rakin, He and Fan, ICCV 2019).
+
+A step asks the twin for the gradient of the attacker's objective with respect to what the file stores, takes from each
+tensor the bits with the largest first-order gains, and tries each tensor's on the real thing: the file with those bits
+flipped, in a session of onnxruntime. The flip that raises the objective most is kept. The twin only proposes; what is
+kept, and by how much it raised the objective, the session says.
+
+A tensor that is voted from three stored copies cannot be changed through one of them, whatever the gradient that runs
+through the vote: its bits are flipped in two copies at once, and count as two flips.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session
+from resq_deploy.deployed.surfaces import Role, Surface
+from resq_deploy.deployed.votes import find_votes
+from resq_deploy.errors import ModelError, OptionError
+from resq_deploy.faults.fault import Edit, Fault
+from resq_deploy.twin.flip_gains import Flip, best_flips
+from resq_deploy.twin.flip_objective import AttackBatch, Harm, Objective
+from resq_deploy.twin.twin import Twin
+
+Scores = NDArray[np.float32]
+
+_REFUSED: tuple[type[Exception], ...] = (ModelError, *RUNTIME_ERRORS)
+_MOST_BITS = 10  # flipped at once in one tensor before the search gives up: each more is a trial of all tensors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prey:
+    """A stored tensor as the network reads it.
+
+    Attributes:
+        surface: the tensor; of a voted one its first copy.
+        flipped: the stored tensors in which a bit must be flipped to be read flipped: itself, or two of three copies.
+        read: the stored tensors whose slopes add up to that of the value read: itself, or all three copies.
+    """
+
+    surface: Surface
+    flipped: tuple[str, ...]
+    read: tuple[str, ...]
+
+    @property
+    def voted(self) -> bool:
+        """Whether it is stored in three copies."""
+        return len(self.read) > 1
+
+
+def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tuple[Prey, ...]:
+    """Return every tensor that the attack may change, in the order of the file.
+
+    Left out are tensors that the twin does not read as numbers, and those of elements below a byte.
+
+    Args:
+        model: the file.
+        twin: its twin.
+        roles: roles to attack; empty for all.
+
+    Raises:
+        OptionError: if there is none.
+    """
+    copies = {name: vote.copies for vote in find_votes(model.proto) for name in vote.copies}
+    found = []
+    for surface in model.surfaces:
+        name = surface.tensor
+        three = copies.get(name, (name,))
+        if name != three[0] or (roles and surface.role not in roles):
+            continue
+        if name in twin.stored and surface.width % 8 == 0 and _dtype(surface).kind in "iuf":
+            found.append(Prey(surface=surface, flipped=three[:2], read=three))
+    if not found:
+        wanted = ", ".join(roles) or "any role"
+        present = ", ".join(sorted({str(surface.role) for surface in model.surfaces}))
+        raise OptionError(f"bit-flip: the model stores nothing to attack in {wanted}; it stores {present}")
+    return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the search.
+
+    Attributes:
+        flips: the bits flipped in it.
+        loss: mean cross-entropy of the attack batch (towards the class wanted, if there is one) on the session of the
+            file with these and all earlier flips.
+        twin_loss: the same on the twin.
+        trials: files that were tried.
+    """
+
+    flips: tuple[Flip, ...]
+    loss: float
+    twin_loss: float
+    trials: int
+
+
+class _Slopes(NamedTuple):
+    loss: float
+    stored: Mapping[str, NDArray[Any]]
+    slopes: Mapping[str, NDArray[np.float64]]
+
+
+class BitSearch:
+    """A progressive bit search with one attack batch.
+
+    Args:
+        model: the file under attack.
+        twin: its twin.
+        prey: the tensors whose bits may be flipped.
+        batch: the attacker's sample.
+        deployment: how files are run.
+        workers: files tried at the same time; None for every core.
+    """
+
+    def __init__(
+        self,
+        model: DeployedModel,
+        twin: Twin,
+        prey: Sequence[Prey],
+        batch: AttackBatch,
+        *,
+        deployment: Deployment,
+        workers: int | None = None,
+    ) -> None:
+        self._twin = twin
+        self._prey = prey
+        self._patcher = model.patcher()
+        self._images = batch.images
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._deployment = deployment
+        self._objective = Objective(batch, Session(self._patcher.golden, deployment).run(batch.images))
+
+    def file(self, flips: Sequence[Flip]) -> bytes:
+        """Return the serialised model with bits flipped, proven to differ in exactly these.
+
+        Raises:
+            InjectionError: if it does not.
+        """
+        fault = _as_fault(flips)
+        faulty = self._patcher.apply(self._patcher.masks(fault))
+        self._patcher.prove(fault, faulty)
+        return faulty
+
+    def steps(self, flips: Sequence[Flip] = ()) -> Iterator[Step]:
+        """Yield the steps of the search, without end but where no tensor is left with a flip that raises the objective.
+
+        Args:
+            flips: bits that are flipped already, by earlier steps of the same search; they are not flipped back.
+
+        Raises:
+            ModelError: if the file with the earlier flips cannot be run.
+        """
+        done = list(flips)
+        scores = self._scores(done)
+        if scores is None:
+            raise ModelError("the file cannot be run with the flips made so far: begin anew, without --resume")
+        slopes = self._slopes(done, scores)
+        while (found := self._next(done, slopes, scores)) is not None:
+            chosen, scores, trials = found
+            done += chosen
+            slopes = self._slopes(done, scores)
+            loss = self._objective.loss(torch.from_numpy(scores))
+            yield Step(flips=chosen, loss=loss, twin_loss=slopes.loss, trials=trials)
+
+    def _next(
+        self, done: Sequence[Flip], slopes: _Slopes, scores: Scores
+    ) -> tuple[tuple[Flip, ...], Scores, int] | None:
+        """Return the flips to make next, the scores they leave and how many files were tried; None if nothing helps."""
+        ceilings = self._objective.ceilings(scores)
+        worst, found = self._harm(scores, ceilings), None
+        trials = 0
+        earlier: list[tuple[Flip, ...]] = []
+        for count in range(1, _MOST_BITS + 1):
+            wanted = [flips for prey in self._prey if (flips := _proposal(prey, slopes, done, count))]
+            wanted = [flips for flips in wanted if flips not in earlier]  # a tensor without further bits that gain
+            earlier += wanted
+            trials += len(wanted)
+            with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+                tried = list(pool.map(lambda flips: self._scores([*done, *flips]), wanted))
+            for flips, left in zip(wanted, tried, strict=True):
+                if left is not None and (harm := self._harm(left, ceilings)) > worst:
+                    worst, found = harm, (flips, left)
+            if found is not None:
+                return *found, trials
+            if not wanted:
+                break
+        return None
+
+    def _harm(self, scores: Scores, ceilings: Tensor) -> Harm:
+        return self._objective(torch.from_numpy(scores), ceilings)[0]
+
+    def _scores(self, flips: Sequence[Flip]) -> Scores | None:
+        """Return what a session of the file with these flips gives, [N, C]; None where it does not load or run."""
+        faulty = self._patcher.apply(self._patcher.masks(_as_fault(flips)))
+        try:
+            return Session(faulty, self._deployment).run(self._images)
+        except _REFUSED:
+            return None
+
+    def _slopes(self, flips: Sequence[Flip], scores: Scores) -> _Slopes:
+        """Return the twin's reading of the file with these flips, and the slope of the objective in all it attacks.
+
+        Args:
+            flips: what is flipped.
+            scores: what the session gives, which decides how far each image counts.
+        """
+        values = self._patcher.values(self._patcher.masks(_as_fault(flips)))
+        surfaces = {name: prey.surface for prey in self._prey for name in prey.read}
+        stored = {
+            name: np.frombuffer(values.get(name) or self._patcher.stored(name).tobytes(), _dtype(surface))
+            for name, surface in surfaces.items()
+        }
+        given = {name: self._leaf(name, codes) for name, codes in stored.items()}
+        with torch.enable_grad():
+            outputs = self._twin(torch.from_numpy(self._images), stored=given)
+            _, objective = self._objective(outputs, self._objective.ceilings(scores))
+            found = (
+                torch.autograd.grad(objective, list(given.values()), allow_unused=True)
+                if objective.requires_grad
+                else [None] * len(given)
+            )
+        slopes = {
+            name: np.zeros(len(stored[name])) if slope is None else slope.reshape(-1).double().numpy()
+            for name, slope in zip(given, found, strict=True)
+        }
+        return _Slopes(self._objective.loss(outputs), stored, slopes)
+
+    def _leaf(self, name: str, codes: NDArray[Any]) -> Tensor:
+        like = self._twin.stored[name]
+        return torch.from_numpy(codes.astype(np.float64)).to(like.dtype).reshape(like.shape).requires_grad_()
+
+
+def _proposal(prey: Prey, slopes: _Slopes, done: Sequence[Flip], count: int) -> tuple[Flip, ...]:
+    """Return the flips that promise most in one tensor, in each stored copy that they must be made in."""
+    name = prey.flipped[0]
+    slope = np.sum([slopes.slopes[copy] for copy in prey.read], axis=0)
+    taken = {(flip.index, flip.bit) for flip in done if flip.tensor == name}
+    best = best_flips(slopes.stored[name], slope, count, taken)
+    return tuple(Flip(copy, gain.index, gain.bit) for copy in prey.flipped for gain in best)
+
+
+def _as_fault(flips: Sequence[Flip]) -> Fault:
+    by_tensor: dict[str, list[Flip]] = {}
+    for flip in flips:
+        by_tensor.setdefault(flip.tensor, []).append(flip)
+    edits = (
+        Edit.of(tensor, [flip.index for flip in members], [flip.bit for flip in members])
+        for tensor, members in by_tensor.items()
+    )
+    return Fault(0, tuple(edits))
+
+
+def _dtype(surface: Surface) -> np.dtype[Any]:
+    """Return the type of a surface's elements, little-endian as stored."""
+    number = onnx.TensorProto.DataType.Value(surface.dtype.upper())
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(number)).newbyteorder("<")
