@@ -6,6 +6,7 @@ interval over image runs is far too narrow. Rates are averaged over faults, and 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -152,3 +153,166 @@ def student(values: ArrayLike, confidence: float) -> Estimate:
     reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(chips.std(ddof=1)) / math.sqrt(n)
     low, high = max(0.0, mean - reach), min(1.0, mean + reach)
     return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
+
+
+def paired_difference(differences: ArrayLike, confidence: float) -> Estimate:
+    """Estimate a mean difference over paired units (chips, faults) with Student's interval, cut to [-1, 1].
+
+    It is about further units of the same kind, given the images. One pair alone leaves it [-1, 1].
+
+    Args:
+        differences: second figure less the first, each in [-1, 1], shape [n].
+        confidence: coverage wanted.
+
+    Raises:
+        ValueError: if there are no differences.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    if n == 0:
+        raise ValueError("a paired difference needs at least one pair")
+    mean = float(values.mean())
+    if n == 1:
+        return Estimate(value=mean, low=-1.0, high=1.0, n=n, confidence=confidence)
+    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    low, high = max(-1.0, mean - reach), min(1.0, mean + reach)
+    return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
+
+
+def matched(lost: int, gained: int, n: int, confidence: float) -> Estimate:
+    """Estimate the difference of two shares of the same images, (lost - gained) / n.
+
+    The interval is Wald's after half an image was added to each of the four cells of the table (Agresti and Min,
+    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine, 2005).
+
+    Args:
+        lost: images that count in the first share alone.
+        gained: images that count in the second share alone.
+        n: images, 1 or more.
+        confidence: coverage wanted.
+    """
+    centre, total = (lost - gained) / (n + 2), n + 2
+    quantile = float(stats.norm.ppf(0.5 + confidence / 2))
+    reach = quantile * math.sqrt((lost + gained + 1) / total - centre**2) / math.sqrt(total)
+    value = (lost - gained) / n
+    low, high = max(-1.0, min(value, centre - reach)), min(1.0, max(value, centre + reach))
+    return Estimate(value=value, low=low, high=high, n=n, confidence=confidence)
+
+
+def paired_p(differences: ArrayLike) -> float:
+    """Return the two-sided p-value of Student's paired test that the mean difference over units is 0.
+
+    Units that all differ alike leave no doubt: 1 where they do not differ at all, else 0. Fewer than two tell nothing.
+
+    Args:
+        differences: second figure less the first, shape [n].
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < 2:
+        return 1.0
+    if np.ptp(values) == 0.0:
+        return 1.0 if values[0] == 0.0 else 0.0
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def mcnemar(differences: ArrayLike) -> float:
+    """Return McNemar's two-sided p-value that two files answer the same images equally well.
+
+    Under one fault (or none) an image differs by -1, 0 or 1, and the exact binomial test of the discordant images
+    is meant (McNemar, Psychometrika 1947). Under several faults the answers to one image hang together: images are
+    then clusters, and the statistic is (sum d)^2 / sum d^2, chi-square with one degree of freedom (Obuchowski,
+    Statistics in Medicine 1998).
+
+    Args:
+        differences: for each image, under how many of the shared faults the second file is right less under how
+            many the first is, whole numbers, shape [images].
+    """
+    values = np.asarray(differences, dtype=np.int64)
+    discordant = int(np.count_nonzero(values))
+    if discordant == 0:
+        return 1.0
+    if np.abs(values).max() == 1:
+        return float(stats.binomtest(int((values > 0).sum()), discordant).pvalue)
+    return float(stats.chi2.sf(float(values.sum()) ** 2 / float((values**2).sum()), 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of a family of tests for their number (Holm, Scandinavian J. of Statistics 1979).
+
+    Args:
+        p_values: one a test.
+
+    Returns:
+        The adjusted values, in the same order: those below alpha hold together with error at most alpha.
+    """
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """Estimate the second figure less the first where the two rest on units drawn independently.
+
+    The interval is put together from both (MOVER: Newcombe, Statistics in Medicine 1998; Zou and Donner, 2008), so
+    that it keeps the skew of small rates. `n` is the smaller of both.
+
+    Raises:
+        ValueError: if the two have not the same confidence.
+    """
+    if first.confidence != second.confidence:
+        raise ValueError("a difference needs two estimates of the same confidence")
+    value = second.value - first.value
+    low = value - math.hypot(second.value - second.low, first.high - first.value)
+    high = value + math.hypot(second.high - second.value, first.value - first.low)
+    return Estimate(
+        value=value,
+        low=max(-1.0, low),
+        high=min(1.0, high),
+        n=min(first.n, second.n),
+        confidence=first.confidence,
+    )
+
+
+def permutation_p(first: ArrayLike, second: ArrayLike, resamples: int = 1999) -> float:
+    """Return the two-sided p-value of the permutation test that two samples of faults have the same mean rate.
+
+    A few faults do most of the harm, and a small sample may hold none of them: its spread is then too small, and so is
+    any interval made of it. Permuting the faults of both samples knows no such trap. Equal rates are interchangeable,
+    so that a permutation is a draw from the multivariate hypergeometric distribution of the rates seen.
+
+    Args:
+        first: rate of each fault of one sample, drawn evenly, shape [n].
+        second: the same of an independent sample, shape [m].
+        resamples: how many permutations; drawn from a fixed seed.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    rates, counts = np.unique(np.concatenate([a, b]), return_counts=True)
+    drawn = np.random.default_rng(0).multivariate_hypergeometric(counts, len(a), size=resamples)
+    total = float(rates @ counts)
+    sums = drawn @ rates
+    differences = np.abs((total - sums) / len(b) - sums / len(a))
+    seen = abs(float(b.mean()) - float(a.mean()))
+    return float((1 + np.count_nonzero(differences >= seen * (1 - 1e-12))) / (resamples + 1))
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike, confidence: float) -> Estimate | None:
+    """Estimate Spearman's rank correlation, with the interval of Bonett and Wright (Psychometrika 2000).
+
+    Returns:
+        None where fewer than four pairs are given, or one side has a single value.
+    """
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    n = len(x)
+    if n < 4 or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+        return None
+    rho = float(np.clip(stats.spearmanr(x, y).statistic, -1.0, 1.0))
+    if math.isclose(abs(rho), 1.0, abs_tol=1e-12):
+        rho = math.copysign(1.0, rho)
+        return Estimate(value=rho, low=rho, high=rho, n=n, confidence=confidence)
+    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    centre = math.atanh(rho)
+    low, high = math.tanh(centre - reach), math.tanh(centre + reach)
+    return Estimate(value=rho, low=low, high=high, n=n, confidence=confidence)

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from resq_deploy.attacks.blackbox import LEAST_QUERIES, check_pixels, square, toolbox
+from resq_deploy.attacks.ball import Norm
+from resq_deploy.attacks.square import LEAST_QUERIES, Square
+from resq_deploy.attacks.target import Target, check_pixels
+from resq_deploy.attacks.units import evaluate
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Threads
 from resq_deploy.campaign.golden import golden_run
@@ -26,8 +29,8 @@ from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
-from resq_deploy.errors import DataError, GateError, MissingExtraError, OptionError
-from resq_deploy.faults.statistics import Estimate, share, student
+from resq_deploy.errors import DataError, GateError, OptionError
+from resq_deploy.faults.statistics import Estimate, matched, share, student
 
 if TYPE_CHECKING:
     import torch
@@ -212,27 +215,24 @@ def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     An int8 file mostly survives a little better: its scores are rounded, which leaves the search without a direction.
     That is no robustness, and hides a drop of as much.
     """
-    try:
-        toolbox()
-    except MissingExtraError as missing:
-        raise _NotRunError(str(missing)) from missing
     test = _attackable(dataset, options.square_images)
     files = {"float": candidate.float_file, "int8": candidate.int8_file}
-    sessions = {name: Session(file, _every_core()) for name, file in files.items()}
+    targets = {name: Target(Session(file, _every_core())) for name, file in files.items()}
     radii = []
     for epsilon in options.square_epsilons:
         results = {
-            name: square(
-                session,
-                session.input.prepare(test.images),
+            name: evaluate(
+                target,
+                Square(target=target, norm=Norm.LINF, queries=options.queries),
+                target.prepared(test.images),
                 test.labels,
-                epsilon=epsilon,
-                queries=options.queries,
+                norm=Norm.LINF,
+                radius=epsilon,
                 seed=options.seed,
             )
-            for name, session in sessions.items()
+            for name, target in targets.items()
         }
-        spent = {name: result.queries for name, result in results.items()}
+        spent = {name: float(result.queries.mean()) for name, result in results.items()}
         compared = _paired(results["float"].robust, results["int8"].robust)
         radii.append({"epsilon": epsilon, **compared, "queries": spent})
     return max(map(_points, radii)), {"queries": options.queries, "seed": options.seed, "radii": radii}
@@ -309,7 +309,7 @@ def _paired(float_right: Flags, int8_right: Flags) -> Gate:
         "images": images,
         "float": share(int(float_right.sum()), images, _CONFIDENCE).as_dict(),
         "int8": share(int(int8_right.sum()), images, _CONFIDENCE).as_dict(),
-        "drop": _matched(lost, gained, images).as_dict(),
+        "drop": matched(lost, gained, images, _CONFIDENCE).as_dict(),
         "lost": lost,
         "gained": gained,
     }
@@ -319,23 +319,6 @@ def _points(paired: Gate) -> float:
     """Return the drop of a paired comparison in points, from its counts: 1 in 100 is 1 exactly."""
     lost, gained, images = (int(paired[key]) for key in ("lost", "gained", "images"))
     return 100.0 * (lost - gained) / images
-
-
-def _matched(lost: int, gained: int, n: int) -> Estimate:
-    """Estimate the difference of two shares of the same images: (lost - gained) / n.
-
-    The interval is Wald's after half an image was added to each of the four cells of the table (Agresti and Min,
-    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine, 2005).
-    """
-    centre, total = (lost - gained) / (n + 2), n + 2
-    reach = _normal() * math.sqrt((lost + gained + 1) / total - centre**2) / math.sqrt(total)
-    value = (lost - gained) / n
-    low, high = max(-1.0, min(value, centre - reach)), min(1.0, max(value, centre + reach))
-    return Estimate(value=value, low=low, high=high, n=n, confidence=_CONFIDENCE)
-
-
-def _normal() -> float:
-    return float(stats.norm.ppf(0.5 + _CONFIDENCE / 2))
 
 
 def _mean(differences: NDArray[np.float64]) -> Estimate:

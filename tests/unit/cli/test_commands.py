@@ -14,7 +14,7 @@ from PIL import Image
 
 from resq_deploy import __version__, cli
 
-COMMANDS = ["demo", "train", "export-int8", "inspect", "faultcamp"]
+COMMANDS = ["demo", "train", "export-int8", "inspect", "faultcamp", "attackcamp", "report"]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_help_shows_examples_and_is_quick(command):
     assert re.search(rf"^ +resq-deploy {command or 'faultcamp'} \S", done.stdout, re.MULTILINE)
     assert "\\b" not in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    slow = {"torch", "onnx", "onnxruntime", "numpy", "scipy", "sklearn", "rich", "PIL", "plotly"}
+    slow = {"torch", "onnx", "onnxruntime", "numpy", "scipy", "sklearn", "rich", "PIL", "plotly", "jsonschema"}
     assert not imported & slow  # what would take it past 0.3 s
 
 

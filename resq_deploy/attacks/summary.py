@@ -1,0 +1,67 @@
+"""From what attacks did to the figures of `summary.json`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from resq_deploy.attacks.checks import CONFIDENCE, Check, worst_case
+from resq_deploy.attacks.units import Attacked
+from resq_deploy.faults.statistics import share
+
+Results = Mapping[str, Mapping[str, Attacked]]
+"""What each attack did: attack -> epsilon -> result, all on the same images."""
+
+Figures = dict[str, Any]
+
+
+def robust_figures(results: Results) -> Figures:
+    """Return robust accuracy by attack and epsilon, and that of each image's worst case; as left, and at 8 bits."""
+    figures: Figures = {}
+    for suffix in ("", "_8bit"):
+        flags = {
+            attack: {epsilon: getattr(found, f"robust{suffix}") for epsilon, found in radii.items()}
+            for attack, radii in results.items()
+        }
+        figures[f"robust{suffix}"] = {
+            attack: {epsilon: _share(robust) for epsilon, robust in radii.items()} for attack, radii in flags.items()
+        }
+        epsilons = list(next(iter(flags.values()), {}))
+        figures[f"worst_case{suffix}"] = {
+            epsilon: _share(worst_case([radii[epsilon] for radii in flags.values()])) for epsilon in epsilons
+        }
+    return figures
+
+
+def query_figures(results: Results) -> Figures:
+    """Return what the attacks that ask the deployed file itself have sent: attack -> epsilon -> figures."""
+    return {
+        attack: {
+            epsilon: {
+                "mean": float(found.queries.mean()),
+                "largest": int(found.queries.max()),
+                "total": int(found.queries.sum()),
+            }
+            for epsilon, found in radii.items()
+        }
+        for attack, radii in results.items()
+        if any(found.queries.any() for found in radii.values())
+    }
+
+
+def verdict(checks: Mapping[str, Check], white_box: bool) -> Figures:
+    """Return what the checks say of the figures as a whole.
+
+    `trustworthy` is False where a check failed, and None where none failed and there was no attack with the gradients
+    of the file itself: robust accuracy is then no more than an upper bound, and `upper_bound` says so.
+    """
+    failed = any(check.passed is False for check in checks.values())
+    return {
+        "checks": {name: check.as_dict() for name, check in checks.items()},
+        "trustworthy": False if failed else True if white_box else None,
+        "upper_bound": not white_box or failed,
+    }
+
+
+def _share(flags: "np.ndarray[Any, np.dtype[np.bool_]]") -> Figures:
+    return dict(share(int(flags.sum()), len(flags), CONFIDENCE).as_dict())

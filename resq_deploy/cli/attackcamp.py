@@ -1,0 +1,214 @@
+"""`resq-deploy attackcamp`: what attacks do to a deployed file."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
+from resq_deploy.cli.shared import (
+    PATH,
+    data_dir_option,
+    dataset_option,
+    need_extra,
+    out_option,
+    percent,
+    print_table,
+    progress_bar,
+    resume_option,
+    seed_option,
+)
+from resq_deploy.errors import OptionError
+
+if TYPE_CHECKING:
+    from resq_deploy.pipeline.attack import AttackCampaign
+    from resq_deploy.pipeline.attack_options import AttackOptions
+    from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@dataset_option
+@data_dir_option
+@out_option("Run folder to write: summary.json, manifest.json, adversarial/*.npz, bitflips.csv.")
+@click.option(
+    "--attacks",
+    metavar="A,A,...",
+    help="square, hopskipjump, transfer-pgd, twin-pgd, twin-apgd, bit-flip.  [default: square,twin-pgd, and "
+    "transfer-pgd with --surrogate]",
+)
+@click.option(
+    "--epsilon",
+    metavar="E,E,...",
+    help="Radii: in 1/255 for linf, in units of [0, 1] pixels for l2.  [default: 2,4,8; for l2 0.25,0.5,1]",
+)
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True, help="Norm of the radii.")
+@click.option("--queries", type=int, default=1000, show_default=True, help="Budget an image of black-box attacks.")
+@click.option("--steps", type=int, default=20, show_default=True, help="Steps of the attacks with gradients.")
+@click.option("--images", type=int, default=1000, show_default=True, help="Test images to attack.")
+@click.option("--surrogate", type=PATH, metavar="CKPT", help="Checkpoint of the float network, for transfer-pgd.")
+@click.option(
+    "--with-faults",
+    metavar="LIST|BER",
+    help="Run clean and adversarial images on faulty files as well: those of a fault list, or of chips at a bit error "
+    "rate of the weights.",
+)
+@click.option("--fault-chips", type=int, default=20, show_default=True, help="Simulated chips at that rate.")
+@click.option(
+    "--bit-flip-batches", type=int, default=5, show_default=True, help="Bit-flip attacks, each with its own sample."
+)
+@click.option(
+    "--bit-flip-limit", type=int, default=100, show_default=True, help="Flips after which such an attack is given up."
+)
+@click.option(
+    "--bit-flip-target", metavar="CLASS", help="Class that all images are to be given.  [default: accuracy to chance]"
+)
+@click.option(
+    "--bit-flip-loss",
+    type=click.Choice(["capped", "cross-entropy"]),
+    default="capped",
+    show_default=True,
+    help="What flips raise: the cross-entropy, as published, or capped for images that are answered wrong already.",
+)
+@click.option("--bit-flip-roles", default="weight", show_default=True, help="Roles whose bits may be flipped, or all.")
+@click.option("--workers", type=int, help="Processes.  [default: all cores]")
+@seed_option
+@resume_option
+def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
+    """Attack MODEL as it is deployed, on onnxruntime, and check that the figures can be trusted.
+
+    square needs the scores of the file, hopskipjump its classes, transfer-pgd the float network, and twin-pgd and
+    twin-apgd the file itself, for gradients; all are judged on the file. bit-flip changes the file and not the images.
+
+    \b
+    Examples:
+      resq-deploy attackcamp net.int8.onnx --dataset digits --out run
+      resq-deploy attackcamp net.int8.onnx --dataset cifar10 --data-dir data --surrogate run/fault.pt --out run
+      resq-deploy attackcamp net.int8.onnx --dataset cifar10 --norm l2 --epsilon 0.5 --attacks twin-apgd --out run
+      resq-deploy attackcamp net.int8.onnx --dataset digits --attacks square --queries 500 --out run  (needs no torch)
+      resq-deploy attackcamp net.int8.onnx --dataset digits --attacks bit-flip --out run
+      resq-deploy attackcamp net.int8.onnx --dataset digits --with-faults 1e-3 --out run
+    """
+    data_dir, out, resume = (given.pop(name) for name in ("data_dir", "out", "resume"))
+    options = _options(given)
+    _need_extras(options.chosen)
+    from resq_deploy.data import load_dataset
+    from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.pipeline.attack import AttackCampaign
+
+    data = load_dataset(dataset, data_dir)
+    campaign = AttackCampaign(DeployedModel.load(model), data, options)
+    for note in data.notes:
+        click.echo(f"note: {note}", err=True)
+    summary = _run(campaign, out, resume)
+    _print(summary, options, out)
+
+
+def _options(given: dict[str, Any]) -> "AttackOptions":
+    """Turn the command's options into those of a campaign."""
+    from resq_deploy.attacks.ball import Norm
+    from resq_deploy.pipeline.attack_options import AttackOptions
+
+    bit_flip = _bit_flip_options(given)
+    attacks, epsilon, norm = (given.pop(name) for name in ("attacks", "epsilon", "norm"))
+    try:
+        radii = tuple(float(part) for part in epsilon.split(",")) if epsilon is not None else ()
+    except ValueError as error:
+        raise OptionError(f"--epsilon {epsilon!r}: give numbers, such as 2,4,8") from error
+    names = tuple(part.strip() for part in attacks.split(",")) if attacks is not None else ()
+    return AttackOptions(**given, attacks=names, epsilon=radii, norm=Norm(norm), bit_flip=bit_flip)
+
+
+def _need_extras(attacks: Sequence[str]) -> None:
+    """Check, before anything is loaded, that what the attacks need is installed."""
+    needs = {"hopskipjump": ("attacks", "art")} | dict.fromkeys(
+        ("transfer-pgd", "twin-pgd", "twin-apgd", "bit-flip"), ("train", "torch")
+    )
+    for attack in attacks:
+        if attack in needs:
+            extra, module = needs[attack]
+            need_extra(f"the attack {attack} (--attacks square does without)", extra, module)
+
+
+def _described(threat: Mapping[str, Any], seed: int) -> str:
+    """Say what the figures are about, defaults included."""
+    unit = "/255" if threat["norm"] == "linf" else ""
+    return (
+        f"{', '.join(threat['attacks'])}: {threat['norm']} {', '.join(threat['epsilon'])}{unit}, "
+        f"{threat['images']:,} images, {threat['queries']:,} queries, {threat['steps']} steps, seed {seed}"
+    )
+
+
+def _run(campaign: "AttackCampaign", out: pathlib.Path, resume: bool) -> dict[str, Any]:
+    from resq_deploy.pipeline.attack_scene import Progress
+
+    with progress_bar("units") as bar:
+        task = bar.add_task("attackcamp", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, description=progress.stage)
+
+        return campaign.run(out, resume=resume, report=show)
+
+
+def _print(summary: Mapping[str, Any], options: "AttackOptions", out: pathlib.Path) -> None:
+    threat = summary["threat"]
+    click.echo(_described(threat, options.seed))
+    click.echo(f"clean accuracy {percent(summary['clean'])} on {threat['images']} images")
+    if summary["robust"]:
+        _print_robust(summary, "1/255" if options.norm.value == "linf" else "pixels")
+        _print_queries(summary["queries"])
+        _print_checks(summary)
+    if "bit_flip" in summary:
+        print_bit_flip(summary["bit_flip"])
+    if "fault_attack" in summary:
+        print_fault_attack(summary["fault_attack"])
+    click.echo(f"written to {out}")
+
+
+def _print_robust(summary: Mapping[str, Any], unit: str) -> None:
+    """Print robust accuracy by attack and epsilon; at 8 bits as well where that differs."""
+    epsilons = list(summary["worst_case"])
+    rows = []
+    for attack, exact in [*summary["robust"].items(), ("worst case", summary["worst_case"])]:
+        rounded = summary["worst_case_8bit"] if attack == "worst case" else summary["robust_8bit"][attack]
+        rows.append((attack, *(percent(exact[epsilon]) for epsilon in epsilons)))
+        if rounded != exact:
+            rows.append(("  at 8 bits", *(percent(rounded[epsilon]) for epsilon in epsilons)))
+    norm = summary["threat"]["norm"]
+    print_table(f"Robust accuracy by epsilon, {norm}, {unit}", ("attack", *epsilons), rows)
+
+
+def _print_queries(queries: Mapping[str, Any]) -> None:
+    for attack, radii in queries.items():
+        spent = ", ".join(f"{found['mean']:,.0f}" for found in radii.values())
+        click.echo(f"{attack}: {spent} queries an image")
+
+
+def _print_checks(summary: Mapping[str, Any]) -> None:
+    """Print the checks, the failed ones in red, and what they mean for the figures."""
+    words = {True: "passed", False: "FAILED", None: "not run"}
+    for name, check in summary["checks"].items():
+        text = f"check {name}: {words[check['passed']]}"
+        reason = f" ({check['reason']})" if check["reason"] else ""
+        click.secho(text + reason, fg="red" if check["passed"] is False else None)
+    if summary["trustworthy"] is False:
+        click.secho("NOT TRUSTWORTHY: a check failed, so robust accuracy may be too high", fg="red", bold=True)
+    elif summary["upper_bound"]:
+        click.echo("robust accuracy is an upper bound: the file was not attacked with its own gradients")
+    else:
+        click.echo("trustworthy: no check failed")
+
+
+def _bit_flip_options(given: dict[str, Any]) -> "BitFlipOptions":
+    """Take the options of the bit-flip attack out of the command's."""
+    from resq_deploy.campaign.options import parse_roles
+    from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
+
+    values = {name: given.pop(f"bit_flip_{name}") for name in ("batches", "limit", "target", "loss", "roles")}
+    try:
+        values["roles"] = parse_roles(values["roles"])
+    except OptionError as error:
+        raise OptionError(f"--bit-flip-roles: {str(error).partition(': ')[2]}") from error
+    return BitFlipOptions(**values)

@@ -1,0 +1,213 @@
+"""An attack campaign from options to run folder: units one by one, checks, summary; resumable at any moment."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.attacks.store import Store
+from resq_deploy.attacks.summary import Figures, Results, query_figures, robust_figures, verdict
+from resq_deploy.attacks.target import Target
+from resq_deploy.campaign.golden import Golden, golden_run
+from resq_deploy.data.dataset import Dataset
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Session
+from resq_deploy.deployed.verify import source_checkpoint
+from resq_deploy.errors import CheckpointError, DataError
+from resq_deploy.faults.statistics import share
+from resq_deploy.pipeline.attack_checks import judge_twin, run_checks, run_probes
+from resq_deploy.pipeline.attack_kit import AttackKit
+from resq_deploy.pipeline.attack_options import KNOWLEDGE, ON_IMAGES, SURROGATE, TWIN, AttackOptions
+from resq_deploy.pipeline.attack_scene import Progress, Report, Scene
+from resq_deploy.pipeline.fault_attack import fault_attack, plan_faults
+from resq_deploy.records import RunFolder, provenance, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from resq_deploy.pipeline.bit_flip import BitFlipAttack
+
+SCHEMA = 1
+_CONFIDENCE = 0.95
+
+
+class AttackCampaign:
+    """A campaign that is ready to run: model, data and options have been checked against each other.
+
+    Args:
+        model: the file under attack.
+        dataset: its test images are attacked.
+        options: what to do.
+
+    Raises:
+        InputError: if model, data or options cannot be used.
+    """
+
+    def __init__(self, model: DeployedModel, dataset: Dataset, options: AttackOptions) -> None:
+        self.options = options
+        self._model = model
+        self._dataset = dataset
+        self._test = dataset.evaluation(options.images)
+        self._golden = golden_run(model.patcher().golden, options.deployment, dataset, options.images)
+        self._attacks = tuple(name for name in options.chosen if name in ON_IMAGES)
+        self._faults = (
+            None
+            if options.with_faults is None
+            else plan_faults(model, options.with_faults, options.fault_chips, options.deployment)
+        )
+        self._bit_flip = _bit_flip(model, dataset, options) if "bit-flip" in options.chosen else None
+        self._kit = self._made_kit() if self._attacks else None
+
+    def _made_kit(self) -> AttackKit:
+        """Return what runs the attacks, after a look at what they are run on."""
+        options, file = self.options, self._model.patcher().golden
+        target = Target(Session(file, options.deployment))
+        pixels = target.prepared(self._test.images)
+        size = pixels.shape[1:3] if target.channels_last else pixels.shape[2:]
+        channels = pixels.shape[3 if target.channels_last else 1]
+        if channels not in (1, 3):
+            raise DataError(f"the images have {channels} channels: adversarial ones are kept as images of 1 or 3")
+        if options.surrogate is not None and any(name in SURROGATE for name in self._attacks):
+            _check_surrogate(options.surrogate, self._golden, size)
+        return AttackKit(
+            path=self._model.path,
+            model=file,
+            deployment=options.deployment,
+            images=self._test.images,
+            labels=self._golden.labels,
+            norm=options.norm,
+            queries=options.queries,
+            steps=options.steps,
+            seed=options.seed,
+            surrogate=options.surrogate,
+            white_box=next((name for name in self._attacks if name in TWIN), ""),
+        )
+
+    def run(self, out: pathlib.Path, *, resume: bool = False, report: Report = lambda _: None) -> dict[str, Any]:
+        """Run the campaign, or go on with one, and return its summary.
+
+        Args:
+            out: run folder; gets manifest.json, summary.json, adversarial/*.npz, and what further parts write.
+            resume: go on with the campaign in `out`.
+            report: called after every unit.
+
+        Raises:
+            RunFolderError: if the folder cannot be used.
+            ResqError: what an attack raised.
+        """
+        with RunFolder.open(
+            out,
+            command="attackcamp",
+            options=self._identity(),
+            sha256=self._digests(),
+            settings={
+                "model_file": self._model.path.name,
+                "workers": self.options.worker_count,
+                "checkpoint": source_checkpoint(self._model),
+            },
+            resume=resume,
+        ) as folder:
+            scene = Scene(
+                model=self._model,
+                dataset=self._dataset,
+                test=self._test,
+                options=self.options,
+                folder=folder.path,
+                report=report,
+            )
+            clean = share(self._golden.right, len(self._golden.labels), _CONFIDENCE)
+            summary: dict[str, Any] = {"schema": SCHEMA, "threat": self._threat(), "clean": clean.as_dict()}
+            results: Results = {}
+            if self._kit is not None:
+                results, figures = self._on_images(self._kit, scene)
+                summary |= figures
+            else:
+                summary |= robust_figures({}) | verdict({}, white_box=False)
+            if self._bit_flip is not None:
+                summary["bit_flip"] = self._bit_flip.run(folder.path, report)
+            if self._faults is not None:
+                adversarial = {
+                    attack: {epsilon: found.images for epsilon, found in radii.items()}
+                    for attack, radii in results.items()
+                }
+                summary["fault_attack"] = fault_attack(scene, adversarial, self._faults)
+            write_json(folder.path / "summary.json", summary)
+        return summary
+
+    def _on_images(self, kit: AttackKit, scene: Scene) -> tuple[Results, Figures]:
+        """Run the attacks on images and their checks; return what they did, and the figures."""
+        radii, workers = self.options.radii, self.options.worker_count
+        white_box = bool(kit.white_box)
+        twin = judge_twin(kit) if white_box else None
+        store = Store(scene.folder / "adversarial", kit.labels, self._extras())
+
+        def tell(attack: str, done: int, total: int) -> None:
+            scene.report(Progress(attack, done, total))
+
+        results = store.attack(self._attacks, radii, kit, workers=workers, report=tell)
+        probes: Results = {}
+        if white_box:
+            few = Store(scene.folder / "checks", kit.labels[: self.options.check_images], self._extras())
+            probes = run_probes(kit, few, radii, workers, tell)
+        checks = run_checks(results, probes, twin, radii, self._golden.logits.shape[1])
+        figures = robust_figures(results) | {"queries": query_figures(results)} | verdict(checks, white_box)
+        return results, figures | {"twin": twin.check.figures if twin else None}
+
+    def _extras(self) -> dict[str, NDArray[Any]]:
+        """Return what makes a file of adversarial images a data set like the one they are made from."""
+        return {} if self._dataset.classes_inferred else {"classes": np.array(self._dataset.classes)}
+
+    def _threat(self) -> dict[str, Any]:
+        """Return the threat model: what every figure is about."""
+        options = self.options
+        return {
+            "norm": str(options.norm),
+            "epsilon": options.radii,
+            "attacks": {name: KNOWLEDGE[name] for name in options.chosen},
+            "queries": options.queries,
+            "steps": options.steps,
+            "images": len(self._golden.labels),
+            "check_images": min(options.check_images, len(self._golden.labels)),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        # Another version of these may round or draw differently, so that a campaign must not be finished with it.
+        versions = provenance()["versions"]
+        runtime = {name: versions[name] for name in ("numpy", "onnxruntime", "torch") if name in versions}
+        return {"dataset": self._dataset.name, "versions": runtime, **self.options.identity()}
+
+    def _digests(self) -> dict[str, str | None]:
+        return {
+            "model": self._model.digest,
+            "data": self._dataset.digest("test"),
+            "surrogate": sha256_file(self.options.surrogate) if self.options.surrogate else None,
+            "fault_list": self._faults.list_digest if self._faults else None,
+        }
+
+
+def _check_surrogate(path: pathlib.Path, golden: Golden, size: Sequence[int]) -> None:
+    """Check that a float network takes the same images and knows the same classes as the file under attack.
+
+    Raises:
+        CheckpointError: if not, or if the checkpoint cannot be read.
+    """
+    from resq_deploy.hardening.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    classes = golden.logits.shape[1]
+    if len(checkpoint.classes) != classes:
+        raise CheckpointError(
+            f"--surrogate {path} knows {len(checkpoint.classes)} classes and the model {classes}: give the checkpoint "
+            "that the model was made of"
+        )
+    if tuple(size) != (checkpoint.image_size, checkpoint.image_size):
+        raise CheckpointError(
+            f"--surrogate {path} takes images of {checkpoint.image_size}x{checkpoint.image_size} and the model of "
+            f"{size[0]}x{size[1]}: give the checkpoint that the model was made of"
+        )
+
+
+def _bit_flip(model: DeployedModel, dataset: Dataset, options: AttackOptions) -> "BitFlipAttack":
+    from resq_deploy.pipeline.bit_flip import BitFlipAttack  # here, as the other attacks may do without torch
+
+    return BitFlipAttack(model, dataset, options)

@@ -1,0 +1,159 @@
+"""`resq-deploy attackcamp` as a user meets it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from resq_deploy import cli
+
+QUICK = ("--dataset", "digits", "--images", "60", "--steps", "5", "--queries", "30", "--workers", "1")
+
+
+@pytest.fixture
+def resq(monkeypatch, capsys):
+    """Run `resq-deploy attackcamp` in this process; return exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["resq-deploy", "attackcamp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_a_campaign_prints_what_it_did(resq, digits_int8, tmp_path):
+    out = tmp_path / "run"
+    status, printed, err = resq(digits_int8, *QUICK, "--epsilon", "4,12", "--out", out)
+    assert status == 0, err
+    assert "square, twin-pgd: linf 4, 12/255, 60 images, 30 queries, 5 steps, seed 0" in printed
+    assert "clean accuracy" in printed
+    assert "Robust accuracy by epsilon, linf, 1/255" in printed
+    assert "worst case" in printed
+    assert "check black_box: passed" in printed
+    assert "check transfer: not run (no transfer attack was asked for" in printed
+    assert "trustworthy: no check failed" in printed
+    assert {path.name for path in out.iterdir()} >= {"manifest.json", "summary.json", "adversarial"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["status"] == "done"
+    assert manifest["options"]["epsilon"] == ["4", "12"]
+
+
+def test_black_box_only_is_said_to_be_an_upper_bound(resq, digits_int8, tmp_path):
+    arguments = (*QUICK, "--attacks", "square", "--norm", "l2", "--epsilon", "2", "--out", tmp_path / "run")
+    status, printed, _ = resq(digits_int8, *arguments)
+    assert status == 0
+    assert "Robust accuracy by epsilon, l2, pixels" in " ".join(printed.split())
+    assert "robust accuracy is an upper bound" in printed
+
+
+def test_a_failed_check_is_said_aloud(resq, digits_int8, tmp_path):
+    model = onnx.load(digits_int8)
+    add = [
+        helper.make_node("QuantizeLinear", [model.graph.output[0].name, "narrow", "middle"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "narrow", "middle"], ["level"]),
+        helper.make_node("Mul", ["level", "factor"], ["hidden"]),
+    ]
+    model.graph.node.extend(add)
+    numbers = {"narrow": np.float32(2 / 127), "middle": np.int8(0), "factor": np.float32(200)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), key) for key, value in numbers.items())
+    model.graph.output[0].name = "hidden"
+    onnx.save(model, tmp_path / "masked.onnx")
+    status, printed, _ = resq(tmp_path / "masked.onnx", *QUICK, "--epsilon", "12", "--out", tmp_path / "run")
+    assert status == 0
+    assert re.search(r"^check \w+: FAILED \(.+\)$", printed, re.MULTILINE)
+    assert "NOT TRUSTWORTHY" in printed
+
+
+@pytest.fixture
+def refused(resq):
+    """Run a command that must be refused: status 2, one line on standard error, nothing on standard output."""
+
+    def run(*arguments):
+        status, out, err = resq(*arguments)
+        assert status == 2, err
+        assert out == ""
+        assert len(err.splitlines()) == 1, err
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--attacks", "pgd"), "unknown attack 'pgd'; attacks are square, hopskipjump, transfer-pgd"),
+        (("--epsilon", "0"), "--epsilon 0: give radii above 0"),
+        (("--epsilon", "2;4"), "--epsilon '2;4': give numbers, such as 2,4,8"),
+        (("--norm", "l1"), "'l1' is not one of"),
+        (("--queries", "1"), "--queries 1: give a whole number from 3 up"),
+        (("--images", "0"), "--images 0: give a whole number from 1 up"),
+        (("--attacks", "transfer-pgd"), "give --surrogate CHECKPOINT"),
+        (("--surrogate", "nowhere.pt"), "cannot read"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_options(refused, digits_int8, tmp_path, given, words):
+    assert words in refused(digits_int8, "--dataset", "digits", "--out", tmp_path / "run", *given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_file(refused, tmp_path):
+    assert "cannot read" in refused("nowhere.onnx", "--dataset", "digits", "--out", tmp_path / "run")
+
+
+def test_a_folder_of_something_else(refused, digits_int8, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    assert "not empty" in refused(digits_int8, *QUICK, "--out", tmp_path / "run")
+    assert "no manifest.json" in refused(digits_int8, *QUICK, "--out", tmp_path / "run", "--resume")
+
+
+def test_other_classes(refused, digits_int8, tmp_path):
+    np.savez(
+        tmp_path / "set.npz", images=np.zeros((9, 32, 32, 3), np.uint8), labels=np.arange(9), classes=list("abcdefghi")
+    )
+    assert "the model has 10 classes" in refused(
+        digits_int8, "--dataset", tmp_path / "set.npz", "--out", tmp_path / "run"
+    )
+
+
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in ("art", "torch") else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+from resq_deploy.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("attacks", "words"),
+    [
+        ((), "the attack twin-pgd (--attacks square does without) needs the extra 'train': pip install"),
+        (("--attacks", "hopskipjump"), "needs the extra 'attacks': pip install 'resq-deploy[attacks]'"),
+        (("--attacks", "square"), ""),
+    ],
+)
+def test_a_core_install(digits_int8, tmp_path, attacks, words):
+    call = [sys.executable, "-c", BARE, "attackcamp", digits_int8, *QUICK, *attacks, "--out", tmp_path / "run"]
+    done = subprocess.run(list(map(str, call)), capture_output=True, text=True)
+    if words:
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert words in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr

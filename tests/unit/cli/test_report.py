@@ -1,0 +1,104 @@
+"""`resq-deploy report` as a user meets it: files of every form, and one line for each wrong input."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from resq_deploy import cli
+
+
+@pytest.fixture
+def resq(monkeypatch, capsys):
+    """Run `resq-deploy` in this process; return exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["resq-deploy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory, digits_int8):
+    """Two campaigns that can be compared, and one that cannot."""
+    folder = tmp_path_factory.mktemp("campaigns")
+    for name, images in (("one", 40), ("two", 40), ("more", 50)):
+        call = [
+            "faultcamp",
+            digits_int8,
+            "--dataset",
+            "digits",
+            "--samples",
+            "30",
+            "--images",
+            images,
+            "--workers",
+            "1",
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "resq_deploy", *map(str, call), "--out", str(folder / name)],
+            check=True,
+            capture_output=True,
+        )
+    return folder
+
+
+@pytest.mark.parametrize("form", ["html", "json", "csv", "md"])
+@pytest.mark.parametrize("named", ["by the ending", "by --format"])
+def test_every_form_is_written(resq, campaigns, tmp_path, form, named):
+    out = tmp_path / (f"report.{form}" if named == "by the ending" else "report")
+    asked = () if named == "by the ending" else ("--format", form)
+    status, printed, _ = resq("report", campaigns / "one", campaigns / "two", "--out", out, *asked)
+    assert status == 0
+    assert printed == f"2 runs, 1 compared: {out}\n"
+    text = out.read_text(encoding="utf-8")
+    if form == "html":
+        assert text.startswith("<!DOCTYPE html>")
+    elif form == "json":
+        assert [run["run"] for run in json.loads(text)["runs"]] == ["one", "two"]
+    elif form == "csv":
+        assert {row["run"] for row in csv.DictReader(text.splitlines())} == {"one", "two", "two - one"}
+    else:
+        assert text.startswith("# resq-deploy report")
+
+
+def test_runs_that_cannot_be_paired_are_shown_and_told_why(resq, campaigns, tmp_path):
+    out = tmp_path / "report.md"
+    assert resq("report", campaigns / "one", campaigns / "more", "--out", out)[0] == 0
+    assert "one was not compared: other number of images: 50 in more, 40 in one." in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{runs}/none", "--out", "x.html"), "is not a run folder of resq-deploy: it holds no manifest.json"),
+        (("{runs}/one", "{runs}/one", "--out", "x.html"), "is given twice"),
+        (("{runs}/one", "{runs}/more", "--compare", "--out", "x.html"), "cannot compare one: other number of images"),
+        (("{runs}/one", "--compare", "--out", "x.html"), "cannot compare runs: give two or more of faultcamp"),
+        (("{runs}/one", "--out", "{runs}"), "is a folder: give a file, such as"),
+        (("{runs}/one", "--out", "/proc/none/x.html"), "cannot write /proc/none/x.html"),
+        (("{runs}/one",), "Missing option '--out'"),
+        (("--out", "x.html"), "Missing argument 'DIR...'"),
+    ],
+)
+def test_wrong_input_is_one_line(resq, campaigns, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = resq("report", *(argument.format(runs=campaigns) for argument in arguments))
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", ["jinja2", "jsonschema", "plotly"])
+def test_a_missing_extra_says_what_to_install(resq, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    status, _, err = resq("report", "run", "--out", "x.html")
+    assert status == 2
+    assert err == "resq-deploy: the report needs the extra 'report': pip install 'resq-deploy[report]'\n"

@@ -1,0 +1,103 @@
+"""Recipes: read as a whole, checked as a whole."""
+
+import re
+
+import pytest
+
+from resq_deploy.cli.study import _check
+from resq_deploy.errors import OptionError
+from resq_deploy.pipeline.study_recipe import Cell, arguments, read_recipe, shipped_recipes
+
+GRID = '[grid]\nnetwork = ["resnet8"]\ndataset = ["digits"]\n'
+
+
+def written(folder, text):
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("profile", [None, "cpu"])
+def test_shipped_recipes_are_sound(name, profile):
+    if name == "demo" and profile:
+        with pytest.raises(OptionError, match="has no profile 'cpu': it has none"):
+            read_recipe(name, profile, _check)
+        return
+    recipe = read_recipe(name, profile, _check)
+    cells = list(recipe.cells())
+    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 12, "paper": 24}[name]
+
+
+def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
+    text = GRID.replace('["resnet8"]', '["resnet8", "resnet20"]') + (
+        "[train]\nepochs-attack = 7\nepochs-fault = 7\nbatch-size = 32\n"
+        "[dataset.digits.train]\nepochs-fault = 5\nbatch-size = 16\n"
+        "[network.resnet20.train]\nbatch-size = 8\n"
+        "[profile.short.train]\nepochs-attack = 1\n[profile.short.grid]\nseed = [3]\n"
+    )
+    recipe = read_recipe(written(tmp_path, text), "short", _check)
+    assert recipe.seeds == (3,)
+    small, large = (
+        recipe.options(Cell(network=network, dataset="digits", variant="attack", seed=3))["train"]
+        for network in ("resnet8", "resnet20")
+    )
+    assert small == {"epochs-attack": 1, "epochs-fault": 5, "batch-size": 16}
+    assert large == {"epochs-attack": 1, "epochs-fault": 5, "batch-size": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[grid]\nnetwork = []\ndataset = ['digits']\n", "[grid] needs network = [...]"),
+        ("[grid]\nnetwork = ['a']\n", "[grid] needs dataset = [...]"),
+        ("[grid]\nnetwork = [1]\ndataset = ['digits']\n", "[grid] network: give names, each once"),
+        (GRID + "seed = [0, 0]\n", "[grid] seed: give numbers, each once"),
+        (GRID + "seed = ['x']\n", "[grid] seed: give numbers, each once"),
+        (
+            GRID + "variant = ['both']\n",
+            "[grid] unknown variant 'both', known are baseline, attack, fault, attack+fault",
+        ),
+        (GRID + "networks = ['a']\n", "[grid] has no 'networks'"),
+        (GRID + "[trains]\n", "unknown table [trains]"),
+        ("train = 3\n" + GRID, "'train' is no table"),
+        (GRID + "[faultcamp]\nimages = 5\n", "[faultcamp] holds 'images' itself: name the campaign"),
+        (GRID + "[dataset.digits]\nepochs = 3\n", "[dataset.digits] has no 'epochs'"),
+        (GRID + "[train]\nepochs = 3\n", "[train] No such option"),
+        (GRID + "[train]\nepochs-attack = 'many'\n", "[train] Invalid value for '--epochs-attack'"),
+        (GRID + "[train]\nstages = 'baseline'\n", "[train] stages: the study gives this itself"),
+        (GRID + "[faultcamp.a]\nfaults = 'none'\n", "[faultcamp.a] Invalid value for '--faults'"),
+        (GRID + "[attackcamp.a]\nsurrogate = 'x.pt'\n", "[attackcamp.a] surrogate: the study gives this itself"),
+        ("grid = [\n", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, text, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        read_recipe(written(tmp_path, text), None, _check)
+
+
+def test_everything_wrong_is_said_at_once(tmp_path):
+    text = GRID + "[train]\nepochs = 3\nstages = 'x'\n[export-int8]\nranges = 'wide'\n"
+    with pytest.raises(OptionError) as caught:
+        read_recipe(written(tmp_path, text), None, _check)
+    assert all(part in str(caught.value) for part in ("--epochs", "stages", "--ranges"))
+
+
+def test_a_missing_recipe_names_those_that_come_with_the_package():
+    with pytest.raises(OptionError, match="give a TOML file, or one of ablation, demo, paper"):
+        read_recipe("nowhere.toml", None, _check)
+
+
+def test_arguments():
+    options = {"no-gate": True, "equalize": False, "gate": ["clean=2", "square=off"], "ber": "1e-3", "images": 5}
+    assert arguments(options) == [
+        "--no-gate",
+        "--gate",
+        "clean=2",
+        "--gate",
+        "square=off",
+        "--ber",
+        "1e-3",
+        "--images",
+        "5",
+    ]

@@ -1,0 +1,88 @@
+"""The steps of a study: what is shared, in which order, and on which command lines."""
+
+import pathlib
+
+import pytest
+
+from resq_deploy.errors import OptionError
+from resq_deploy.pipeline.study import Study, StudyOptions, command_lines
+from resq_deploy.pipeline.study_recipe import read_recipe
+from resq_deploy.pipeline.study_steps import steps_of
+
+
+def _anything(_command, _arguments):
+    """Find nothing wrong."""
+
+
+RECIPE = """
+[grid]
+network = ["resnet8"]
+dataset = ["digits"]
+variant = ["baseline", "fault", "attack+fault"]
+seed = [0, 1]
+[train]
+epochs-baseline = 2
+epochs-fault = 3
+[export-int8]
+no-gate = true
+[faultcamp.chips]
+faults = "ber"
+[attackcamp.pgd]
+attacks = "twin-pgd"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return read_recipe(str(path), None, _anything)
+
+
+def test_chains_share_their_trainings(recipe):
+    steps = steps_of(recipe, recipe.cells())
+    names = [step.name for step in steps]
+    assert len(names) == len(set(names))
+    assert [name for name in names if "seed-0/train" in name] == [
+        f"resnet8/digits/seed-0/train-{stages}" for stages in ("baseline", "fault", "attack", "attack+fault")
+    ]
+
+
+def test_every_step_reads_only_what_earlier_ones_wrote(recipe):
+    written: set[str] = set()
+    for step in steps_of(recipe, recipe.cells()):
+        assert {path for _, path in step.reads} <= written
+        assert not set(step.writes) & written
+        written.update(step.writes)
+
+
+def test_epochs_of_other_stages_do_not_matter_to_a_training(recipe):
+    by_name = {step.name: step.arguments for step in steps_of(recipe, recipe.cells())}
+    assert "--epochs-fault" not in by_name["resnet8/digits/seed-0/train-baseline"]
+    assert "--epochs-baseline" not in by_name["resnet8/digits/seed-0/train-fault"]
+    assert by_name["resnet8/digits/seed-0/train-fault"][-2:] == ("--epochs-fault", "3")
+
+
+def test_command_lines(recipe):
+    study = Study(recipe, StudyOptions(cells=("*/seed-1/fault",)))
+    cell = "out/resnet8/digits/seed-1"
+    common = "--dataset digits --seed 1"
+    assert command_lines(study, pathlib.Path("out"), pathlib.Path("data")) == [
+        f"resq-deploy train --network resnet8 {common} --stages baseline --epochs-baseline 2 "
+        f"--out {cell}/train-baseline --data-dir data --resume",
+        f"resq-deploy train --init {cell}/train-baseline/baseline.pt --network resnet8 {common} --stages fault "
+        f"--epochs-fault 3 --out {cell}/train-fault --data-dir data --resume",
+        f"resq-deploy export-int8 {cell}/train-fault/fault.pt {common} --no-gate "
+        f"--out {cell}/fault/net.int8.onnx --data-dir data",
+        f"resq-deploy faultcamp {cell}/fault/net.int8.onnx {common} --faults ber "
+        f"--out {cell}/fault/faultcamp-chips --data-dir data --resume",
+        f"resq-deploy attackcamp {cell}/fault/net.int8.onnx --surrogate {cell}/train-fault/fault.pt {common} "
+        f"--attacks twin-pgd --out {cell}/fault/attackcamp-pgd --data-dir data --resume",
+    ]
+
+
+def test_no_cell_left(recipe):
+    with pytest.raises(
+        OptionError, match=r"no cell matches \*/gtsrb/\*: the recipe has resnet8/digits/seed-0/baseline"
+    ):
+        Study(recipe, StudyOptions(cells=("*/gtsrb/*",)))
