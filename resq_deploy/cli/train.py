@@ -1,8 +1,10 @@
 """`resq-deploy train`: stages 0 to 2 of the hardening."""
 
+import contextlib
+import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +20,10 @@ from resq_deploy.cli.shared import (
     seed_option,
 )
 from resq_deploy.hardening.options import TrainOptions
+
+if TYPE_CHECKING:
+    from resq_deploy.hardening.events import Report
+    from resq_deploy.records import RunFolder
 
 _PIXEL = 255
 _GIVEN_IN_PIXELS = ("epsilon", "attack_step")
@@ -40,7 +46,22 @@ def _choice(flag: str, values: tuple[str, ...], text: str) -> _Decorator:
     return click.option(flag, type=click.Choice(values), help=f"{text}  [default: {default}]")
 
 
-@click.command()
+class _Command(click.Command):
+    """Of several processes that torchrun started, the first tells of options that cannot be read."""
+
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **settings)
+        except click.UsageError:
+            if os.environ.get("RANK", "0") != "0":
+                from resq_deploy.hardening.ranks import launched, leave_silently
+
+                if launched():
+                    leave_silently(click.UsageError.exit_code)
+            raise
+
+
+@click.command(cls=_Command)
 @click.option("--network", required=True, metavar="N", help="A network's name, or module:function of your own.")
 @dataset_option
 @data_dir_option
@@ -57,6 +78,8 @@ def _choice(flag: str, values: tuple[str, ...], text: str) -> _Decorator:
 @_number("--rate-fault", "Peak learning rate of stage 2.")
 @_number("--weight-decay", "Weight decay of SGD.")
 @_number("--label-smoothing", "Label smoothing of stage 0.")
+@_number("--hardening-smoothing", "Label smoothing of stages 1 and 2.")
+@_number("--ema", "Decay of the average of the weights that is judged and kept; 0: the weights themselves.")
 @_number("--epsilon", "Radius of the perturbations, in 1/255.")
 @_number("--epsilon-warmup", "Share of stage 1 in which epsilon rises from 0 (gtsrb: 0.3).")
 @_choice("--attack", ("n-fgsm", "pgd"), "How stage 1 perturbs images.")
@@ -95,7 +118,8 @@ def command(
 ) -> None:
     """Train a network in up to three stages: baseline, attack resilience, fault resilience.
 
-    Each stage starts from the best epoch of the one before. A killed run goes on with --resume.
+    Each stage starts from the best epoch of the one before. A killed run goes on with --resume. Several processes
+    share the work where torchrun starts them; each batch is then shared out among them.
 
     \b
     Examples:
@@ -103,38 +127,52 @@ def command(
       resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out run --epsilon 8
       resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out fault-only \\
           --stages fault --init run/baseline.pt
+      torchrun --nproc-per-node 2 -m resq_deploy train --network resnet8 --dataset digits --out run
     """
     need_extra("training", "train", "torch", "torchvision")
     from resq_deploy.cli.training_progress import training_progress
     from resq_deploy.data import load_dataset
     from resq_deploy.hardening.checkpoint import load_checkpoint
+    from resq_deploy.hardening.events import silent
     from resq_deploy.hardening.loop import train
     from resq_deploy.hardening.options import with_recipe
-    from resq_deploy.records import RunFolder, sha256_file
+    from resq_deploy.hardening.ranks import joined_ranks
+    from resq_deploy.records import sha256_file
 
-    data = load_dataset(dataset, data_dir)
-    wanted = tuple(stage.strip() for stage in stages.split(",") if stage.strip())
-    options = with_recipe(data.name, {**_in_unit_pixels(given), "stages": wanted})
-    start = load_checkpoint(init) if init else None
-    sha256 = {
-        "init": sha256_file(init) if init else None,
-        "train": data.digest("train"),
-        "test": data.digest("test"),
-    }
-    opened = RunFolder.open(
+    with joined_ranks() as ranks, contextlib.ExitStack() as stack:
+        data = load_dataset(dataset, data_dir)
+        wanted = tuple(stage.strip() for stage in stages.split(",") if stage.strip())
+        options = with_recipe(data.name, {**_in_unit_pixels(given), "stages": wanted})
+        start = load_checkpoint(init) if init else None
+        report: Report = silent
+        if ranks.leads:
+            sha256 = {
+                "init": sha256_file(init) if init else None,
+                "train": data.digest("train"),
+                "test": data.digest("test"),
+            }
+            stack.enter_context(_run_folder(out, options, sha256, resume=resume, processes=ranks.count))
+            report = stack.enter_context(training_progress())
+        result = train(options, data, out, report, init=start, ranks=ranks)
+    if ranks.leads:
+        _print_summary(result.summary)
+
+
+def _run_folder(
+    out: pathlib.Path, options: TrainOptions, sha256: Mapping[str, str | None], *, resume: bool, processes: int
+) -> "RunFolder":
+    import torch
+
+    from resq_deploy.records import RunFolder
+
+    return RunFolder.open(
         out,
         command="train",
         options=options.identity(),
         sha256=sha256,
-        settings=_settings(options),
+        settings={"device": options.device, "threads": torch.get_num_threads(), "processes": processes},
         resume=resume,
     )
-    with (
-        opened as run,
-        training_progress() as report,
-    ):
-        result = train(options, data, run, report, init=start)
-    _print_summary(result.summary)
 
 
 def _in_unit_pixels(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,12 +180,6 @@ def _in_unit_pixels(given: Mapping[str, Any]) -> dict[str, Any]:
         name: value / _PIXEL if name in _GIVEN_IN_PIXELS and value is not None else value
         for name, value in given.items()
     }
-
-
-def _settings(options: TrainOptions) -> dict[str, Any]:
-    import torch
-
-    return {"device": options.device, "threads": torch.get_num_threads()}
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:

@@ -85,7 +85,9 @@ def measure(bench: Workbench) -> list[LayerCriticality]:
             with bench.autocast():
                 logits = bench.network(batch.images)
             loss = F.cross_entropy(logits.float(), batch.labels)
-            found = torch.stack([gradient.norm() for gradient in torch.autograd.grad(loss, weights)])
+            gradients = torch.autograd.grad(loss, weights)
+            bench.ranks.average(gradients)
+            found = torch.stack([gradient.norm() for gradient in gradients])
             if not found.isfinite().all():
                 raise TrainingError("a gradient is not finite while layers are ranked: lower the learning rate")
             norms.add(dict(zip(layers, found.tolist(), strict=True)))
@@ -105,11 +107,12 @@ def ranked(bench: Workbench, when: When) -> list[LayerCriticality]:
         TrainingError: if a gradient is not finite.
     """
     path = bench.folder / FILE
-    known = read_json(path) if path.is_file() else {}
+    known = bench.ranks.first(lambda: read_json(path) if path.is_file() else {})
     if when not in known:
         bench.report(Notice(message=f"ranking layers over {bench.options.criticality_batches} batches"))
         known[when] = [dataclasses.asdict(entry) for entry in measure(bench)]
-        write_json(path, known)
+        if bench.ranks.leads:
+            write_json(path, known)
     try:
         return [LayerCriticality(**entry) for entry in known[when]]
     except TypeError as error:

@@ -1,6 +1,6 @@
 """Accuracies of a classifier on held-out images: plain and under PGD, with Wilson intervals."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,11 +25,12 @@ def correct(bench: Workbench, network: Classifier, images: Images, *, exact: boo
         images: what to classify.
         exact: compute in float32 even where training takes bf16.
     """
-    right = []
+
+    def judge(_: int, pixels: Tensor, labels: Tensor) -> Tensor:
+        return network(bench.model_input(pixels)).argmax(1).cpu() == labels
+
     with evaluation_mode(network), torch.no_grad(), bench.autocast(enabled=not exact):
-        for pixels, labels in _parts(images):
-            right.append(network(bench.model_input(pixels)).argmax(1).cpu() == labels)
-    return torch.cat(right)
+        return _judged(bench, images, judge)
 
 
 def correct_under_pgd(
@@ -39,23 +40,23 @@ def correct_under_pgd(
 
     Each call draws the same random starts. The step is `2.5 eps / steps`.
     """
-    generator = bench.generator("pgd")
     epsilon = bench.options.epsilon
-    right = []
+
+    def judge(index: int, pixels: Tensor, labels: Tensor) -> Tensor:
+        perturbed = pgd(
+            network,
+            bench.model_input(pixels),
+            labels.to(bench.device),
+            epsilon=epsilon,
+            steps=steps,
+            step_size=_REACH * epsilon / steps,
+            generator=bench.generator("pgd", index),
+        )
+        with torch.no_grad():
+            return network(perturbed).argmax(1).cpu() == labels
+
     with evaluation_mode(network), bench.autocast(enabled=not exact):
-        for pixels, labels in _parts(images):
-            perturbed = pgd(
-                network,
-                bench.model_input(pixels),
-                labels.to(bench.device),
-                epsilon=epsilon,
-                steps=steps,
-                step_size=_REACH * epsilon / steps,
-                generator=generator,
-            )
-            with torch.no_grad():
-                right.append(network(perturbed).argmax(1).cpu() == labels)
-    return torch.cat(right)
+        return _judged(bench, images, judge)
 
 
 def share(right: Tensor) -> float:
@@ -70,5 +71,14 @@ def estimate(right: Tensor) -> dict[str, Any]:
     return {"value": hits / n, "low": interval.low, "high": interval.high, "n": n, "confidence": CONFIDENCE}
 
 
-def _parts(images: Images) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(torch.split(images.pixels, _BATCH), torch.split(images.labels, _BATCH), strict=True)
+def _judged(bench: Workbench, images: Images, judge: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+    """Judge images in batches, shared out among the processes; return to each what all of them found."""
+    batches = zip(torch.split(images.pixels, _BATCH), torch.split(images.labels, _BATCH), strict=True)
+    ranks = bench.ranks
+    found = [
+        judge(index, pixels, labels)
+        if index % ranks.count == ranks.rank
+        else torch.zeros(len(labels), dtype=torch.bool)
+        for index, (pixels, labels) in enumerate(batches)
+    ]
+    return ranks.joined(found)

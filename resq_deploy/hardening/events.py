@@ -49,3 +49,7 @@ class Notice:
 
 Event = StepDone | EpochDone | Notice
 Report = Callable[[Event], None]
+
+
+def silent(_: Event) -> None:
+    """Take events and show nothing: of several processes, one reports."""

@@ -11,16 +11,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resq_deploy.errors import TrainingError
 from resq_deploy.grid import CODE_MAX, SMALLEST_SCALE
-from resq_deploy.hardening.folding import fold_factors
+from resq_deploy.hardening.folding import fold_factors, per_channel
+from resq_deploy.hardening.ranks import Ranks
 
 _BITS = 8
 _UINT8_MAX = 255
 _RANGE_MEMORY = 0.95
+
+
+Stored = Mapping[str, tuple[Tensor, Tensor]]
+"""By layer, its codes and what a step of them is worth, as `WeightGrid.codes` gives them."""
 
 
 class WeightGrid:
@@ -52,18 +56,23 @@ class WeightGrid:
         """
         weight = self.layers[name].weight.detach()
         norm = self._norms.get(name)
-        factors = fold_factors(norm) if isinstance(norm, nn.BatchNorm2d) else torch.ones_like(weight.flatten(1)[:, 0])
-        factors = factors.reshape(-1, *[1] * (weight.ndim - 1))
+        factors = fold_factors(norm).detach() if isinstance(norm, nn.BatchNorm2d) else weight.new_ones(len(weight))
+        factors = per_channel(factors, weight.ndim)
         folded = weight * factors
         scale = folded.flatten(1).abs().amax(1).reshape(factors.shape) / CODE_MAX
         scale = torch.where(scale < SMALLEST_SCALE, torch.ones_like(scale), scale)
         codes = (folded / scale).round().clamp(-CODE_MAX, CODE_MAX)
         return codes, torch.where(factors == 0, torch.nan, scale / factors)
 
-    def weights(self, flips: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def stored(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what `codes` gives for every layer, for the branches of a step to share."""
+        return {name: self.codes(name) for name in self.layers}
+
+    def weights(self, stored: Stored, flips: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return quantized weights for `torch.func.functional_call`, with straight-through gradients.
 
         Args:
+            stored: what `stored` gave.
             flips: for some layers, what to flip: uint8 of the weight's shape, XORed with the two's-complement codes.
 
         Returns:
@@ -72,11 +81,11 @@ class WeightGrid:
         flips = flips or {}
         substitutes = {}
         for name, layer in self.layers.items():
-            codes, step = self.codes(name)
+            codes, step = stored[name]
             if name in flips:
                 codes = flip_codes(codes, flips[name])
-            stored = torch.where(step.isnan(), layer.weight.detach(), codes * step)
-            substitutes[f"{name}.weight"] = layer.weight + (stored - layer.weight).detach()
+            values = torch.where(step.isnan(), layer.weight.detach(), codes * step)
+            substitutes[f"{name}.weight"] = _StraightThrough.apply(layer.weight, values)
         return substitutes
 
     def draw_flips(
@@ -135,25 +144,33 @@ class ActivationGrid:
     """
 
     def __init__(self, grid: WeightGrid) -> None:
-        self._layers = dict(grid.layers)
+        self._names = list(grid.layers)
         self.ranges: dict[str, tuple[float, float]] = {}
 
     @contextlib.contextmanager
-    def applied(self, *, learn: bool) -> Iterator[None]:
+    def applied(self, network: nn.Module, *, learn: bool) -> Iterator[None]:
         """Quantize activations for a while.
 
         Args:
+            network: the network that is run, the one watched or its folded form.
             learn: let the ranges follow each batch (`r <- 0.95 r + 0.05 batch`, the first batch as it is). A layer
                 without a range yet is not quantized.
         """
         handles = [
-            layer.register_forward_pre_hook(self._hook(name, learn=learn)) for name, layer in self._layers.items()
+            network.get_submodule(name).register_forward_pre_hook(self._hook(name, learn=learn)) for name in self._names
         ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def agree(self, ranks: Ranks) -> None:
+        """Average the ranges over the processes of a run."""
+        if ranks.count > 1:
+            ends = {f"{name} {end}": of[end] for name, of in self.ranges.items() for end in range(2)}
+            means = ranks.means(ends)
+            self.ranges = {name: (means[f"{name} 0"], means[f"{name} 1"]) for name in self.ranges}
 
     def _hook(self, name: str, *, learn: bool) -> Any:
         def quantize(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -167,7 +184,9 @@ class ActivationGrid:
         return quantize
 
     def _follow(self, name: str, values: Tensor) -> None:
-        low, high = min(values.amin().item(), 0.0), max(values.amax().item(), 0.0)
+        # in the order they lie in memory: other layouts than the default would be copied first
+        lowest, highest = torch.aminmax(values.permute(sorted(range(values.ndim), key=values.stride, reverse=True)))
+        low, high = min(lowest.item(), 0.0), max(highest.item(), 0.0)
         if not math.isfinite(high - low):
             raise TrainingError(
                 f"layer {name} reads values that are not finite: lower the learning rates or give --precision float32; "
@@ -180,22 +199,39 @@ class ActivationGrid:
         )
 
 
-class _Round(torch.autograd.Function):
-    """Round to multiples of a step, half to even; the gradient passes straight through."""
+class _StraightThrough(torch.autograd.Function):
+    """Put values in the place of a tensor, to the bit; the gradient passes to that tensor as it is."""
 
     @staticmethod
-    def forward(_: Any, values: Tensor, step: float) -> Tensor:
-        return values.div(step).round_().mul_(step)
+    def forward(_: Any, _replaced: Tensor, values: Tensor) -> Tensor:
+        return values
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
 
+class _Quantize(torch.autograd.Function):
+    """Round to multiples of a step, half to even, between two bounds; the gradient is 1 between them and 0 outside."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, step: float, lowest: int, highest: int) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.bounds = lowest * step, highest * step
+        # exact where the format is; in bf16 both are off by as much, and the product takes less time
+        steps = values.div(step) if values.dtype == torch.float32 else values.mul(1 / step)
+        return steps.round_().clamp_(lowest, highest).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (values,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], values, *ctx.bounds), None, None, None
+
+
 def quantize_activation(values: Tensor, low: float, high: float) -> Tensor:
     """Return values on the uint8 grid of a range, saturated beyond it; the gradient is 1 inside and 0 outside.
 
-    Two vectorised kernels; torch's own fake quantization took seven times as long on a CPU.
+    A few vectorised kernels; torch's own fake quantization took seven times as long on a CPU.
 
     Args:
         values: of any shape and float type, which is kept.
@@ -204,6 +240,5 @@ def quantize_activation(values: Tensor, low: float, high: float) -> Tensor:
     """
     step = max((high - low) / _UINT8_MAX, SMALLEST_SCALE)
     zero_point = min(max(round(-low / step), 0), _UINT8_MAX)
-    saturated = F.hardtanh(values, -zero_point * step, (_UINT8_MAX - zero_point) * step)
-    rounded: Tensor = _Round.apply(saturated, step)
-    return rounded
+    quantized: Tensor = _Quantize.apply(values, step, -zero_point, _UINT8_MAX - zero_point)
+    return quantized

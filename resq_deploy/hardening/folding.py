@@ -6,10 +6,12 @@ factors serve the fake quantization of training.
 """
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 Module = TypeVar("Module", bound=nn.Module)
 _PROBE_TOLERANCE = 1e-3
@@ -51,18 +53,27 @@ def find_pairs(network: nn.Module, example: Tensor) -> dict[str, str]:
 
 
 def fold_factors(norm: nn.BatchNorm2d) -> Tensor:
-    """Return `k_c = gamma_c / sqrt(var_c + eps)` of the running statistics, float32 [channels]; it may be negative."""
+    """Return `k_c = gamma_c / sqrt(var_c + eps)` of the running statistics, float32 [channels]; it may be negative.
+
+    The gradient reaches gamma.
+    """
     variance = _statistic(norm.running_var)
     factors = torch.rsqrt(variance + norm.eps)
-    return factors if norm.weight is None else factors * norm.weight.detach()
+    return factors if norm.weight is None else factors * norm.weight
 
 
-def fold_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """Return a convolution's weights with the batch-norm folded in, [out, in, height, width], detached."""
-    return conv.weight.detach() * fold_factors(norm).reshape(-1, 1, 1, 1)
+def fold_bias(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """Return the bias that a convolution has with the batch-norm folded in, float32 [channels].
+
+    `(bias_c - mean_c) k_c + beta_c`; the gradient reaches the bias, gamma and beta.
+    """
+    factors = fold_factors(norm)
+    bias = torch.zeros_like(factors) if conv.bias is None else conv.bias
+    shift = torch.zeros_like(factors) if norm.bias is None else norm.bias
+    return (bias - _statistic(norm.running_mean)) * factors + shift
 
 
-def fold_batchnorm(network: Module, pairs: dict[str, str]) -> Module:
+def fold_batchnorm(network: Module, pairs: Mapping[str, str]) -> Module:
     """Return a copy of a network, in evaluation mode, with each paired batch-norm folded and made an identity.
 
     Args:
@@ -70,20 +81,74 @@ def fold_batchnorm(network: Module, pairs: dict[str, str]) -> Module:
         pairs: what `find_pairs` returns.
     """
     folded = copy.deepcopy(network).eval()
-    modules = dict(folded.named_modules())
-    for conv_name, norm_name in pairs.items():
-        conv, norm = modules[conv_name], modules[norm_name]
-        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-            raise TypeError(f"{conv_name} and {norm_name} are no convolution and batch-norm")
-        factors = fold_factors(norm)
-        bias = torch.zeros_like(factors) if conv.bias is None else conv.bias.detach()
-        shift = torch.zeros_like(factors) if norm.bias is None else norm.bias.detach()
-        weight = fold_weight(conv, norm)
-        conv.bias = nn.Parameter((bias - _statistic(norm.running_mean)) * factors + shift)
-        conv.weight = nn.Parameter(weight)
-        parent, _, leaf = norm_name.rpartition(".")
+    for name, (conv, norm) in _modules_of(folded, pairs).items():
+        conv.bias = nn.Parameter(fold_bias(conv, norm).detach())
+        conv.weight = nn.Parameter((conv.weight * per_channel(fold_factors(norm))).detach())
+        parent, _, leaf = pairs[name].rpartition(".")
         setattr(folded.get_submodule(parent), leaf, nn.Identity())
     return folded
+
+
+class FoldedNetwork:
+    """A network in which batch-norm is folded away, and which follows the weights of the network it was made of.
+
+    It computes what that network computes with batch-norm on its running statistics, as the deployed file does, and
+    without a pass over every activation for each batch-norm: crafting and validation take it. Its gradients are those
+    of the network.
+
+    Attributes:
+        module: the architecture alone, in evaluation mode; its parameters hold no values.
+    """
+
+    def __init__(self, network: nn.Module, pairs: Mapping[str, str]) -> None:
+        """Watch a network.
+
+        Args:
+            network: the network, with batch-norm in place.
+            pairs: what `find_pairs` returns for it.
+        """
+        self._network = network
+        self._folded = _modules_of(network, pairs)
+        self.module = fold_batchnorm(network, pairs).to("meta")
+        self._names = [name for name, _ in [*self.module.named_parameters(), *self.module.named_buffers()]]
+
+    def tensors(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the folded parameters and all buffers as the network stands now, for `run`.
+
+        Args:
+            weights: takes the place of the network's own (unfolded) parameters, by name.
+        """
+        found = {**dict(self._network.named_parameters()), **dict(self._network.named_buffers()), **(weights or {})}
+        for name, (conv, norm) in self._folded.items():
+            found[f"{name}.weight"] = found[f"{name}.weight"] * per_channel(fold_factors(norm))
+            found[f"{name}.bias"] = fold_bias(conv, norm)
+        return {name: found[name] for name in self._names}
+
+    def run(self, images: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits [N, classes] of images, computed with what `tensors` gave."""
+        logits: Tensor = functional_call(self.module, dict(tensors), (images,))
+        return logits
+
+    def classifier(self) -> Callable[[Tensor], Tensor]:
+        """Return the network as it stands now as a function of images alone; parameters collect no gradients."""
+        tensors = {name: tensor.detach() for name, tensor in self.tensors().items()}
+        return lambda images: self.run(images, tensors)
+
+
+def per_channel(values: Tensor, ndim: int = 4) -> Tensor:
+    """Shape one value an output channel so that it broadcasts over weights of `ndim` dimensions."""
+    return values.reshape(-1, *[1] * (ndim - 1))
+
+
+def _modules_of(network: nn.Module, pairs: Mapping[str, str]) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Return, by the convolution's name, the modules of each pair."""
+    found = {}
+    for conv_name, norm_name in pairs.items():
+        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            raise TypeError(f"{conv_name} and {norm_name} are no convolution and batch-norm")
+        found[conv_name] = conv, norm
+    return found
 
 
 def _statistic(buffer: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Batch-norm statistics of runs too short for running averages (precise batch-norm, Wu and Johnson 2021)."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resq_deploy.hardening.workbench import Workbench
@@ -16,7 +16,7 @@ def settle(bench: Workbench) -> None:
     them, and a deep network that is fine in training mode overflows in evaluation mode.
     """
     network = bench.network
-    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    norms = _norms(network)
     momenta = [norm.momentum for norm in norms]
     network.eval()
     try:
@@ -28,6 +28,15 @@ def settle(bench: Workbench) -> None:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of batch-norm, as they lie in the network."""
+    return [buffer for norm in _norms(network) for buffer in norm.buffers() if buffer.is_floating_point()]
+
+
+def _norms(network: nn.Module) -> list[_BatchNorm]:
+    return [part for part in network.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
 
 
 def _run(bench: Workbench, network: nn.Module) -> None:

@@ -51,6 +51,8 @@ class TrainOptions:
         weight_decay: of SGD.
         warmup_share: share of a stage's steps in which the learning rate rises.
         label_smoothing: of the cross-entropies of stage 0.
+        hardening_smoothing: of the cross-entropies of stages 1 and 2.
+        ema: decay of the average of the weights that is judged and kept; 0 keeps the weights themselves.
         epsilon: Linf radius eps in units of [0, 1] pixels.
         epsilon_warmup: share of stage 1 in which eps rises linearly from 0.
         attack: how stage 1 perturbs, `n-fgsm` or `pgd`.
@@ -97,6 +99,8 @@ class TrainOptions:
     weight_decay: float = 5e-4
     warmup_share: float = 0.3
     label_smoothing: float = 0.0
+    hardening_smoothing: float = 0.0
+    ema: float = 0.0
     epsilon: float = 4 / 255
     epsilon_warmup: float = 0.0
     attack: Literal["n-fgsm", "pgd"] = "n-fgsm"
@@ -196,6 +200,8 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("weight_decay", 0, 1),
     ("warmup_share", 0, 1),
     ("label_smoothing", 0, 1),
+    ("hardening_smoothing", 0, 1),
+    ("ema", 0, 0.99999),
     ("epsilon", 0, 1),
     ("epsilon_warmup", 0, 1),
     ("noise", 0, 100),

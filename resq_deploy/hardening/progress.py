@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
-
 from resq_deploy.errors import CheckpointError
-from resq_deploy.hardening.checkpoint import load_payload, load_weights, save_payload
+from resq_deploy.hardening.checkpoint import load_payload, save_payload
 from resq_deploy.hardening.options import Stage
 from resq_deploy.records import write_atomic
 
@@ -42,21 +41,17 @@ class Progress:
     best_score: float = float("-inf")
     history: list[Record] = dataclasses.field(default_factory=list)
 
-    def save(
-        self, folder: pathlib.Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
+    def save(self, folder: pathlib.Path, parts: Mapping[str, Any]) -> None:
         """Write `last.pt`, then `metrics.jsonl` from the same history, so that no line can occur twice.
+
+        Args:
+            folder: the run folder.
+            parts: states of model, optimiser, stage and whatever else the run goes on with.
 
         Raises:
             RunFolderError: if a file cannot be written.
         """
-        payload = {
-            "progress": dataclasses.asdict(self),
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "stage_state": state,
-        }
-        save_payload(folder / LAST, payload, kind=_FORMAT)
+        save_payload(folder / LAST, {"progress": dataclasses.asdict(self), **parts}, kind=_FORMAT)
         self.write_metrics(folder)
 
     def write_metrics(self, folder: pathlib.Path) -> None:
@@ -64,40 +59,16 @@ class Progress:
         write_atomic(folder / METRICS, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.history))
 
     @classmethod
-    def load(cls, folder: pathlib.Path) -> Self | None:
-        """Read how far a run came; `None` where no state was saved yet.
+    def load(cls, folder: pathlib.Path) -> tuple[Self, dict[str, Any]] | None:
+        """Read how far a run came, and the parts it was saved with; `None` where no state was saved yet.
 
         Raises:
             CheckpointError: if `last.pt` is corrupt or no training state.
         """
         if not (folder / LAST).exists():
             return None
-        return cls._of(load_payload(folder / LAST, kind=_FORMAT), folder)
-
-    @classmethod
-    def restore(
-        cls, folder: pathlib.Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer
-    ) -> tuple[Self, dict[str, Any]]:
-        """Load `last.pt` into a model and its optimiser; return the progress and the stage's state.
-
-        Raises:
-            CheckpointError: if the file is missing, corrupt or of another network.
-        """
-        path = folder / LAST
-        payload = load_payload(path, kind=_FORMAT)
-        progress = cls._of(payload, folder)
+        payload = load_payload(folder / LAST, kind=_FORMAT)
         try:
-            load_weights(model, payload["model"], origin=str(path))
-            optimiser.load_state_dict(payload["optimiser"])
-            return progress, dict(payload["stage_state"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{path} does not belong to this run ({error}): train again in a new folder"
-            ) from error
-
-    @classmethod
-    def _of(cls, payload: dict[str, Any], folder: pathlib.Path) -> Self:
-        try:
-            return cls(**payload["progress"])
+            return cls(**payload["progress"]), payload
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / LAST} is incomplete ({error}): train again in a new folder") from error

@@ -43,6 +43,10 @@ class Stage(abc.ABC):
     def after_step(self, batch: Batch) -> None:  # noqa: B027 - most stages have nothing to do
         """Adjust the weights after the optimiser's step."""
 
+    def watch(self) -> dict[str, float]:
+        """Return held-out figures of the weights in training themselves, even where their average is judged."""
+        return {}
+
     def validate(self) -> dict[str, float]:
         """Return held-out figures at the end of an epoch."""
         return {"clean_accuracy": share(correct(self.bench, self.network, self.bench.validation))}

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resq_deploy.hardening.evaluate import correct_under_pgd, share
+from resq_deploy.hardening.evaluate import correct, correct_under_pgd, share
+from resq_deploy.hardening.folding import FoldedNetwork, find_pairs
 from resq_deploy.hardening.options import TrainOptions
 from resq_deploy.hardening.perturb import Classifier, n_fgsm, pgd
 from resq_deploy.hardening.stage import Stage, StepResult, total_of
@@ -56,6 +57,7 @@ def desensitization_terms(
     labels: Tensor,
     *,
     weights: tuple[float, float, float],
+    smoothing: float = 0.0,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of equation (2); their sum is L1.
 
@@ -64,14 +66,15 @@ def desensitization_terms(
         features: for each tap, those of the clean and of the perturbed images.
         labels: int64 [N].
         weights: w, lambda_f and beta.
+        smoothing: label smoothing of the cross-entropies.
     """
     clean, perturbed = logits
     adversarial, feature, consistent = weights
     precise = torch.promote_types(clean.dtype, torch.float32)
     distances = [feature_distance(moved, still) for still, moved in features.values()]
     return {
-        "clean": (1 - adversarial) * F.cross_entropy(clean.to(precise), labels),
-        "adversarial": adversarial * F.cross_entropy(perturbed.to(precise), labels),
+        "clean": (1 - adversarial) * F.cross_entropy(clean.to(precise), labels, label_smoothing=smoothing),
+        "adversarial": adversarial * F.cross_entropy(perturbed.to(precise), labels, label_smoothing=smoothing),
         "feature": feature * torch.stack(distances).mean(),
         "consistency": consistent * consistency(clean, perturbed),
     }
@@ -87,6 +90,8 @@ class Desensitize(Stage):
 
     def __init__(self, bench: Workbench) -> None:
         super().__init__(bench)
+        pairs = find_pairs(self.network, bench.model_input(bench.train.pixels[:2]))
+        self.folded = FoldedNetwork(self.network, pairs)
         self.step_share = 1.0
         self.held_out = bench.validation.head(self.options.validation_images)
         self.guarded = bench.validation.head(min(_GUARD_IMAGES, self.options.validation_images))
@@ -96,7 +101,8 @@ class Desensitize(Stage):
         """Perturb the batch, compute (2) in training mode on both views at once, and its gradients."""
         with self.bench.autocast():
             epsilon = self.epsilon_at(batch.progress)
-            perturbed = perturbed_view(self.options, self.network, batch, epsilon=epsilon, step_share=self.step_share)
+            attacked = self.folded.classifier()
+            perturbed = perturbed_view(self.options, attacked, batch, epsilon=epsilon, step_share=self.step_share)
             self.network.train()
             logits, features = self.network.forward_with_taps(torch.cat([batch.images, perturbed]))
         options = self.options
@@ -105,6 +111,7 @@ class Desensitize(Stage):
             {name: _halves(value) for name, value in features.items()},
             batch.labels,
             weights=(options.adversarial_weight, options.feature_weight, options.consistency_weight),
+            smoothing=options.hardening_smoothing,
         )
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         right = (logits[: len(batch.labels)].argmax(1) == batch.labels).sum().item()
@@ -116,10 +123,17 @@ class Desensitize(Stage):
         warmup = self.options.epsilon_warmup
         return self.options.epsilon * (min(1.0, progress / warmup) if warmup else 1.0)
 
+    def watch(self) -> dict[str, float]:
+        """Return the accuracy of the guard's fixed batch under PGD-5."""
+        return {"guard_accuracy": self._guard_accuracy()}
+
     def validate(self) -> dict[str, float]:
-        """Add the accuracy under PGD-10, and that of the guard's fixed batch under PGD-5."""
-        robust = share(correct_under_pgd(self.bench, self.network, self.held_out))
-        return {**super().validate(), "robust_accuracy": robust, "guard_accuracy": self._guard_accuracy()}
+        """Return the clean accuracy and that under PGD-10."""
+        judged, bench = self.folded.classifier(), self.bench
+        return {
+            "clean_accuracy": share(correct(bench, judged, bench.validation)),
+            "robust_accuracy": share(correct_under_pgd(bench, judged, self.held_out)),
+        }
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Return the accuracy under PGD-10 and accept the epoch as the guard's new reference."""
@@ -144,7 +158,7 @@ class Desensitize(Stage):
         self.guard_before = state["guard_before"]
 
     def _guard_accuracy(self) -> float:
-        return share(correct_under_pgd(self.bench, self.network, self.guarded, steps=_GUARD_STEPS))
+        return share(correct_under_pgd(self.bench, self.folded.classifier(), self.guarded, steps=_GUARD_STEPS))
 
 
 def perturbed_view(
@@ -167,7 +181,7 @@ def perturbed_view(
             epsilon=epsilon,
             step=step_share * epsilon,
             noise=options.noise,
-            generator=batch.generator,
+            generator=batch.noise,
         )
     return pgd(
         network,
@@ -176,7 +190,7 @@ def perturbed_view(
         epsilon=epsilon,
         steps=options.attack_steps,
         step_size=step_share * options.attack_step,
-        generator=batch.generator,
+        generator=batch.noise,
     )
 
 

@@ -16,6 +16,7 @@ from resq_deploy.hardening.augment import augment
 from resq_deploy.hardening.checkpoint import Checkpoint
 from resq_deploy.hardening.events import Notice, Report
 from resq_deploy.hardening.options import TrainOptions
+from resq_deploy.hardening.ranks import Ranks
 from resq_deploy.networks.base import Network
 from resq_deploy.networks.registry import build_network
 from resq_deploy.records import cpu_features
@@ -43,7 +44,8 @@ class Batch:
     Attributes:
         images: float32 [N, C, H, W] in [0, 1], channels last in memory, on the device.
         labels: int64 [N], on the device.
-        generator: for whatever the step draws, on the device.
+        generator: for what all processes of a run draw alike (faults), on the device.
+        noise: for what each process draws for its own images, on the device.
         index: number of the step in its stage, counted from 0.
         progress: share of the stage's steps done before this one, in [0, 1).
     """
@@ -51,6 +53,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     generator: torch.Generator
+    noise: torch.Generator
     index: int
     progress: float
 
@@ -63,6 +66,7 @@ class Workbench:
         dataset: where the images come from.
         folder: the run folder's path.
         report: takes events.
+        ranks: the processes that share the work.
         device: where the network computes.
         bf16: whether training computes in bf16 (the final figures never do).
         network: the network being trained, on the device.
@@ -79,13 +83,15 @@ class Workbench:
         report: Report,
         *,
         init: Checkpoint | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.options = options
         self.dataset = dataset
         self.folder = folder
+        self.ranks = ranks or Ranks()
         self.report = report
         self.classes = len(dataset.classes)
-        self.device = _device(options.device)
+        self.device = _device(options.device, self.ranks)
         self.bf16 = _wants_bf16(options.precision, self.device)
         self.train = as_images(dataset.train.head(options.train_images))
         self.validation = self._validation()
@@ -94,6 +100,15 @@ class Workbench:
         self.network = self._network()
         if len(self.train) < 2:
             raise DataError(f"{dataset.name} has {len(self.train)} training image: batch-norm needs at least 2")
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        share, rest = divmod(self.batch_size, self.ranks.count)
+        if rest or share < 2:
+            raise OptionError(
+                f"a batch of {self.batch_size} images cannot be shared evenly among {self.ranks.count} processes with "
+                "2 or more for each: give another --batch-size, or start fewer processes"
+            )
 
     def _validation(self) -> Images:
         if len(self.dataset.validation):
@@ -121,6 +136,11 @@ class Workbench:
         return [torch.cuda.current_device()] if self.device.type == "cuda" else []
 
     @property
+    def own_key(self) -> tuple[int, ...]:
+        """What a seed has to depend on, beside its key, where each process draws for itself."""
+        return () if self.ranks.leads else (self.ranks.rank,)
+
+    @property
     def batch_size(self) -> int:
         """Images a step: as asked for, or all there are."""
         return min(self.options.batch_size, len(self.train))
@@ -141,21 +161,25 @@ class Workbench:
     def batches(self, *key: int | str, epochs: int, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch: shuffled, augmented, and a function of the seed and the key only.
 
+        Several processes draw the same order and augmentation as one, and each yields its share of every batch.
+
         Args:
             key: names the epoch (stage, number, attempt).
             epochs: epochs of the stage.
             epoch: number of this one, counted from 0.
         """
         order_generator = torch.Generator().manual_seed(derived_seed(self.options.seed, *key, "order"))
-        generator = self.generator(*key, "noise")
+        generator = self.generator(*key, "faults")
+        noise = self.generator(*key, "noise", *self.own_key)
         order = torch.randperm(len(self.train), generator=order_generator)
         for step in range(self.steps):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             pixels = augment(self.train.pixels[chosen], self.dataset.augmentation, order_generator)
             yield Batch(
-                images=self.model_input(pixels),
-                labels=self.train.labels[chosen].to(self.device),
+                images=self.model_input(self.ranks.share(pixels)),
+                labels=self.ranks.share(self.train.labels[chosen]).to(self.device),
                 generator=generator,
+                noise=noise,
                 index=epoch * self.steps + step,
                 progress=(epoch + step / self.steps) / epochs,
             )
@@ -194,15 +218,22 @@ def derived_seed(*key: int | str) -> int:
 def seeded_globals(bench: Workbench, *key: int | str) -> Iterator[None]:
     """Seed torch's global generator for a while: dropout and stochastic depth can draw from no other."""
     with torch.random.fork_rng(devices=bench.cuda_devices):
-        torch.manual_seed(derived_seed(bench.options.seed, *key, "layers"))
+        torch.manual_seed(derived_seed(bench.options.seed, *key, "layers", *bench.own_key))
         yield
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, ranks: Ranks) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise OptionError("no CUDA device is available: give --device cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    if ranks.local >= torch.cuda.device_count():
+        raise OptionError(
+            f"there are more processes than the {torch.cuda.device_count()} CUDA devices: start one process a device"
+        )
+    torch.cuda.set_device(ranks.local)
+    return torch.device("cuda", ranks.local)
 
 
 def _wants_bf16(precision: str, device: torch.device) -> bool:

@@ -105,7 +105,7 @@ def _train(
     options = with_recipe(dataset.name, given)
     sha256 = {"train": dataset.digest("train"), "test": dataset.digest("test")}
     with RunFolder.open(out, command="train", options=options.identity(), sha256=sha256, resume=resume) as folder:
-        train(options, dataset, folder, report)
+        train(options, dataset, folder.path, report)
 
 
 def _prove(

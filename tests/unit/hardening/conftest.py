@@ -45,6 +45,7 @@ def options():
         robust_test_images=10,
         fault_masks=1,
         curriculum=10,
+        ema=0.8,
         precision="float32",
         epsilon=8 / 255,
     )

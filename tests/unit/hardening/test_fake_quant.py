@@ -43,12 +43,12 @@ def test_the_substituted_network_computes_what_the_deployed_weights_do(weight_gr
         if flipped:
             codes = (codes.view(np.uint8) ^ flips[name].numpy()).view(np.int8)
         layer.weight.data = torch.from_numpy(grid.dequantize(codes, scale))
-    found = functional_call(tiny, weight_grid.weights(flips), (images,))
+    found = functional_call(tiny, weight_grid.weights(weight_grid.stored(), flips), (images,))
     torch.testing.assert_close(found, folded(images), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_pass_straight_through(weight_grid, tiny):
-    substitutes = weight_grid.weights()
+    substitutes = weight_grid.weights(weight_grid.stored())
     direction = torch.rand_like(tiny.conv2.weight)
     found = torch.autograd.grad((substitutes["conv2.weight"] * direction).sum(), tiny.conv2.weight)[0]
     torch.testing.assert_close(found, direction, rtol=0, atol=0)
@@ -58,7 +58,7 @@ def test_a_channel_of_zero_gain_keeps_its_weights(tiny, pairs):
     with torch.no_grad():
         tiny.bn1.weight[2] = 0
     weight_grid = WeightGrid(tiny, pairs)
-    stored = weight_grid.weights()["conv1.weight"]
+    stored = weight_grid.weights(weight_grid.stored())["conv1.weight"]
     assert torch.equal(stored[2], tiny.conv1.weight[2])
     assert stored.isfinite().all()
 
@@ -75,7 +75,8 @@ def test_flips_hit_exactly_the_bits_drawn():
 def test_flips_touch_only_the_layers_named(weight_grid, tiny):
     flips = weight_grid.draw_flips(["conv2"], 0.1, torch.Generator().manual_seed(0))
     assert list(flips) == ["conv2"]
-    clean, faulty = weight_grid.weights(), weight_grid.weights(flips)
+    stored = weight_grid.stored()
+    clean, faulty = weight_grid.weights(stored), weight_grid.weights(stored, flips)
     assert torch.equal(clean["conv1.weight"], faulty["conv1.weight"])
     assert torch.equal(clean["conv2.weight"] != faulty["conv2.weight"], flips["conv2"] != 0)
 
@@ -124,12 +125,12 @@ def test_the_gradient_of_activations_is_one_inside_the_range_and_zero_outside():
 
 def test_ranges_follow_batches_only_while_learning(weight_grid, tiny):
     activations = ActivationGrid(weight_grid)
-    with activations.applied(learn=True):
+    with activations.applied(tiny, learn=True):
         tiny(torch.full((2, 3, 8, 8), 2.0))
         tiny(torch.full((2, 3, 8, 8), 4.0))
     assert activations.ranges["conv1"] == pytest.approx((0, 0.95 * 2 + 0.05 * 4))
     before = dict(activations.ranges)
-    with activations.applied(learn=False):
+    with activations.applied(tiny, learn=False):
         tiny(torch.full((2, 3, 8, 8), 100.0))
     assert activations.ranges == before
     assert set(before) == {"conv1", "conv2", "fc"}
@@ -139,10 +140,10 @@ def test_ranges_follow_batches_only_while_learning(weight_grid, tiny):
 def test_applied_activations_are_quantized(weight_grid, tiny, images):
     activations = ActivationGrid(weight_grid)
     plain = tiny(images)
-    with activations.applied(learn=True):
+    with activations.applied(tiny, learn=True):
         quantized = tiny(images)
     assert not torch.equal(plain, quantized)
     torch.testing.assert_close(plain, quantized, rtol=0.1, atol=0.1)
     activations.ranges = dict.fromkeys(activations.ranges, (0.0, 1e-6))
-    with activations.applied(learn=False):
+    with activations.applied(tiny, learn=False):
         assert (tiny(images) - tiny.fc.bias).abs().max() < 1e-4

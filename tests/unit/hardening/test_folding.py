@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from resq_deploy.hardening.folding import find_pairs, fold_batchnorm, fold_factors
+from resq_deploy.hardening.folding import FoldedNetwork, find_pairs, fold_batchnorm, fold_factors
 
 
 class Untraceable(nn.Module):
@@ -70,3 +70,41 @@ def test_batchnorm_without_gain_and_shift_folds_too(images):
     network[1].running_mean.fill_(-1.0)
     folded = fold_batchnorm(network, find_pairs(network, images))
     torch.testing.assert_close(folded(images), network(images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def folded(tiny, pairs):
+    return FoldedNetwork(tiny, pairs)
+
+
+def test_a_folded_network_follows_the_weights_it_was_made_of(folded, tiny, images):
+    with torch.no_grad():
+        for tensor in (*tiny.parameters(), tiny.bn1.running_mean, tiny.bn2.running_var):
+            tensor.mul_(1.3)
+    found = folded.classifier()(images)
+    torch.testing.assert_close(found, tiny(images), rtol=1e-5, atol=1e-5)
+    assert not found.requires_grad
+    assert all(parameter.device.type == "meta" for parameter in folded.module.parameters())
+
+
+def test_gradients_of_a_folded_network_are_those_of_the_network(folded, tiny, images):
+    parameters = list(tiny.parameters())
+    expected = torch.autograd.grad(tiny(images).square().sum(), parameters)
+    found = torch.autograd.grad(folded.run(images, folded.tensors()).square().sum(), parameters)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_folded_network_takes_other_weights_before_folding(folded, tiny, images):
+    weights = {"conv1.weight": 2 * tiny.conv1.weight.detach()}
+    found = folded.run(images, folded.tensors(weights))
+    with torch.no_grad():
+        tiny.conv1.weight.mul_(2)
+    torch.testing.assert_close(found, tiny(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_batchnorm_that_cannot_be_folded_stays_and_runs_on_its_statistics(images):
+    network = TwoReaders().eval()
+    folded = FoldedNetwork(network, find_pairs(network, images))
+    network.train()
+    found = folded.classifier()(images)
+    torch.testing.assert_close(found, network.eval()(images))

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from resq_deploy.errors import CheckpointError, TrainingError
-from resq_deploy.hardening import loop
+from resq_deploy.hardening import stage_run
 from resq_deploy.hardening.checkpoint import load_checkpoint
 from resq_deploy.hardening.events import EpochDone, Notice, StepDone
-from resq_deploy.hardening.loop import learning_rate, train
+from resq_deploy.hardening.loop import train
 from resq_deploy.hardening.progress import Progress
 from resq_deploy.hardening.stage1_desensitize import Desensitize
+from resq_deploy.hardening.stage_run import learning_rate
 from resq_deploy.records import RunFolder
 
 TIMES = ("seconds", "images_per_second")
@@ -24,7 +25,7 @@ class Killed(BaseException):
 
 def run(options, dataset, path, *, report=lambda _: None, resume=False, init=None):
     with RunFolder.open(path, command="train", options=options.identity(), resume=resume) as folder:
-        return train(options, dataset, folder, report, init=init)
+        return train(options, dataset, folder.path, report, init=init)
 
 
 def lines(path):
@@ -186,14 +187,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best_epoch(options, datas
             networks[0].body.conv1.weight.data.fill_(float("nan"))
 
     networks = []
-    original = loop.Baseline.step
+    original = stage_run.Baseline.step
 
     def step(self, batch):
         networks.append(self.network)
         return original(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Baseline, "step", step)
+        patch.setattr(stage_run.Baseline, "step", step)
         with pytest.raises(TrainingError, match=r"stage baseline, epoch 2, step 1: .*baseline\.pt is kept") as caught:
             run(options, dataset, tmp_path / "run", report=poison)
     assert "\n" not in str(caught.value)

@@ -38,7 +38,10 @@ def test_statistics_become_those_of_the_training_images():
 def test_values_that_are_not_finite_stop_the_training_with_a_clear_error():
     network = nn.Sequential(nn.Linear(3, 2))
     grid = ActivationGrid(WeightGrid(network, {}))
-    with pytest.raises(TrainingError, match="layer 0 reads values that are not finite"), grid.applied(learn=True):
+    with (
+        pytest.raises(TrainingError, match="layer 0 reads values that are not finite"),
+        grid.applied(network, learn=True),
+    ):
         network(torch.full((1, 3), torch.nan))
 
 
@@ -57,7 +60,7 @@ def test_a_short_run_of_a_deep_network_stays_finite(tmp_path: pathlib.Path):
     }  # fmt: skip
     options = with_recipe("digits", given)
     with RunFolder.open(tmp_path, command="train", options=options.identity()) as folder:
-        train(options, digits, folder, lambda _: None)
+        train(options, digits, folder.path, lambda _: None)
     network = load_checkpoint(tmp_path / "baseline.pt").build()
     images = torch.from_numpy(digits.evaluation(16).images).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from resq_deploy.hardening.stage1_desensitize import Desensitize
-from resq_deploy.hardening.stage2_fault_aware import FaultAware, add_clamped_gradients, frozen_statistics
+from resq_deploy.hardening.stage2_fault_aware import FaultAware, add_clamped, frozen_statistics
 from resq_deploy.hardening.workbench import Workbench
 
 
@@ -63,7 +63,7 @@ def test_a_softened_step_moves_images_less(bench, batch, monkeypatch):
     monkeypatch.setattr(bench.network, "forward_with_taps", lambda x: (seen.append(x), forward(x))[1])
     stage = Desensitize(bench)
     for _ in range(2):
-        batch.generator.manual_seed(0)
+        batch.noise.manual_seed(0)
         stage.step(batch)
         stage.step_share = 0.0
     moved = (seen[0] - seen[1]).abs()
@@ -93,7 +93,7 @@ def test_the_faulty_branch_alternates_between_the_views(bench, batch, monkeypatc
     stage = FaultAware(bench, hardened=True)
     stage.injecting = True
     views = []
-    monkeypatch.setattr(stage, "_faulty_branch", lambda _, view: views.append(view) or torch.zeros(()))
+    monkeypatch.setattr(stage, "_faulty_branch", lambda _, view, __: views.append(view) or torch.zeros(()))
     for index in (0, 1):
         stage.step(dataclasses.replace(batch, index=index))
     assert torch.equal(views[0], batch.images)
@@ -150,8 +150,7 @@ def test_clamped_gradients_are_added():
     weight = nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
     unused = nn.Parameter(torch.zeros(1))
     weight.grad = torch.tensor([1.0, 1.0, 1.0])
-    loss = (weight * torch.tensor([0.01, 7.0, -7.0])).sum()
-    add_clamped_gradients(loss, [weight, unused], bound=0.05, weight=0.5)
+    add_clamped([torch.tensor([0.01, 7.0, -7.0]), None], [weight, unused], bound=0.05, weight=0.5)
     torch.testing.assert_close(weight.grad, torch.tensor([1.005, 1.025, 0.975]))
     assert unused.grad is None
 
@@ -161,7 +160,7 @@ def test_the_faulty_branch_leaves_statistics_and_ranges_alone(bench, batch):
     bench.network.train()
     before = {name: value.clone() for name, value in bench.network.state_dict().items()}
     ranges = dict(stage.activations.ranges)
-    stage._faulty_branch(batch, batch.images)
+    stage._faulty_branch(batch, batch.images, stage.grid.stored())
     assert all(torch.equal(value, before[name]) for name, value in bench.network.state_dict().items())
     assert stage.activations.ranges == ranges
     bound = 0.5 * bench.options.gradient_clamp
@@ -202,3 +201,15 @@ def test_the_best_epoch_of_stage_2_has_the_highest_mean_of_what_is_at_stake(benc
     assert stage.score({"clean_accuracy": 0.9, "faulty_accuracy": 0.5}) == pytest.approx(0.7)
     with_attack = {"clean_accuracy": 0.9, "faulty_accuracy": 0.5, "robust_accuracy": 0.4, "loss": 9.0}
     assert stage.score(with_attack) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("kind", [Desensitize, FaultAware])
+def test_labels_are_smoothed_in_stages_1_and_2_if_asked(make_bench, kind):
+    terms = {}
+    for smoothing in (0.0, 1.0):
+        bench = make_bench(hardening_smoothing=smoothing)
+        stage = kind(bench) if kind is Desensitize else kind(bench, hardened=False)
+        stage.injecting = True
+        terms[smoothing] = stage.step(next(bench.batches("b", epochs=1, epoch=0))).terms
+    changed = {name for name, term in terms[0.0].items() if term.item() != pytest.approx(terms[1.0][name].item())}
+    assert changed == ({"clean", "adversarial"} if kind is Desensitize else {"clean", "faulty"})

@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
+from torch.func import functional_call
 
+from resq_deploy.hardening.fake_quant import WeightGrid
+from resq_deploy.hardening.folding import FoldedNetwork
 from resq_deploy.hardening.stage1_desensitize import consistency, desensitization_terms, feature_distance
 
 
@@ -103,3 +106,42 @@ def test_gradient_of_the_whole_of_equation_2_equals_that_of_its_held_terms():
     factors = {"clean": 0.6, "adversarial": 0.4, "feature": 1.5, "consistency": 0.7}
     expected = torch.autograd.grad(sum(factors[name] * held[name] for name in held), network.weights)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.fixture
+def quantized(tiny, pairs):
+    """The tiny network in double precision, its stored codes and flips of two in a hundred bits."""
+    tiny.double()
+    grid = WeightGrid(tiny, pairs)
+    return tiny, grid, grid.draw_flips(list(grid.layers), 0.02, torch.Generator().manual_seed(1))
+
+
+def equation_5(term, logits, labels):
+    if term == "distill":
+        teacher = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], dtype=logits.dtype).repeat(3, 1)
+        return 0.7 * consistency(teacher, logits)
+    return 0.5 * F.cross_entropy(logits, labels, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("term", ["clean", "faulty", "distill"])
+def test_gradient_of_each_term_of_equation_5_equals_finite_differences_at_the_stored_weights(
+    quantized, pairs, images, labels, term
+):
+    """Straight through: the float weights get the gradient that the quantized (or faulty) weights have."""
+    network, grid, flips = quantized
+    images, folded = images.double(), FoldedNetwork(network, pairs)
+
+    def loss_at(weights):
+        if term == "faulty":
+            logits = folded.run(images, folded.tensors(weights))
+        else:  # the clean branch normalises by the batch
+            logits = functional_call(network.train(), weights, (images,))
+        return equation_5(term, logits, labels)
+
+    weights = grid.weights(grid.stored(), flips if term == "faulty" else None)
+    names = list(weights)
+    found = torch.autograd.grad(loss_at(weights), [network.get_parameter(name) for name in names])
+    for name, gradient in zip(names, found, strict=True):
+        direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+        ends = [loss_at({**weights, name: weights[name].detach() + sign * 1e-6 * direction}).item() for sign in (1, -1)]
+        assert (gradient * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-7)

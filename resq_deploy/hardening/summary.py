@@ -1,0 +1,44 @@
+"""The final figures of a run: what `summary.json` holds."""
+
+from typing import Any
+
+from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
+from resq_deploy.hardening.criticality import ranked
+from resq_deploy.hardening.evaluate import correct, correct_under_pgd, estimate
+from resq_deploy.hardening.workbench import Images, Workbench, as_images
+
+
+def summarise(bench: Workbench, checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Measure each stage's best epoch, in float32, on validation and test images."""
+    options = bench.options
+    test = as_images(bench.dataset.evaluation(options.test_images))
+    parts = {
+        "validation": (bench.validation, bench.validation.head(options.validation_images)),
+        "test": (test, test.head(options.robust_test_images)),
+    }
+    stages = {}
+    for checkpoint in checkpoints:
+        load_weights(bench.network, checkpoint.state, origin=f"{checkpoint.stage}.pt")
+        stages[checkpoint.stage] = {
+            "epoch": checkpoint.epoch,
+            **{name: _figures(bench, plain, attacked) for name, (plain, attacked) in parts.items()},
+        }
+    last = checkpoints[-1]
+    if last.stage != "fault":
+        ranked(bench, "after" if "attack" in last.lineage else "before")
+    attack = {"norm": "linf", "epsilon": options.epsilon, "steps": 10, "knowledge": "white box, float network"}
+    return {
+        "schema": 1,
+        "network": options.network,
+        "dataset": bench.dataset.name,
+        "attack": attack,
+        "stages": stages,
+        "notes": list(bench.dataset.notes),
+    }
+
+
+def _figures(bench: Workbench, plain: Images, attacked: Images) -> dict[str, Any]:
+    return {
+        "clean": estimate(correct(bench, bench.network, plain, exact=True)),
+        "robust": estimate(correct_under_pgd(bench, bench.network, attacked, exact=True)),
+    }
