@@ -25,6 +25,7 @@ from resq_deploy.campaign.summary import summarise
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.verify import source_checkpoint
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import FailedError
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
@@ -88,6 +89,7 @@ class Campaign:
             "workers": workers if options.scheduler in (None, LOCAL) else None,  # the cluster has what it has
             "memory": options.memory,
             "scheduler": options.scheduler,
+            "checkpoint": source_checkpoint(model),
         }
         self._sha256 = {
             "model": model.digest,

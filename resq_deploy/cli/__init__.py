@@ -16,6 +16,9 @@ _COMMANDS = {
     "export-int8": "Turn a checkpoint or a float ONNX file into a static int8 ONNX file.",
     "inspect": "List what a file stores, bit by bit: roles, layers, warnings.",
     "faultcamp": "Flip stored bits of a deployed file and measure what happens.",
+    "attackcamp": "Attack a deployed file, and check that the figures can be trusted.",
+    "report": "One page, table or file from run folders: figures with intervals, differences, what was not tested.",
+    "study": "Run a grid of trainings, exports, campaigns and attacks, and write the paper's tables.",
 }
 _INTERRUPTED = 130
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
 from resq_deploy.deployed.synthetic import DTYPES, inputs_digest, synthetic_inputs, this_machine
-from resq_deploy.errors import ModelError
+from resq_deploy.errors import ModelError, RunFolderError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.records import read_json
 
@@ -135,6 +135,20 @@ def _deployment(entry: Mapping[str, Any]) -> Deployment:
 def sidecar_of(model: pathlib.Path) -> pathlib.Path:
     """Return where the sidecar of a file lies: beside it, as `.json`."""
     return model.with_suffix(".json")
+
+
+def source_checkpoint(model: DeployedModel) -> str | None:
+    """Return the SHA-256 of the checkpoint a file was exported from; None where no sidecar of this very file says."""
+    path = sidecar_of(model.path)
+    try:
+        sidecar: Any = read_json(path) if path.is_file() else None
+    except RunFolderError:
+        return None
+    try:
+        found = sidecar["checkpoint"] if sidecar["model"]["sha256"] == model.digest else None
+    except (KeyError, TypeError):  # an older sidecar, or some other JSON file
+        return None
+    return found if isinstance(found, str) else None
 
 
 def verify(model: DeployedModel) -> Verification:

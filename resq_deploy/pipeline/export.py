@@ -10,7 +10,7 @@ from resq_deploy.data.dataset import Dataset
 from resq_deploy.errors import CheckpointError, DataError, InputError
 from resq_deploy.pipeline.gates import Candidate, GateOptions, run_gates
 from resq_deploy.quantization.export import Export, ExportOptions, export_int8
-from resq_deploy.records import write_atomic, write_json
+from resq_deploy.records import sha256_file, write_atomic, write_json
 
 if TYPE_CHECKING:
     from resq_deploy.hardening.checkpoint import Checkpoint
@@ -71,18 +71,26 @@ def export_source(
         report("exporting the float model")
         export_float_onnx(checkpoint, traced)
         export = export_int8(traced, dataset, options, described=described, report=report)
-    return _finish(export, checkpoint, dataset, out, gates, report)
+    return _finish(export, (checkpoint, sha256_file(source)), dataset, out, gates, report)
 
 
 def _finish(
     export: Export,
-    checkpoint: "Checkpoint | None",
+    made_from: "tuple[Checkpoint, str] | None",
     dataset: Dataset,
     out: pathlib.Path,
     gates: GateOptions,
     report: Report,
 ) -> dict[str, Any]:
     """Judge an export and write it with its sidecar; return that.
+
+    Args:
+        export: the int8 file.
+        made_from: the checkpoint and its SHA-256; None where a float ONNX file was exported.
+        dataset: judges.
+        out: the file to write.
+        gates: what the file may lose.
+        report: told each step as it begins.
 
     Raises:
         GateError: if a gate fails and is enforced; nothing is written then.
@@ -92,7 +100,7 @@ def _finish(
         float_file=export.float_file,
         int8_right=export.int8_right,
         float_right=export.float_right,
-        network=checkpoint.build() if checkpoint else None,
+        network=made_from[0].build() if made_from else None,
         minmax_file=export.minmax_file,
     )
     passed = run_gates(candidate, dataset, gates, report=report)
@@ -102,7 +110,8 @@ def _finish(
         "sha256": hashlib.sha256(export.int8_file).hexdigest(),
         "bytes": len(export.int8_file),
     }
-    sidecar = {**export.sidecar, "model": model, "gates": passed}
+    digest = made_from[1] if made_from else None
+    sidecar = {**export.sidecar, "model": model, "checkpoint": digest, "gates": passed}
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar
 

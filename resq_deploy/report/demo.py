@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resq_deploy.report.figures import Series, bars, lines
-from resq_deploy.report.page import Section, Table, render
+from resq_deploy.report.document import Document, Dots, Lines, Section, Series, Table
+from resq_deploy.report.page import render
+from resq_deploy.report.text import percent
 
 NAMES = {"baseline": "baseline", "resq": "hardened (RESQ)"}
 
@@ -19,45 +20,48 @@ _NOT_TESTED = (
 def demo_table(summary: Mapping[str, Any]) -> Table:
     """Return the headline figures, one column a file."""
     files = [summary["files"][name] for name in NAMES]
-    rows = [["clean accuracy, float", *(_text(file["accuracy"]["float"]) for file in files)]]
-    rows.append(["clean accuracy, int8 file", *(_text(file["accuracy"]["int8"]) for file in files)])
+    rows = [["clean accuracy, float", *(percent(file["accuracy"]["float"]) for file in files)]]
+    rows.append(["clean accuracy, int8 file", *(percent(file["accuracy"]["int8"]) for file in files)])
     for place, attack in enumerate(files[0]["pgd"]):
         radius = f"{255 * attack['epsilon']:g}/255"
-        rows.append([f"PGD {radius}, float", *(_text(file["pgd"][place]["float"]) for file in files)])
-        rows.append([f"PGD {radius}, on the int8 file", *(_text(file["pgd"][place]["int8"]) for file in files)])
+        rows.append([f"PGD {radius}, float", *(percent(file["pgd"][place]["float"]) for file in files)])
+        rows.append([f"PGD {radius}, on the int8 file", *(percent(file["pgd"][place]["int8"]) for file in files)])
     for place, point in enumerate(files[0]["curve"]):
         label = f"bit error rate {point['ber']:g}, weights"
-        rows.append([label, *(_text(file["curve"][place]["accuracy"]) for file in files)])
-    rows.append(["SDC-1 of single flips, all roles", *(_text(file["sdc1"]) for file in files)])
+        rows.append([label, *(percent(file["curve"][place]["accuracy"]) for file in files)])
+    rows.append(["SDC-1 of single flips, all roles", *(percent(file["sdc1"]) for file in files)])
     return Table(headers=("figure", *NAMES.values()), rows=rows)
 
 
 def demo_page(summary: Mapping[str, Any]) -> str:
     """Return the demo's page as HTML."""
     sections = [
-        Section(title="Side by side", table=demo_table(summary), text=("In brackets: 95 % intervals.",)),
+        Section(title="Side by side", blocks=["In brackets: 95 % intervals.", demo_table(summary)]),
         _under_attack(summary),
         _under_bit_errors(summary),
         _single_flips(summary),
-        Section(title="What this does not say", text=(_NOT_TESTED,), table=_identity(summary)),
+        Section(title="What this does not say", blocks=[_NOT_TESTED, _identity(summary)]),
     ]
     lead = (
         f"{summary['network']} on {summary['dataset']}: the same network before and after hardening, both as deployed "
         "int8 ONNX files, run with onnxruntime."
     )
-    return render("resq-deploy demo", lead, sections)
+    return render(Document(title="resq-deploy demo", lead=lead, sections=sections))
 
 
 def _under_attack(summary: Mapping[str, Any]) -> Section:
-    series = [_attack_series(label, summary["files"][name]) for name, label in NAMES.items()]
     return Section(
         title="Under attack",
-        text=(
+        blocks=[
             f"PGD with {summary['attack_steps']} steps on each float network, its images run on the int8 file made "
             f"from it; {summary['test_images']} test images. Epsilon 0 is the clean accuracy. Bands: 95 % Wilson.",
-        ),
-        figure=lines(series, x_title="epsilon (1/255, Linf)", y_title="accuracy (%)"),
-        description="Accuracy of both int8 files over the strength of a PGD attack",
+            Lines(
+                series=[_attack_series(label, summary["files"][name]) for name, label in NAMES.items()],
+                x_title="epsilon (1/255, Linf)",
+                y_title="accuracy (%)",
+                description="Accuracy of both int8 files over the strength of a PGD attack",
+            ),
+        ],
     )
 
 
@@ -73,12 +77,17 @@ def _under_bit_errors(summary: Mapping[str, Any]) -> Section:
     ]
     return Section(
         title="Under bit errors",
-        text=(
+        blocks=[
             "Every stored weight bit of the int8 file flips with the given probability. Both files meet the same "
             f"{curves['baseline'][0]['chips']} simulated chips. Bands: 95 % Student intervals over chips.",
-        ),
-        figure=lines(series, x_title="bit error rate of the stored weights", y_title="accuracy (%)", log_x=True),
-        description="Accuracy of both int8 files over the bit error rate",
+            Lines(
+                series=series,
+                x_title="bit error rate of the stored weights",
+                y_title="accuracy (%)",
+                log_x=True,
+                description="Accuracy of both int8 files over the bit error rate",
+            ),
+        ],
     )
 
 
@@ -87,14 +96,13 @@ def _single_flips(summary: Mapping[str, Any]) -> Section:
     single = files["baseline"]["single"]
     return Section(
         title="Single flips",
-        text=(
+        blocks=[
             f"{single['faults']['evaluated']} flips drawn evenly from {single['population']['bits']:,} (baseline) "
             f"and {files['resq']['single']['population']['bits']:,} (hardened) stored bits, each judged on "
             f"{summary['fault_images']} images. SDC-1: the top-1 class changes; SDC-10 and -20: the confidence moves "
             "by more than 10 or 20 % of its value. Bars: 95 % intervals over faults.",
-        ),
-        figure=_ladder(files),
-        description="Share of image runs by outcome for both files",
+            _ladder(files),
+        ],
     )
 
 
@@ -106,21 +114,21 @@ def _attack_series(label: str, file: Mapping[str, Any]) -> Series:
     )
 
 
-def _ladder(files: Mapping[str, Any]) -> Any:
+def _ladder(files: Mapping[str, Any]) -> Dots:
     outcomes: Sequence[str] = ("sdc1", "sdc10", "sdc20")
-    groups = [
-        Series(name=label, x=(), estimates=[files[name]["single"]["rates"][outcome] for outcome in outcomes])
+    series = [
+        Series(name=label, estimates=[files[name]["single"]["rates"][outcome] for outcome in outcomes])
         for name, label in NAMES.items()
     ]
-    return bars(outcomes, groups, y_title="share of image runs (%)")
+    return Dots(
+        rows=outcomes,
+        series=series,
+        x_title="share of image runs (%)",
+        log_x=True,
+        description="Share of image runs by outcome for both files",
+    )
 
 
 def _identity(summary: Mapping[str, Any]) -> Table:
     rows = [[label, summary["files"][name]["sha256"]] for name, label in NAMES.items()]
     return Table(headers=("file", "SHA-256"), rows=rows)
-
-
-def _text(estimate: Mapping[str, Any]) -> str:
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    digits = 1 if value >= 1 else 3  # the rates of single flips are small
-    return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"

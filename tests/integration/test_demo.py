@@ -5,7 +5,9 @@ import json
 import pytest
 
 from resq_deploy.pipeline.demo import DemoOptions, run_demo
+from resq_deploy.report.build import document, gather
 from resq_deploy.report.demo import demo_page, demo_table
+from resq_deploy.report.document import Table
 
 SMALL = DemoOptions(
     training={
@@ -45,3 +47,12 @@ def test_the_demo_compares_two_files_and_resumes(tmp_path):
     assert [point["ber"] for point in resq["curve"]] == [1e-3, 1e-2]
     assert len(demo_table(summary).rows) == 2 + 2 + 2 + 1
     assert "plotly" in demo_page(summary)
+    stages = next(s for s in document(gather([out])).sections if s.topic == "Stage by stage")
+    table = next(block for block in stages.blocks if isinstance(block, Table))
+    assert [row[:2] for row in table.rows] == [
+        ["0 baseline, float", "-"],
+        ["0 baseline, int8", "baseline.int8.onnx"],
+        ["1 attack, float", "-"],
+        ["2 fault, float", "-"],
+        ["2 fault, int8", "resq.int8.onnx"],
+    ]

@@ -10,7 +10,7 @@ from resq_deploy.deployed import verify as verify_module
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.synthetic import reference
-from resq_deploy.deployed.verify import Verdict, sidecar_of, verify
+from resq_deploy.deployed.verify import Verdict, sidecar_of, source_checkpoint, verify
 from resq_deploy.errors import InputError
 from resq_deploy.records import sha256_file
 
@@ -221,3 +221,11 @@ def test_logits_that_are_not_finite(tmp_path):
     assert found.max_difference == math.inf
     assert found.as_dict()["max_difference"] is None
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_the_checkpoint_is_the_one_its_own_sidecar_names(exported):
+    assert source_checkpoint(exported(lambda sidecar: sidecar.update(checkpoint="abc"))) == "abc"
+    assert source_checkpoint(exported()) is None
+    other = {"checkpoint": "abc", "model": {"sha256": "0"}}
+    assert source_checkpoint(exported(lambda sidecar: sidecar.update(other))) is None
+    assert source_checkpoint(exported(lambda sidecar: sidecar.update(model="?"))) is None

@@ -3,9 +3,11 @@ import re
 
 import pytest
 
+from resq_deploy.report.build import document, gather
 from resq_deploy.report.demo import demo_page, demo_table
-from resq_deploy.report.figures import Series, as_json, bars, lines
-from resq_deploy.report.page import Section, Table, render
+from resq_deploy.report.document import Bullets, Document, Dots, HeatMap, Lines, Notice, Section, Series, Table
+from resq_deploy.report.figures import PALETTE, as_json, draw
+from resq_deploy.report.page import render
 
 
 def estimate(value, spread=0.02, n=100):
@@ -37,15 +39,21 @@ def summary():
 
 
 def plots(page):
-    return [json.loads(text) for text in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)]
+    found = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    return [figure for figure in found if "data" in figure]
 
 
-def test_the_demo_page_asks_no_host_for_anything(summary):
-    page = demo_page(summary)
-    own = page.split("<script>")[0]  # what follows is plotly itself
-    assert not re.search(r"(src|href)\s*=|@import|url\(|https?://", own)
-    assert "default-src 'none'" in own
-    assert len(page) < 8e6
+def without_plotly(page):
+    return page.split("<script>/**")[0] if "<script>/**" in page else page.split("<script>")[0]
+
+
+def test_a_page_asks_no_host_for_anything(summary, everything):
+    for page in (demo_page(summary), render(document(gather(everything)))):
+        own = without_plotly(page)
+        assert not re.search(r"src\s*=|@import|url\(|https?://", own)
+        assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', own))
+        assert "default-src 'none'" in own
+        assert len(page) < 8e6
 
 
 def test_the_demo_page_draws_both_files_with_their_intervals(summary):
@@ -58,7 +66,7 @@ def test_the_demo_page_draws_both_files_with_their_intervals(summary):
         assert all(len(trace["x"]) == 2 * points for trace in bands)
         assert drawn[0]["line"]["dash"] != drawn[1]["line"]["dash"]
     assert errors["layout"]["xaxis"]["type"] == "log"
-    assert all(len(trace["error_y"]["array"]) == 3 for trace in ladder["data"])
+    assert all(len(trace["error_x"]["array"]) == 3 for trace in ladder["data"])
 
 
 def test_the_demo_table_names_every_figure(summary):
@@ -71,15 +79,80 @@ def test_the_demo_table_names_every_figure(summary):
 
 
 def test_text_is_escaped():
-    table = Table(headers=("<b>",), rows=[["<script>alert(1)</script>"]])
-    page = render("a < b", "<lead>", [Section(title="<t>", text=("<p>",), table=table)])
+    evil = "<script>alert(1)</script>"
+    blocks = [
+        evil,
+        Notice(text=evil),
+        Bullets(items=[evil]),
+        Table(headers=(evil, "n"), rows=[[evil, evil]], folded=evil),
+    ]
+    page = render(Document(title=evil, lead=evil, sections=[Section(title=evil, topic=evil, blocks=blocks)]))
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert "plotly" not in page.lower()  # nothing to draw, nothing to carry
+    assert page.count("&lt;script&gt;alert(1)") >= 11
+    assert len(page) < 20_000  # nothing to draw: plotly is left out
 
 
-def test_a_figure_cannot_close_its_script_element():
-    series = Series(name="</script><b>", x=[1.0], estimates=[estimate(0.5)])
-    for figure in (lines([series], x_title="x", y_title="y"), bars(["a"], [series], y_title="y")):
-        assert "</script>" not in as_json(figure)
-        assert json.loads(as_json(figure))["data"][-1]["name"] == "</script><b>"
+NAME = "</script><b>"
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        Lines(series=[Series(name=NAME, x=[1.0], estimates=[estimate(0.5)])], x_title="x", y_title="y", description=""),
+        Dots(rows=["a"], series=[Series(name=NAME, estimates=[estimate(0.5)])], x_title="x", description=""),
+        HeatMap(
+            rows=[NAME],
+            columns=["0"],
+            shares=[[0.1]],
+            counts=[[3]],
+            x_title="bit",
+            scale_title="SDC-1",
+            description="",
+        ),
+    ],
+    ids=lambda plot: type(plot).__name__,
+)
+def test_a_figure_cannot_close_its_script_element(plot):
+    text = as_json(draw(plot))
+    assert "</script>" not in text
+    assert "</script><b>" in json.dumps(json.loads(text))
+
+
+def test_zeros_stand_open_at_the_edge_of_a_logarithmic_axis():
+    none = {"value": 0.0, "low": 0.0, "high": 0.02, "n": 50, "confidence": 0.95}
+    series = [Series(name="a", estimates=[estimate(0.05, 0.01), none, None])]
+    plot = Dots(rows=["x", "y", "z"], series=series, x_title="share", description="", log_x=True)
+    (trace,) = draw(plot).to_plotly_json()["data"]
+    assert list(trace["marker"]["symbol"]) == ["circle", "circle-open"]
+    assert trace["x"][1] == pytest.approx(1.0)  # per cent: the decade below the least figure seen, 4 %
+    assert trace["x"][1] + trace["error_x"]["array"][1] == pytest.approx(2.0)
+    assert list(trace["error_x"]["arrayminus"]) == pytest.approx([1.0, 0.0])
+
+
+def test_layers_whose_shortened_names_agree_keep_their_rows():
+    names = [f"features.3.0.block.{n}.0.projection.weight" for n in range(3)]
+    heat = HeatMap(
+        rows=names,
+        columns=["7"],
+        shares=[[0.1], [None], [0.0]],
+        counts=[[5], [0], [9]],
+        x_title="bit",
+        scale_title="SDC-1",
+        description="",
+    )
+    (trace,) = draw(heat).to_plotly_json()["data"]
+    assert [row[0] for row in trace["z"]] == [1.0, None, 1.0]
+    assert "10 %, n = 5" in trace["text"][0][0]
+
+
+def luminance(colour):
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#14181d"])
+@pytest.mark.parametrize("colour", PALETTE)
+def test_every_colour_stands_out_on_both_backgrounds(colour, paper):
+    high, low = sorted((luminance(colour), luminance(paper)), reverse=True)
+    assert (high + 0.05) / (low + 0.05) >= 3  # WCAG 2.1, 1.4.11: graphical objects

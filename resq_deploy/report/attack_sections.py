@@ -1,0 +1,210 @@
+"""What attacks do to deployed files, and whether the figures can be trusted."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resq_deploy.report.document import Block, Lines, Notice, Section, Series, Table
+from resq_deploy.report.runs import Run
+from resq_deploy.report.text import NONE, count, listed, percent, points, quantity, rate, share, short, side_by_side
+
+_MOST_SERIES = 6
+_VERDICT = {True: "passed", False: "FAILED", None: "not run"}
+
+
+def attack_sections(campaigns: Sequence[Run]) -> list[Section]:
+    """Return the sections about attack campaigns."""
+    sections = [_worst_cases(campaigns)] if len(campaigns) > 1 else []
+    for run in campaigns:
+        sections += [_robust(run)] if run.summary["robust"] else []
+        sections += [_bit_flip(run)] if run.summary.get("bit_flip") else []
+        sections += [_fault_attack(run)] if run.summary.get("fault_attack") else []
+    return sections
+
+
+def radius(run: Run, epsilon: str) -> str:
+    """Write a radius of a campaign, such as 4/255."""
+    return f"{epsilon}/255" if run.options.get("norm", "linf") == "linf" else f"{epsilon} (L2)"
+
+
+def untrusted(run: Run) -> str | None:
+    """Return why the robust accuracy of a campaign must not be trusted, or None."""
+    failed = [name for name, check in run.summary["checks"].items() if check["passed"] is False]
+    if run.summary["trustworthy"] is not False and not failed:
+        return None
+    reasons = [f"{name} ({check})" if check else name for name, check in ((n, _why(run, n)) for n in failed)]
+    return f"{run.label}: the robust accuracy is not trustworthy; failed checks: {'; '.join(reasons) or 'see below'}"
+
+
+def _why(run: Run, check: str) -> str:
+    return str(run.summary["checks"][check].get("reason") or "")
+
+
+def _worst_cases(runs: Sequence[Run]) -> Section:
+    attacked = [run for run in runs if run.summary["worst_case"]]
+    figures = [(run.label, _strongest(run.summary["worst_case"])) for run in attacked]
+    told = [(label, found["value"], f"{share(found['value'])} at {epsilon}") for label, (epsilon, found) in figures]
+    title = f"Under the worst attack, accuracy is {side_by_side(told)}" if told else "No attack on images was run"
+    blocks: list[Block] = [f"An image counts if it withstands all attacks of its run. {_bands(runs)}"]
+    for norm in dict.fromkeys(run.options.get("norm", "linf") for run in attacked):
+        same = [run for run in attacked if run.options.get("norm", "linf") == norm]
+        for start in range(0, len(same), _MOST_SERIES):
+            some = same[start : start + _MOST_SERIES]
+            series = [_over_epsilon(run.label, run.summary["clean"], run.summary["worst_case"]) for run in some]
+            blocks.append(_lines(series, norm, title))
+    return Section(title=title, topic="Attacks", blocks=blocks)
+
+
+def _robust(run: Run) -> Section:
+    summary, norm = run.summary, run.options.get("norm", "linf")
+    epsilon, worst = _strongest(summary["worst_case"])
+    title = f"{run.label}: {percent(worst)} withstand all attacks at {radius(run, epsilon)}"
+    lines = [_over_epsilon(name, summary["clean"], found) for name, found in summary["robust"].items()]
+    if len(lines) > 1:
+        lines.append(_over_epsilon("worst case", summary["clean"], summary["worst_case"]))
+    blocks: list[Block] = []
+    reason = untrusted(run)
+    if reason:
+        blocks.append(Notice(text=reason))
+    knowledge = summary.get("threat", {}).get("attacks", {})
+    if summary.get("upper_bound") and not reason:
+        blocks.append("No attack had the gradients of the file itself: robust accuracy is no more than an upper bound.")
+    blocks.append(f"Threat model: {_threat(run, knowledge)}. Epsilon 0 is the clean accuracy. {_bands([run])}")
+    blocks += [_lines(lines[start : start + _MOST_SERIES], norm, title) for start in range(0, len(lines), _MOST_SERIES)]
+    blocks += [_robust_table(run), _checks(run)]
+    twin = summary.get("twin")
+    if twin:
+        agreement = twin["top1_agreement"]
+        told = percent(agreement) if isinstance(agreement, Mapping) else share(agreement)
+        blocks.append(
+            f"The differentiable twin, which gradients come from, answers clean images as the file does in {told}; its "
+            f"logits differ by {twin['max_logit_difference']:.3g} at most."
+        )
+    return Section(title=title, topic="Attacks", blocks=blocks)
+
+
+def _bands(runs: Sequence[Run]) -> str:
+    confidence = listed(sorted({f"{100 * run.summary['clean']['confidence']:g} %" for run in runs}))
+    return f"Bands: {confidence} intervals over images."
+
+
+def _strongest(by_epsilon: Mapping[str, Any]) -> tuple[str, Any]:
+    epsilon = max(by_epsilon, key=float)
+    return epsilon, by_epsilon[epsilon]
+
+
+def _over_epsilon(name: str, clean: Any, by_epsilon: Mapping[str, Any]) -> Series:
+    ordered = sorted(by_epsilon, key=float)
+    return Series(
+        name=name,
+        x=[0.0, *map(float, ordered)],
+        estimates=[clean, *(by_epsilon[epsilon] for epsilon in ordered)],
+    )
+
+
+def _lines(series: Sequence[Series], norm: str, title: str) -> Lines:
+    return Lines(
+        series=series,
+        x_title="epsilon (1/255, Linf)" if norm == "linf" else "epsilon (L2, units of [0, 1] pixels)",
+        y_title="accuracy (%)",
+        description=f"Accuracy over the strength of the attack. {title}.",
+    )
+
+
+def _threat(run: Run, knowledge: Mapping[str, str]) -> str:
+    options = run.options
+    attacks = [f"{name} ({knowledge[name]})" if name in knowledge else name for name in options.get("attacks", ())]
+    told = [f"norm {options.get('norm', 'linf')}", f"attacks {', '.join(attacks)}"]
+    if "queries" in options:
+        told.append(f"{count(options['queries'])} queries an image for black-box attacks")
+    if "steps" in options:
+        told.append(f"{options['steps']} steps for those with gradients")
+    return ", ".join([*told, f"{count(run.summary['clean']['n'])} images"])
+
+
+def _robust_table(run: Run) -> Table:
+    summary = run.summary
+    ordered = sorted(summary["worst_case"], key=float)
+    rows = [["none (clean)", *(percent(summary["clean"]) for _ in ordered)]]
+    named = [*summary["robust"].items(), ("worst case", summary["worst_case"])]
+    if "worst_case_8bit" in summary:
+        named.append(("worst case, images rounded to 8 bits", summary["worst_case_8bit"]))
+    rows += [[name, *(percent(found.get(epsilon)) for epsilon in ordered)] for name, found in named]
+    return Table(headers=["attack", *(radius(run, epsilon) for epsilon in ordered)], rows=rows)
+
+
+def _checks(run: Run) -> Table:
+    rows = [
+        [name, _VERDICT[check["passed"]], str(check.get("reason") or NONE)]
+        for name, check in run.summary["checks"].items()
+    ]
+    return Table(headers=["check that the attacks were sound", "verdict", "why"], rows=rows)
+
+
+def _bit_flip(run: Run) -> Section:
+    found = run.summary["bit_flip"]
+    flips, accuracy = found["flips"], found["accuracy"]
+    title = f"{run.label}: {flips['value']:.3g} chosen bit flips bring accuracy to {share(accuracy['value'])}"
+    blocks: list[Block] = [
+        f"Progressive bit search; each flip confirmed on the deployed file. Flips an attack batch: {quantity(flips)} "
+        f"(Student's interval over {flips['n']} batches); accuracy after the last: {percent(accuracy)}."
+    ]
+    if flips.get("censored"):
+        blocks.append(
+            Notice(text=f"{flips['censored']} of {flips['n']} batches did not reach their goal: more flips are needed.")
+        )
+    rows = [
+        [str(number), str(batch["flips"]), percent(batch["accuracy"]), str(batch["end"])]
+        for number, batch in enumerate(found["batches"])
+    ]
+    blocks.append(Table(headers=["attack batch", "flips", "accuracy after the last", "end"], rows=rows))
+    return Section(title=title, topic="Bit-flip attack", blocks=blocks)
+
+
+def _fault_attack(run: Run) -> Section:
+    found = run.summary["fault_attack"]
+    cells = [("clean", "", found["clean"])]
+    cells += [(name, epsilon, cell) for name, by in found["attacked"].items() for epsilon, cell in by.items()]
+    rows = [
+        [
+            f"{name} {radius(run, epsilon) if epsilon else ''}".strip(),
+            percent(cell["fault_free"]),
+            percent(cell["faulty"]),
+            points(cell["drop"]),
+            points(cell["drop_beyond_clean"]) if cell.get("drop_beyond_clean") else NONE,
+            percent(cell["sdc1"]),
+            points(cell["sdc1_beyond_clean"]) if cell.get("sdc1_beyond_clean") else NONE,
+        ]
+        for name, epsilon, cell in cells
+    ]
+    headers = [
+        "images",
+        "fault-free",
+        "faulty",
+        "drop (points)",
+        "beyond clean (points)",
+        "SDC-1",
+        "beyond clean (points)",
+    ]
+    faults = found["faults"]
+    what = f"random bit errors at {rate(faults['ber'])}" if faults["model"] == "ber" else "the faults of a list"
+    return Section(
+        title=f"{run.label}: faults and attacks together",
+        topic="Faults and attacks",
+        blocks=[
+            f"Clean and adversarial images on the fault-free file and under {what}, {faults['faults']} faults; "
+            "differences are paired by fault, their intervals are over faults, given the images.",
+            Table(headers=headers, rows=rows),
+        ],
+    )
+
+
+def tested_row(run: Run) -> list[str]:
+    """Return what an attack campaign tested, for the table of runs."""
+    return [
+        run.label,
+        "attackcamp",
+        f"{run.file} ({short(run.model)})",
+        f"{run.options.get('dataset', NONE)} ({short(run.digest('data'))})",
+        count(run.summary["clean"]["n"]),
+        _threat(run, {}),
+    ]

@@ -1,0 +1,150 @@
+"""From run folders to a report: reads, compares, and puts the sections in order."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.report import attack_sections, fault_sections, train_sections
+from resq_deploy.report.compare import Comparison, Single, compare, pair_up
+from resq_deploy.report.comparison_sections import comparison_sections
+from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
+from resq_deploy.report.runs import Run, load_runs, of_command
+from resq_deploy.report.scope import not_tested
+from resq_deploy.report.text import NONE, listed, percent, rate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What a report rests on.
+
+    Attributes:
+        runs: the runs, in the order given.
+        comparisons: of fault campaigns that can be paired.
+        singles: fault campaigns that cannot, and why.
+    """
+
+    runs: Sequence[Run]
+    comparisons: Sequence[Comparison]
+    singles: Sequence[Single]
+
+
+def gather(folders: Sequence[pathlib.Path], *, must_compare: bool = False) -> Evidence:
+    """Read run folders and compare what can be compared.
+
+    Args:
+        folders: run folders, or folders that hold them.
+        must_compare: take it as an error if a fault campaign cannot be compared with another one.
+
+    Raises:
+        RunFolderError: if a folder cannot be used, or, where they must be, runs cannot be compared.
+    """
+    runs = load_runs(folders)
+    pairs, singles = pair_up(of_command(runs, "faultcamp"))
+    if must_compare and (singles or not pairs):
+        reason = f"{singles[0].run.label}: {singles[0].reason}" if singles else "runs: give two or more of faultcamp"
+        raise RunFolderError(f"cannot compare {reason}")
+    return Evidence(runs=runs, comparisons=[compare(*pair) for pair in pairs], singles=singles)
+
+
+def document(evidence: Evidence) -> Document:
+    """Return the report.
+
+    Raises:
+        RunFolderError: if a file of a run folder is missing or broken.
+    """
+    runs = evidence.runs
+    sections = [
+        _headlines(runs),
+        *fault_sections.fault_sections(of_command(runs, "faultcamp")),
+        *attack_sections.attack_sections(of_command(runs, "attackcamp")),
+        *comparison_sections(evidence.comparisons, evidence.singles),
+        *train_sections.train_sections(runs),
+        Section(
+            title="What was not tested",
+            topic="Limits",
+            blocks=["No figure of this report says anything about:", Bullets(items=not_tested(runs))],
+        ),
+        _provenance(runs),
+    ]
+    names: dict[str, str] = {}
+    for run in runs:
+        if run.model:
+            names.setdefault(run.model, run.file)
+    files = list(names.values())
+    about = f"{len(files)} deployed file{'s' if len(files) > 1 else ''} ({listed(files)})" if files else "training"
+    lead = f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {about}. In brackets: intervals."
+    return Document(title="resq-deploy report", lead=lead, sections=sections)
+
+
+def _headlines(runs: Sequence[Run]) -> Section:
+    tested = {
+        "faultcamp": fault_sections.tested_row,
+        "attackcamp": attack_sections.tested_row,
+        "train": train_sections.tested_row,
+    }
+    rows = [row for run in runs for row in _headline_rows(run)]
+    blocks: list[Block] = [Notice(text=reason) for run in runs if (reason := _distrust(run))]
+    blocks += [
+        Table(headers=["run", "figure", "value", "units"], rows=rows),
+        Table(
+            headers=["run", "command", "file (SHA-256)", "data (SHA-256)", "images", "what was done"],
+            rows=[tested[run.command](run) for run in runs],
+        ),
+    ]
+    return Section(title="What was tested, and the main figures", topic="Overview", blocks=blocks)
+
+
+def _distrust(run: Run) -> str | None:
+    if run.command == "attackcamp":
+        return attack_sections.untrusted(run)
+    if run.command == "faultcamp" and run.summary["audit"]["mismatches"]:
+        return f"{run.label}: the audit found faults that differ from reload-and-run; do not use these figures"
+    return None
+
+
+def _headline_rows(run: Run) -> list[list[str]]:
+    """Return the main figures of a run: run, figure, value, what n counts."""
+    summary = run.summary
+    if run.command == "train":
+        return [
+            [run.label, f"{name} accuracy after stage {stage}, float", percent(test[key]), f"{test[key]['n']:,} images"]
+            for stage, test in ((stage, found["test"]) for stage, found in summary["stages"].items())
+            for key, name in (("clean", "clean"), ("robust", "PGD"))
+        ]
+    if run.command == "attackcamp":
+        rows = [[run.label, "clean accuracy", percent(summary["clean"]), f"{summary['clean']['n']:,} images"]]
+        for epsilon in sorted(summary["worst_case"], key=float):
+            found = summary["worst_case"][epsilon]
+            name = f"accuracy under the worst attack, {attack_sections.radius(run, epsilon)}"
+            rows.append([run.label, name, percent(found), f"{found['n']:,} images"])
+        return rows
+    golden = summary["golden"]["accuracy"]
+    rows = [[run.label, "clean accuracy", percent(golden), f"{golden['n']:,} images"]]
+    if "curve" in summary:
+        last = summary["curve"][-1]
+        name = f"accuracy at a bit error rate of {rate(last['ber'])}"
+        return [*rows, [run.label, name, percent(last["accuracy"]), f"{last['chips']} chips"]]
+    evaluated = f"{summary['faults']['evaluated']:,} faults"
+    rows.append([run.label, "SDC-1 of a fault", percent(summary["rates"]["sdc1"]), evaluated])
+    rows.append([run.label, "accuracy under a fault", percent(summary["accuracy"]), evaluated])
+    return rows
+
+
+def _provenance(runs: Sequence[Run]) -> Section:
+    rows = []
+    for run in runs:
+        versions = run.manifest["versions"]
+        made = f"{_minute(run.manifest['started'])} to {_minute(run.manifest.get('finished', NONE))}"
+        seed = run.manifest.get("seed")
+        digests = "; ".join(f"{what} {digest}" for what, digest in run.manifest["sha256"].items() if digest)
+        machine = f"{run.manifest.get('machine', NONE)} {' '.join(run.manifest.get('cpu_flags', ()))}".strip()
+        told = ", ".join(f"{name} {version}" for name, version in versions.items())
+        rows.append([run.label, made, NONE if seed is None else str(seed), digests or NONE, told, machine])
+    headers = ["run", "when (UTC)", "seed", "SHA-256 of what it read", "versions", "machine"]
+    return Section(title="Where the figures come from", topic="Provenance", blocks=[Table(headers=headers, rows=rows)])
+
+
+def _minute(moment: str) -> str:
+    """Shorten a moment, recorded in UTC, to the minute."""
+    return moment[:16].replace("T", " ")

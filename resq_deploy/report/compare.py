@@ -1,0 +1,323 @@
+"""Two fault campaigns side by side: what they share is paired, chip by chip, fault by fault and image by image.
+
+Runs can be paired when they judged the same faults on the same images: the same data (SHA-256) and number of images,
+fault model, roles, layers and bits. The files, and whether memory corrects errors, are what may differ. Random bit
+errors are paired by chip: a chip has the same faults in all files with the same tensors. Other faults are paired
+where both files were hit at the same bits; where they share too few, the populations are compared.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.faults.statistics import (
+    Estimate,
+    difference,
+    holm,
+    matched,
+    mcnemar,
+    paired_difference,
+    paired_p,
+    permutation_p,
+    student,
+)
+from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
+from resq_deploy.report.runs import Run
+from resq_deploy.report.text import rate as written
+
+FEWEST_SHARED = 30
+"""Fewer faults than this, hit in both files, are not compared one by one."""
+
+_SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
+    ("fault model", lambda run: run.summary["fault_model"]),
+    ("data (SHA-256)", lambda run: run.digest("data")),
+    ("number of images", lambda run: run.summary["golden"]["images"]),
+    ("roles", lambda run: sorted(run.options.get("roles") or ["all"])),
+    ("layers", lambda run: run.options.get("layers", "*")),
+    ("bits", lambda run: run.options.get("bits") or "all"),
+    ("length of bursts", lambda run: run.options.get("burst") if run.summary["fault_model"] == "burst" else None),
+    ("fault list (SHA-256)", lambda run: run.digest("fault_list")),
+    ("confidence", lambda run: run.summary["accuracy"]["confidence"]),
+)
+_NOTED: Sequence[tuple[str, Callable[[Run], Any]]] = (
+    ("ECC", lambda run: run.options.get("ecc")),
+    ("deployment", lambda run: run.options.get("deployment")),
+    ("onnxruntime", lambda run: run.manifest["versions"].get("onnxruntime")),
+    ("CPU features", lambda run: run.manifest.get("cpu_flags")),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One figure of two runs.
+
+    Attributes:
+        figure: what is compared.
+        first: the figure of the first run.
+        second: the figure of the second run.
+        estimate: second less first, with its interval over units, given the images.
+        unit: what `estimate.n` counts: chips, shared faults, images, or faults drawn independently.
+        p_units: p-value over the units, by Student's paired or a permutation test; None where the interval decides.
+        p_images: McNemar's p-value over images, for figures of right answers.
+        p: the larger of both, adjusted for the number of figures of the comparison; None where no p-value is known.
+    """
+
+    figure: str
+    first: Estimate
+    second: Estimate
+    estimate: Estimate
+    unit: str
+    p_units: float | None = None
+    p_images: float | None = None
+    p: float | None = None
+
+    @property
+    def real(self) -> bool:
+        """Whether the difference is beyond chance: for further units and, where tested, for further images."""
+        apart = self.estimate.low > 0.0 or self.estimate.high < 0.0
+        return apart and (self.p is None or self.p <= 1.0 - self.estimate.confidence)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "figure": self.figure,
+            "first": self.first.as_dict(),
+            "second": self.second.as_dict(),
+            "difference": self.estimate.as_dict(),
+            "unit": self.unit,
+            "p_units": self.p_units,
+            "p_images": self.p_images,
+            "p_adjusted": self.p,
+            "real": self.real,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """What two runs differ in.
+
+    Attributes:
+        first: the run that comes first, the reference.
+        second: the other one.
+        differences: figure by figure, second less first.
+        notes: what a reader must know to judge them.
+    """
+
+    first: Run
+    second: Run
+    differences: Sequence[Difference]
+    notes: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Single:
+    """A campaign that no other one can be paired with, and why."""
+
+    run: Run
+    reason: str
+
+
+def pair_up(campaigns: Sequence[Run]) -> tuple[list[tuple[Run, Run]], list[Single]]:
+    """Pair each fault campaign with the first one given that it can be compared with.
+
+    Returns:
+        The pairs, and the campaigns that are in none; a campaign given alone is in neither.
+    """
+    pairs: list[tuple[Run, Run]] = []
+    for place, run in enumerate(campaigns):
+        reference = next((earlier for earlier in campaigns[:place] if obstacle(earlier, run) is None), None)
+        if reference is not None:
+            pairs.append((reference, run))
+    paired = {id(run) for pair in pairs for run in pair}
+    lonely = [run for run in campaigns if id(run) not in paired] if len(campaigns) > 1 else []
+    return pairs, [Single(run=run, reason=_reason(run, campaigns)) for run in lonely]
+
+
+def obstacle(first: Run, second: Run) -> str | None:
+    """Return why two fault campaigns cannot be paired, or None where they can."""
+    for what, value in _SAME:
+        if value(first) != value(second):
+            return f"{what}: {_told(value(first))} in {first.label}, {_told(value(second))} in {second.label}"
+    return None
+
+
+def _reason(run: Run, campaigns: Sequence[Run]) -> str:
+    model = run.summary["fault_model"]
+    alike = [other for other in campaigns if other is not run and other.summary["fault_model"] == model]
+    if not alike:
+        return f"no other run given has the fault model {model}"
+    obstacles = [obstacle(other, run) for other in alike]
+    return "; ".join(f"other {text}" for text in dict.fromkeys(obstacles) if text)
+
+
+def _told(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """Compare two campaigns that can be paired.
+
+    Raises:
+        RunFolderError: if a table of faults or a store is missing or broken.
+    """
+    tables = read_faults(first), read_faults(second)
+    right = golden_right(first), golden_right(second)
+    found = [_clean(first, second, right)]
+    notes = [
+        f"{what}: {_told(value(first))} in {first.label}, {_told(value(second))} in {second.label}"
+        for what, value in _NOTED
+        if value(first) != value(second)
+    ]
+    pairing = _Pairing(first, second, *tables)
+    if first.summary["fault_model"] == "ber":
+        found += [pairing.at_rate(rate) for rate in pairing.rates()]
+        notes += pairing.chip_notes()
+    else:
+        found += pairing.single_faults()
+        notes += pairing.fault_notes()
+    if right[0] is None or right[1] is None:
+        notes.append("clean accuracy was compared without pairing images: no fault was masked on all of them")
+    return Comparison(first=first, second=second, differences=_adjusted(found), notes=notes)
+
+
+def _clean(first: Run, second: Run, right: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]) -> Difference:
+    """Compare the fault-free answers, image by image where they are known."""
+    a, b = (_estimate(run.summary["golden"]["accuracy"]) for run in (first, second))
+    if right[0] is None or right[1] is None:
+        unpaired = difference(a, b)
+        return Difference(figure="clean accuracy", first=a, second=b, estimate=unpaired, unit="images, unpaired")
+    apart = right[1] - right[0]
+    estimate = matched(int((apart > 0).sum()), int((apart < 0).sum()), len(apart), a.confidence)
+    return Difference(
+        figure="clean accuracy", first=a, second=b, estimate=estimate, unit="images", p_images=mcnemar(apart)
+    )
+
+
+class _Pairing:
+    """The faults two runs share."""
+
+    def __init__(self, first: Run, second: Run, a: FaultTable, b: FaultTable) -> None:
+        self._runs = first, second
+        self._tables = a, b
+        self._confidence = float(first.summary["accuracy"]["confidence"])
+        _, self._at_a, self._at_b = np.intersect1d(a.key, b.key, return_indices=True)
+
+    def rates(self) -> list[float]:
+        """Return the bit error rates both runs have."""
+        return sorted(set(self._tables[0].ber[self._at_a].tolist()))
+
+    def at_rate(self, rate: float) -> Difference:
+        """Compare accuracy at one bit error rate, chip by chip."""
+        chosen = self._tables[0].ber[self._at_a] == rate
+        return self._accuracy(f"accuracy at {written(rate)}", self._at_a[chosen], self._at_b[chosen], "chips")
+
+    def chip_notes(self) -> list[str]:
+        """Say how many of the chips flipped the very same bits."""
+        a, b = self._tables
+        same = sum(a.mask[i] == b.mask[j] for i, j in zip(self._at_a, self._at_b, strict=True))
+        if same == len(self._at_a):
+            return [f"all {same} chips flip the very same bits in both files"]
+        return [
+            f"{same} of {len(self._at_a)} chips flip the very same bits; the other files differ in tensors, "
+            "so that their chips are alike in rate only"
+        ]
+
+    def single_faults(self) -> list[Difference]:
+        """Compare SDC-1 and accuracy under a fault: over shared faults, else over the populations."""
+        stratified = self._is_stratified
+        shared = self._enough_shared
+        found = [] if shared and not stratified else self._of_populations()
+        return [*found, *self._of_shared()] if shared else found
+
+    @property
+    def _is_stratified(self) -> bool:
+        return any(run.summary["design"] == "stratified" for run in self._runs)
+
+    @property
+    def _enough_shared(self) -> bool:
+        """Whether enough faults are shared to be compared one by one, or all of them are."""
+        shared = len(self._at_a)
+        return shared >= FEWEST_SHARED or shared == len(self._tables[0]) == len(self._tables[1])
+
+    def fault_notes(self) -> list[str]:
+        """Say how many faults are shared, and what is compared therefore."""
+        sizes = [len(table) for table in self._tables]
+        shared = f"{len(self._at_a):,} of {sizes[0]:,} and {sizes[1]:,} faults hit the same bits in both files"
+        if not self._enough_shared:
+            what = "too few to compare them one by one: the populations are compared, as drawn independently"
+            if self._is_stratified:
+                return [f"{shared}: {what}"]
+            return [
+                f"{shared}: {what}. A few faults do most of the harm, and a sample without them has too narrow an "
+                "interval: differences must stand a permutation test, too"
+            ]
+        if self._is_stratified:
+            return [f"{shared}; they were drawn in strata, so that figures over shared faults are about these alone"]
+        return [f"{shared}: they are compared one by one"]
+
+    def _of_populations(self) -> list[Difference]:
+        found = []
+        for figure, key in (("SDC-1", "sdc1"), ("accuracy under a fault", "accuracy")):
+            given = [run.summary["rates"][key] if key == "sdc1" else run.summary[key] for run in self._runs]
+            if None in given:
+                continue
+            a, b = map(_estimate, given)
+            rates = [getattr(table, key) for table in self._tables]
+            tested = None if self._is_stratified else permutation_p(*(r[~np.isnan(r)] for r in rates))
+            unit = "faults, drawn independently"
+            found.append(
+                Difference(figure=figure, first=a, second=b, estimate=difference(a, b), unit=unit, p_units=tested)
+            )
+        return found
+
+    def _of_shared(self) -> list[Difference]:
+        at_a, at_b = self._at_a, self._at_b
+        a, b = self._tables[0].sdc1[at_a], self._tables[1].sdc1[at_b]
+        judged = ~(np.isnan(a) | np.isnan(b))
+        found = []
+        if judged.any():
+            apart = b[judged] - a[judged]
+            found.append(
+                Difference(
+                    figure="SDC-1, shared faults",
+                    first=student(a[judged], self._confidence),
+                    second=student(b[judged], self._confidence),
+                    estimate=paired_difference(apart, self._confidence),
+                    unit="shared faults",
+                    p_units=paired_p(apart),
+                )
+            )
+        return [*found, self._accuracy("accuracy, shared faults", at_a, at_b, "shared faults")]
+
+    def _accuracy(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
+        a, b = self._tables[0].accuracy[at_a], self._tables[1].accuracy[at_b]
+        counts = [
+            right_answers(run, np.isin(np.arange(len(table)), at))
+            for run, table, at in zip(self._runs, self._tables, (at_a, at_b), strict=True)
+        ]
+        return Difference(
+            figure=figure,
+            first=student(a, self._confidence),
+            second=student(b, self._confidence),
+            estimate=paired_difference(b - a, self._confidence),
+            unit=unit,
+            p_units=paired_p(b - a),
+            p_images=mcnemar(counts[1] - counts[0]),
+        )
+
+
+def _adjusted(found: Sequence[Difference]) -> list[Difference]:
+    """Adjust p-values for their number; a figure must stand both tests it has, so that the larger p counts."""
+    larger = [max((p for p in (one.p_units, one.p_images) if p is not None), default=None) for one in found]
+    tested = [place for place, p in enumerate(larger) if p is not None]
+    values = holm([p for p in larger if p is not None])
+    changed = dict(zip(tested, values, strict=True))
+    return [dataclasses.replace(one, p=changed.get(place)) for place, one in enumerate(found)]
+
+
+def _estimate(given: Any) -> Estimate:
+    return Estimate(**{field.name: given[field.name] for field in dataclasses.fields(Estimate)})

@@ -1,0 +1,340 @@
+"""What faults do to deployed files: accuracy over bit errors, the ladder of outcomes, exposure, the worst faults."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from resq_deploy.faults.outcomes import COUNTS
+from resq_deploy.report.document import Block, Dots, HeatMap, Lines, Section, Series, Table
+from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
+from resq_deploy.report.runs import Run
+from resq_deploy.report.text import NONE, count, listed, percent, quantity, rate, share, short, side_by_side
+
+MOST_SERIES = 6
+"""More series than this cannot be told apart in one plot."""
+
+_WORST_SHOWN = 20
+_LAYERS_SHOWN = 10
+_FIRST_ORDER = 0.5
+_BEYOND = "faults are no longer rare: run --faults ber"
+_LADDER = ("sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite", "corrupted", "corrected")
+_MEANING = {
+    "masked": "outputs bit-equal to the fault-free ones",
+    "benign": "same top-1, outputs not bit-equal",
+    "sdc1": "another top-1",
+    "sdc5": "new top-1 outside the golden top 5",
+    "sdc10": "top confidence moved by over 10 %",
+    "sdc20": "top confidence moved by over 20 %",
+    "sdc10_abs": "top confidence moved by over 0.1",
+    "sdc20_abs": "top confidence moved by over 0.2",
+    "nonfinite": "outputs hold NaN or infinity",
+    "corrected": "wrong answer became right",
+    "corrupted": "right answer became wrong",
+    "due": "file no longer loads or runs (share of faults)",
+}
+
+
+def with_curve(campaigns: Sequence[Run]) -> list[Run]:
+    """Return the campaigns of random bit errors."""
+    return [run for run in campaigns if "curve" in run.summary]
+
+
+def without_curve(campaigns: Sequence[Run]) -> list[Run]:
+    """Return the campaigns of faults one by one."""
+    return [run for run in campaigns if "curve" not in run.summary]
+
+
+def fault_sections(campaigns: Sequence[Run]) -> list[Section]:
+    """Return the sections about fault campaigns.
+
+    Raises:
+        RunFolderError: if a table of faults is missing or broken.
+    """
+    curves, others = with_curve(campaigns), without_curve(campaigns)
+    sections = [_bit_errors(curves)] if curves else []
+    if others:
+        sections += [_outcomes(others)]
+        sections += [_exposure(run) for run in others if run.summary["exposure"]]
+        sections += [_places(run) for run in others]
+    return sections
+
+
+def _bit_errors(runs: Sequence[Run]) -> Section:
+    highest = [(run.label, run.summary["curve"][-1]) for run in runs]
+    rates = {point["ber"] for _, point in highest}
+    at = f"At a bit error rate of {rate(max(rates))}" if len(rates) == 1 else "At its highest bit error rate"
+    means = [(label, mean := point["accuracy"]["value"], share(mean)) for label, point in highest]
+    title = f"{at}, accuracy is {side_by_side(means)}"
+    blocks: list[Block] = [
+        "Every stored bit that was chosen flips with the given probability. A line is the mean over simulated chips, "
+        "its band the interval for further chips (Student), a pale dot one chip. Images and their number stay the "
+        "same; the fault-free accuracy stands in the first row.",
+    ]
+    for start in range(0, len(runs), MOST_SERIES):
+        series = [_curve(run) for run in runs[start : start + MOST_SERIES]]
+        blocks.append(
+            Lines(
+                series=series,
+                x_title="bit error rate",
+                y_title="accuracy (%)",
+                log_x=True,
+                description=f"Accuracy over bit error rate. {title}.",
+            )
+        )
+    return Section(title=title, topic="Bit errors", blocks=[*blocks, _curve_table(runs)])
+
+
+def _curve(run: Run) -> Series:
+    table = read_faults(run)
+    points = run.summary["curve"]
+    return Series(
+        name=run.label,
+        x=[point["ber"] for point in points],
+        estimates=[point["accuracy"] for point in points],
+        dots=list(zip(table.ber.tolist(), table.accuracy.tolist(), strict=True)),
+    )
+
+
+def _curve_table(runs: Sequence[Run]) -> Table:
+    rates = sorted({point["ber"] for run in runs for point in run.summary["curve"]})
+    headers = ["bit error rate"]
+    for run in runs:
+        headers += [run.label, f"{run.label}, worst chip"]
+    first = ["fault-free"]
+    for run in runs:
+        first += [percent(run.summary["golden"]["accuracy"]), NONE]
+    rows = [first]
+    for ber in rates:
+        row = [rate(ber)]
+        for run in runs:
+            point = next((p for p in run.summary["curve"] if p["ber"] == ber), None)
+            row += [percent(point["accuracy"]), share(point["worst"])] if point else [NONE, NONE]
+        rows.append(row)
+    return Table(headers=headers, rows=rows)
+
+
+def _outcomes(runs: Sequence[Run]) -> Section:
+    known = [(run.label, run.summary["rates"]["sdc1"]) for run in runs if run.summary["rates"]["sdc1"]]
+    figures = [(label, sdc1["value"], percent(sdc1)) for label, sdc1 in known]
+    title = f"SDC-1 of a fault is {side_by_side(figures)}" if figures else "No fault could be judged"
+    blocks: list[Block] = [
+        "Share of image runs by what a fault does to them, averaged over faults; the interval is about the other "
+        "faults of the same file, on the same images. Open dots at the left edge: none seen.",
+    ]
+    for start in range(0, len(runs), MOST_SERIES):
+        some = runs[start : start + MOST_SERIES]
+        blocks.append(
+            Dots(
+                rows=_LADDER,
+                series=[
+                    Series(name=run.label, estimates=[run.summary["rates"][name] for name in _LADDER]) for run in some
+                ],
+                x_title="share of image runs (%)",
+                log_x=True,
+                description=f"Share of image runs by kind of silent data corruption. {title}.",
+            )
+        )
+    rows = [[name, _MEANING[name], *(percent(run.summary["rates"][name]) for run in runs)] for name in COUNTS]
+    rows.append(["due", _MEANING["due"], *(percent(run.summary["due"]) for run in runs)])
+    rows.append(["accuracy", "under a fault", *(percent(run.summary["accuracy"]) for run in runs)])
+    blocks.append(Table(headers=["outcome", "meaning", *(run.label for run in runs)], rows=rows))
+    return Section(title=title, topic="Outcomes", blocks=blocks)
+
+
+def _exposure(run: Run) -> Section:
+    exposure = run.summary["exposure"]
+    roles = exposure["roles"]
+    by_risk = sorted(roles, key=lambda role: -(roles[role]["share_of_risk"] or 0.0))
+    title = _heaviest(roles) or "No fault of this campaign changed an answer"
+    seen = [role for role in by_risk if roles[role]["sdc1"] is not None]
+    blocks: list[Block] = [
+        "Risk is SDC-1 of one fault times the stored bits of a role: what each role adds to the wrong answers while "
+        "faults are rare (first order).",
+        Dots(
+            rows=seen,
+            series=[Series(name=run.label, estimates=[roles[role]["sdc1"] for role in seen])],
+            x_title="SDC-1 of one fault (%)",
+            log_x=True,
+            description=f"SDC-1 by role, the role with most risk on top. {title}.",
+        ),
+        Table(
+            headers=["role", "bits", "of the bits", "SDC-1 of one fault", "faults", "of the risk"],
+            rows=[_role_row(role, roles[role]) for role in by_risk],
+        ),
+    ]
+    unseen = [role for role in roles if roles[role]["sdc1"] is None]
+    if unseen:
+        blocks.append(f"No fault fell on {listed(unseen)}: their share of the risk is not known.")
+    blocks.append(_expected(exposure))
+    if exposure["fit"]:
+        blocks.append(
+            f"With {exposure['fit']['fit_per_mbit']:g} raw failures in 10^9 hours and 10^6 bits of memory: "
+            f"{quantity(exposure['fit']['expected_sdc1'])} wrong-answer faults in 10^9 hours (FIT)."
+        )
+    return Section(title=f"{run.label}: {title}", topic="Exposure", blocks=blocks)
+
+
+def _heaviest(roles: dict[str, Any]) -> str | None:
+    """Say which roles carry more of the risk than of the bits."""
+    heavy = [role for role, e in roles.items() if e["share_of_risk"] and e["share_of_risk"] > e["share_of_bits"]]
+    if not heavy:
+        return None
+    light = [role for role, e in roles.items() if e["share_of_risk"] is not None and role not in heavy]
+    bits, risk = (sum(roles[role][key] for role in heavy) for key in ("share_of_bits", "share_of_risk"))
+    if 0 < len(light) < len(heavy):
+        named = f"roles other than {listed(light)} hold"
+    else:
+        named = f"{listed(heavy)} {'holds' if len(heavy) == 1 else 'hold'}"
+    return f"{named} {share(bits)} of the bits and {share(risk)} of the risk"
+
+
+def _role_row(role: str, exposed: dict[str, Any]) -> list[str]:
+    sdc1 = exposed["sdc1"]
+    return [
+        role,
+        count(exposed["bits"]),
+        share(exposed["share_of_bits"]),
+        percent(sdc1),
+        count(sdc1["n"]) if sdc1 else "0",
+        share(exposed["share_of_risk"]),
+    ]
+
+
+def _expected(exposure: dict[str, Any]) -> Table:
+    rows = [
+        [rate(at["ber"]), quantity(at["expected_sdc1"]) if at["expected_sdc1"]["value"] < _FIRST_ORDER else _BEYOND]
+        for at in exposure["at"]
+    ]
+    return Table(headers=["bit error rate", "expected SDC-1 of an image run, first order"], rows=rows)
+
+
+def _places(run: Run) -> Section:
+    """Return where in the file the harm is: layers, bits, and the worst faults."""
+    table = read_faults(run, worst=_WORST_SHOWN)
+    layers = _ranked(run.summary["by_layer"])
+    blocks: list[Block] = []
+    if run.summary["fault_model"] != "word":  # which has no bits
+        maps = [_heat(table, "layer", _largest_role(table), list(run.summary["by_layer"])), _heat(table, "role")]
+        drawn = [found for found in maps if found is not None]
+        blocks += ["Mean SDC-1 of the faults drawn, by colour." + _design_note(run), *drawn] if drawn else []
+    blocks.append(_group_table("layer", layers[:_LAYERS_SHOWN]))
+    if len(layers) > _LAYERS_SHOWN:
+        blocks.append(_group_table("layer", layers, folded=f"All {len(layers)} layers"))
+    blocks.append(_group_table("bit", list(run.summary["by_bit"].items()), folded="By bit position, over all roles"))
+    blocks += _worst(table)
+    known = [(name, rates["sdc1"]) for name, rates in layers if rates["sdc1"] and rates["sdc1"]["value"]]
+    worst = max(known, key=lambda one: one[1]["low"], default=None)  # what even a lucky sample cannot hide
+    title = f"layer {worst[0]} is hit hardest, SDC-1 {percent(worst[1])}" if worst else "no answer was changed"
+    return Section(title=f"{run.label}: {title}", topic="Layers and bits", blocks=blocks)
+
+
+def _design_note(run: Run) -> str:
+    if run.summary["design"] == "simple":
+        return ""
+    return " Faults were drawn in strata, more where harm was found: a cell that joins strata leans that way."
+
+
+def _largest_role(table: FaultTable) -> str | None:
+    names, codes = table.groups["role"]
+    return names[int(np.bincount(codes).argmax())] if len(codes) else None
+
+
+def _heat(table: FaultTable, rows: str, role: str | None = None, order: Sequence[str] = ()) -> HeatMap | None:
+    """Return SDC-1 by bit and layer of one role, or by bit and role; None where no fault hit a single bit."""
+    names, codes = table.groups[rows]
+    bits, bit_codes = table.groups["bit"]
+    roles, role_codes = table.groups["role"]
+    chosen = ~np.isnan(table.sdc1) & np.array([bit != MIXED for bit in bits], dtype=bool)[bit_codes]
+    if role is not None:
+        chosen &= role_codes == roles.index(role)
+    if not chosen.any():
+        return None
+    shape = (len(names), len(bits))
+    cell = np.ravel_multi_index((codes[chosen], bit_codes[chosen]), shape)
+    counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+    sums = np.bincount(cell, weights=table.sdc1[chosen], minlength=shape[0] * shape[1]).reshape(shape)
+    down = sorted(np.flatnonzero(counts.any(axis=1)), key=lambda place: _place(names[place], order))
+    across = sorted(np.flatnonzero(counts.any(axis=0)), key=lambda place: int(bits[place]))
+    what = f"{role} bits, by layer" if role is not None else "all roles"
+    return HeatMap(
+        rows=[names[i] for i in down],
+        columns=[bits[j] for j in across],
+        shares=[[float(sums[i, j] / counts[i, j]) if counts[i, j] else None for j in across] for i in down],
+        counts=[[int(counts[i, j]) for j in across] for i in down],
+        x_title="bit (0: least significant)",
+        scale_title=f"SDC-1, {what}",
+        description=f"SDC-1 by {rows} and bit position, {what}; the figures by {rows} and by bit stand in tables",
+    )
+
+
+def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
+    return (order.index(name) if name in order else len(order), name)
+
+
+def _ranked(groups: dict[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(groups.items(), key=lambda item: -(item[1]["sdc1"] or {"value": -1.0})["value"])
+
+
+def _group_table(what: str, groups: Sequence[tuple[str, Any]], folded: str = "") -> Table:
+    rows = [
+        [
+            name,
+            percent(rates["sdc1"]),
+            percent(rates["corrupted"]),
+            percent(rates["sdc10"]),
+            count(rates["sdc1"]["n"]) if rates["sdc1"] else "0",
+        ]
+        for name, rates in groups
+    ]
+    return Table(headers=[what, "SDC-1", "right became wrong", "SDC-10", "faults"], rows=rows, folded=folded)
+
+
+def _worst(table: FaultTable) -> list[Block]:
+    if not table.worst:
+        return []
+    rows = [
+        [
+            fault.label,
+            fault.where["tensor"],
+            fault.where["role"],
+            fault.where["index"],
+            fault.where["bit"],
+            fault.outcome,
+            share(fault.sdc1) if fault.outcome != "due" else NONE,
+            share(fault.accuracy),
+        ]
+        for fault in table.worst
+    ]
+    headers = ["fault", "tensor", "role", "index", "bit", "outcome", "SDC-1", "accuracy"]
+    return [
+        f"The {len(rows)} most critical faults; faults.csv of the run holds all, and is a fault list to run again.",
+        Table(headers=headers, rows=rows),
+    ]
+
+
+def tested_row(run: Run) -> list[str]:
+    """Return what a fault campaign tested, for the table of runs."""
+    options, summary = run.options, run.summary
+    roles = ", ".join(options.get("roles") or ["all roles"])
+    narrowed = [
+        f"{name} {value}"
+        for name, value, usual in (
+            ("layers", options.get("layers", "*"), "*"),
+            ("bits", ",".join(map(str, options.get("bits") or ())), ""),
+            ("ECC", options.get("ecc", "none"), "none"),
+        )
+        if value != usual
+    ]
+    drawn = f"{count(summary['faults']['evaluated'])} of {count(summary['population']['faults'])} faults"
+    if "curve" in summary:
+        drawn = f"{len(summary['curve'])} bit error rates on {summary['curve'][0]['chips']} chips"
+    threat = f"stored bits, {summary['fault_model']}; {'; '.join([roles, *narrowed, drawn])}"
+    return [
+        run.label,
+        "faultcamp",
+        f"{run.file} ({short(run.model)})",
+        f"{options.get('dataset', NONE)} ({short(run.digest('data'))})",
+        count(summary["golden"]["images"]),
+        threat,
+    ]

@@ -1,0 +1,250 @@
+"""What a fault campaign kept of each fault: `faults.csv`, and the answers in `campaign.sqlite`."""
+
+import array
+import csv
+import dataclasses
+import hashlib
+import heapq
+import itertools
+import math
+import pathlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.report.runs import Run
+
+STORE_SCHEMAS = (1, 2)
+"""Schema versions of the store that can be read: answers are kept alike in both."""
+
+GROUPS = ("role", "layer", "bit")
+MIXED = "mixed"
+_CHUNK = 2048
+_BITS = ("op", "tensor", "index", "bit", "value")
+
+Flags = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CriticalFault:
+    """One of a campaign's worst faults.
+
+    Attributes:
+        label: what the campaign calls it.
+        outcome: the worst over its images, or `due`.
+        where: tensor, layer, role and bits it hits.
+        sdc1: share of images with another top-1; 1 for a `due` fault.
+        accuracy: under the fault.
+    """
+
+    label: str
+    outcome: str
+    where: dict[str, str]
+    sdc1: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FaultTable:
+    """The faults of a campaign, in the order of its plan.
+
+    Attributes:
+        key: what identifies a fault across files: a digest of the bits it changes, or of rate and chip, shape [n].
+        sdc1: share of images with another top-1, NaN for a `due` fault, shape [n].
+        accuracy: share of images answered right, 0 for a `due` fault, shape [n].
+        groups: for role, layer and bit the names, and the number of each fault's name, shape [n].
+        ber: bit error rate of each fault, shape [n]; empty for other models.
+        mask: digests of the masks, of random bit errors only.
+        worst: the faults that change most answers, the worst first.
+    """
+
+    key: NDArray[np.uint64]
+    sdc1: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    groups: dict[str, tuple[list[str], NDArray[np.int32]]]
+    ber: NDArray[np.float64]
+    mask: list[str]
+    worst: list[CriticalFault]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+def read_faults(run: Run, worst: int = 0) -> FaultTable:
+    """Read the table of faults of a campaign.
+
+    Args:
+        run: the campaign.
+        worst: how many of the worst faults to keep by name.
+
+    Raises:
+        RunFolderError: if the table is missing, broken, or does not hold the faults of the summary.
+    """
+    path = run.path / "faults.csv"
+    reader = _Reader(path, worst)
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader.read(stream)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunFolderError(f"{path} is missing or broken ({error}): run the campaign again") from error
+    table = reader.table()
+    expected = run.summary["faults"]["evaluated"]
+    if len(table) != expected:
+        raise RunFolderError(f"{path} holds {len(table)} faults, the summary {expected}: the folder is half-written")
+    return table
+
+
+class _Reader:
+    """Collects the rows of a table, compactly: a campaign may hold millions of faults."""
+
+    def __init__(self, path: pathlib.Path, worst: int) -> None:
+        self._path = path
+        self._worst = worst
+        self._heap: list[tuple[tuple[float, float, int], CriticalFault]] = []
+        self._numbers = {name: array.array("d") for name in ("sdc1", "accuracy", "ber")}
+        self._keys = array.array("Q")
+        self._codes = {group: array.array("i") for group in GROUPS}
+        self._names: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
+        self._masks: list[str] = []
+
+    def read(self, stream: Iterator[str]) -> None:
+        rows = csv.reader(stream, strict=True)
+        header = next(rows, [])
+        place = {name: number for number, name in enumerate(header)}
+        masks = "mask" in place
+        for label, members in itertools.groupby(rows, key=lambda row: row[place["fault"]]):
+            fault = [dict(zip(header, row, strict=True)) for row in members]
+            self._add(label, fault, masks=masks)
+
+    def _add(self, label: str, rows: Sequence[dict[str, str]], *, masks: bool) -> None:
+        first = rows[0]
+        images = int(first["images"])
+        sdc1 = int(first["sdc1"]) / images if images else float("nan")
+        accuracy = float(first["accuracy"])
+        self._numbers["sdc1"].append(sdc1)
+        self._numbers["accuracy"].append(accuracy)
+        if masks:
+            self._numbers["ber"].append(float(first["ber"]))
+            self._masks.append(first["mask"])
+            self._keys.append(_digest(f"{float(first['ber'])!r} {first['chip']}"))
+            return
+        self._keys.append(_digest("\n".join(sorted(" ".join(row[name] for name in _BITS) for row in rows))))
+        where = {name: _common(row[name] for row in rows) for name in (*GROUPS, "tensor", "index")}
+        if where["tensor"] != MIXED and where["index"] != MIXED:
+            where["bit"] = min((row["bit"] for row in rows), key=int)  # a burst counts by its lowest bit
+        for group in GROUPS:
+            names = self._names[group]
+            self._codes[group].append(names.setdefault(where[group], len(names)))
+        self._keep(label, first["outcome"], where, sdc1, accuracy)
+
+    def _keep(self, label: str, outcome: str, where: dict[str, str], sdc1: float, accuracy: float) -> None:
+        if not self._worst:
+            return
+        harm = 1.0 if math.isnan(sdc1) else sdc1
+        rank = (harm, -accuracy, -len(self._keys))
+        if len(self._heap) == self._worst and rank <= self._heap[0][0]:
+            return
+        fault = CriticalFault(label=label, outcome=outcome, where=where, sdc1=harm, accuracy=accuracy)
+        keep = heapq.heappush if len(self._heap) < self._worst else heapq.heapreplace
+        keep(self._heap, (rank, fault))
+
+    def table(self) -> FaultTable:
+        groups = {group: (list(self._names[group]), np.array(self._codes[group], dtype=np.int32)) for group in GROUPS}
+        return FaultTable(
+            key=np.array(self._keys, dtype=np.uint64),
+            groups=groups,
+            mask=self._masks,
+            worst=[fault for _, fault in sorted(self._heap, key=lambda entry: entry[0], reverse=True)],
+            **{name: np.array(values, dtype=np.float64) for name, values in self._numbers.items()},
+        )
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _common(values: Iterator[str]) -> str:
+    found = set(values)
+    return found.pop() if len(found) == 1 else MIXED
+
+
+def right_answers(run: Run, chosen: Flags) -> NDArray[np.int64]:
+    """Count, for each image, the faults under which it was answered right.
+
+    Args:
+        run: the campaign.
+        chosen: which of its faults to count, in the order of its plan, shape [faults].
+
+    Returns:
+        Counts, shape [images]; a `due` fault answers nothing right.
+
+    Raises:
+        RunFolderError: if the store is missing, broken, of another schema version, or half-written.
+    """
+    images = int(run.summary["golden"]["images"])
+    counts = np.zeros(images, dtype=np.int64)
+    seen = 0
+    for numbers, maps in _bitmaps(run, "SELECT number, right FROM faults ORDER BY number"):
+        seen += len(numbers)
+        if seen > len(chosen):
+            break
+        wanted = [bitmap for number, bitmap in zip(numbers, maps, strict=True) if bitmap and chosen[number]]
+        if wanted:
+            counts += _unpacked(wanted, images, run).sum(axis=0, dtype=np.int64)
+    if seen != len(chosen):
+        raise RunFolderError(f"{_store(run)} does not hold the faults of faults.csv: the folder is half-written")
+    return counts
+
+
+def golden_right(run: Run) -> NDArray[np.int64] | None:
+    """Return which images the fault-free file answers right (1 or 0, shape [images]).
+
+    The store does not keep the golden run itself; a fault that was masked on all images answers like it.
+
+    Returns:
+        None where no fault was masked on all images.
+
+    Raises:
+        RunFolderError: as `right_answers`.
+    """
+    for _, maps in _bitmaps(run, "SELECT number, right FROM faults WHERE outcome = 'masked' ORDER BY number LIMIT 1"):
+        right: NDArray[np.int64] = _unpacked(maps, int(run.summary["golden"]["images"]), run)[0].astype(np.int64)
+        return right
+    return None
+
+
+def _unpacked(maps: Sequence[bytes], images: int, run: Run) -> NDArray[np.uint8]:
+    if any(len(bitmap) != (images + 7) // 8 for bitmap in maps):
+        raise RunFolderError(f"{_store(run)} holds answers to another number of images than the summary names")
+    packed = np.frombuffer(b"".join(maps), dtype=np.uint8).reshape(len(maps), -1)
+    return np.unpackbits(packed, axis=1, count=images)
+
+
+def _bitmaps(run: Run, query: str) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Yield numbers and bitmaps of a query, some thousands at a time."""
+    path = _store(run)
+    if not path.is_file():
+        raise RunFolderError(f"{path} is missing: the folder is not whole")
+    # A finished store has no writer: immutable leaves no file beside it, and works where nothing may be written.
+    unclean = path.with_name(f"{path.name}-wal").is_file()
+    try:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?{'mode=ro' if unclean else 'immutable=1'}", uri=True)
+        try:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version not in STORE_SCHEMAS:
+                known = " and ".join(map(str, STORE_SCHEMAS))
+                raise RunFolderError(f"{path} has schema version {version}, this resq-deploy reads {known}")
+            cursor = database.execute(query)
+            while rows := cursor.fetchmany(_CHUNK):
+                yield [row[0] for row in rows], [row[1] for row in rows]
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise RunFolderError(f"{path} cannot be read as a campaign store ({error}): run the campaign again") from error
+
+
+def _store(run: Run) -> pathlib.Path:
+    return run.path / "campaign.sqlite"

@@ -1,0 +1,140 @@
+"""Run folders as a report reads them: finished, whole, of a known schema; anything else is one clear line."""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jsonschema
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.records import read_json, read_manifest
+
+COMMANDS = ("train", "faultcamp", "attackcamp")
+"""The commands whose run folders a report reads."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        label: what the report calls it: the end of its path, as much as tells the runs apart.
+        path: its folder.
+        manifest: `manifest.json`.
+        summary: `summary.json`.
+    """
+
+    label: str
+    path: pathlib.Path
+    manifest: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @property
+    def command(self) -> str:
+        """The command that made it."""
+        return str(self.manifest["command"])
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options that decide its figures."""
+        options: Mapping[str, Any] = self.manifest["options"]
+        return options
+
+    @property
+    def model(self) -> str | None:
+        """SHA-256 of the file under test; None for training."""
+        return self.digest("model")
+
+    @property
+    def file(self) -> str:
+        """Name of the file under test, as far as it was recorded."""
+        return str(self.manifest["settings"].get("model_file") or self.label)
+
+    def digest(self, what: str) -> str | None:
+        """Return the SHA-256 of something the run read: model, data, fault_list, surrogate, train, test, init."""
+        found: str | None = self.manifest["sha256"].get(what)
+        return found
+
+
+def load_runs(paths: Sequence[pathlib.Path]) -> list[Run]:
+    """Read run folders, in the order given; a folder that holds run folders, as the demo's, stands for those.
+
+    Raises:
+        RunFolderError: naming the folder, if one is missing, broken, unfinished, of another schema version, given
+            twice, or made by a command without a report.
+    """
+    folders = [folder for path in paths for folder in _expanded(path)]
+    twice = next((p for place, p in enumerate(folders) if p.resolve() in {q.resolve() for q in folders[:place]}), None)
+    if twice is not None:
+        raise RunFolderError(f"{twice} is given twice: give each run folder once")
+    labels = _labels([folder.resolve() for folder in folders])
+    return [_load(folder, label) for folder, label in zip(folders, labels, strict=True)]
+
+
+def check_schema(value: object, name: str, path: pathlib.Path) -> None:
+    """Hold a JSON value against one of the package's schemas.
+
+    Raises:
+        RunFolderError: naming file and place, if it does not fit.
+    """
+    error = jsonschema.exceptions.best_match(_validator(name).iter_errors(value))
+    if error is not None:
+        where = ".".join(map(str, error.absolute_path)) or "its top level"
+        raise RunFolderError(
+            f"{path} is broken or half-written (at {where}: {error.message[:200]}): run again, or use the version "
+            "that wrote it"
+        )
+
+
+@functools.cache
+def _validator(name: str) -> Any:
+    text = (importlib.resources.files("resq_deploy") / "schemas" / f"{name}.json").read_text(encoding="utf-8")
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def _expanded(path: pathlib.Path) -> Iterable[pathlib.Path]:
+    manifest = read_manifest(path)
+    if manifest.get("command") in COMMANDS:
+        return [path]
+    inside = sorted(child.parent for child in path.glob("*/manifest.json"))
+    found = [folder for folder in inside if read_manifest(folder).get("command") in COMMANDS]
+    if not found:
+        raise RunFolderError(
+            f"{path} is a run of {manifest.get('command')!r}: report reads run folders of {', '.join(COMMANDS)}"
+        )
+    return found
+
+
+def _load(path: pathlib.Path, label: str) -> Run:
+    manifest = read_manifest(path)
+    check_schema(manifest, "manifest", path / "manifest.json")
+    if manifest["status"] != "done":
+        raise RunFolderError(
+            f"{path} is not finished (status {manifest['status']!r}): finish it with --resume, or run again"
+        )
+    file = path / "summary.json"
+    summary = read_json(file)
+    version = summary.get("schema") if isinstance(summary, dict) else None
+    if version != 1:
+        raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads 1: run again")
+    check_schema(summary, manifest["command"], file)
+    return Run(label=label, path=path, manifest=manifest, summary=summary)
+
+
+def _labels(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart."""
+    parts = 1
+    while True:
+        labels = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(labels)) == len(set(paths)):
+            return labels
+        parts += 1
+
+
+def of_command(runs: Iterable[Run], command: str) -> list[Run]:
+    """Return the runs of one command, in order."""
+    return [run for run in runs if run.command == command]

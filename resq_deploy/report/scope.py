@@ -1,0 +1,63 @@
+"""What a report does not say: threats no run covered, as plainly as what was tested."""
+
+from collections.abc import Iterator, Sequence
+
+from resq_deploy.report.runs import Run, of_command
+from resq_deploy.report.text import count, listed, short
+
+OUT_OF_SCOPE = "Transient faults in activations, in the arithmetic, and in memory after the file was loaded."
+FAULT_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
+ATTACKS = ("square", "hopskipjump", "transfer-pgd", "twin-pgd", "twin-apgd", "bit-flip")
+
+
+def not_tested(runs: Sequence[Run]) -> list[str]:
+    """Return plain statements of what the runs did not test, one for each file, and what no run can test."""
+    campaigns = [run for run in runs if run.model is not None]
+    said = [OUT_OF_SCOPE]
+    for file in dict.fromkeys(run.model for run in campaigns):
+        on_file = [run for run in campaigns if run.model == file]
+        said.append(f"{on_file[0].file} ({short(file)}): {'; '.join([*_faults(on_file), *_attacks(on_file)])}.")
+    if not campaigns:
+        said.append("Any deployed file: only float networks, during training.")
+    return said
+
+
+def _faults(on_file: Sequence[Run]) -> Iterator[str]:
+    runs = of_command(on_file, "faultcamp")
+    if not runs:
+        yield "no faults in stored bits"
+        return
+    left = [model for model in FAULT_MODELS if model not in {run.summary["fault_model"] for run in runs}]
+    if left:
+        yield f"no faults of the models {listed(left, 'or')}"
+    for run in runs:
+        options = run.options
+        if options.get("roles"):
+            yield f"in {run.label}, no faults in roles other than {listed(options['roles'])}"
+        if options.get("layers", "*") != "*":
+            yield f"in {run.label}, no faults in layers that do not match {options['layers']!r}"
+        if options.get("bits"):
+            yield f"in {run.label}, no faults at bits other than {listed(options['bits'])}"
+        if not run.summary["audit"]["checked"] and run.summary.get("engine", {}).get("name") == "replay":
+            yield f"in {run.label}, no fault was audited by reload-and-run"
+        unseen = [
+            role for role, found in (run.summary.get("exposure") or {"roles": {}})["roles"].items() if not found["sdc1"]
+        ]
+        if unseen:
+            yield f"in {run.label}, no fault fell on {listed(unseen)}"
+    most = max(run.summary["golden"]["images"] for run in runs)
+    yield f"no more than {count(most, 'images')} under faults"
+
+
+def _attacks(on_file: Sequence[Run]) -> Iterator[str]:
+    runs = of_command(on_file, "attackcamp")
+    if not runs:
+        yield "no attacks"
+        return
+    done = {attack for run in runs for attack in run.options.get("attacks", run.summary["robust"])}
+    left = [attack for attack in ATTACKS if attack not in done]
+    if left:
+        yield f"no attacks by {listed(left, 'or')}"
+    norms = {run.options.get("norm", "linf") for run in runs if run.summary["worst_case"]}
+    if norms and norms != {"linf", "l2"}:
+        yield f"no attacks bounded in {'L2' if 'linf' in norms else 'Linf'}"

@@ -1,0 +1,91 @@
+"""How figures are written in a report."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from resq_deploy.report.document import JsonEstimate
+
+NONE = "-"
+
+
+def percent(estimate: JsonEstimate | None) -> str:
+    """Write a share as `value % [low, high]`, with as many digits as its interval deserves."""
+    if estimate is None:
+        return NONE
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    digits = _digits(max(high - value, value - low))
+    return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def points(estimate: JsonEstimate) -> str:
+    """Write a difference of shares as `+value [low, high]`, in percentage points."""
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    digits = _digits(max(high - value, value - low))
+    return f"{_zero(value, digits):+.{digits}f} [{_zero(low, digits):+.{digits}f}, {_zero(high, digits):+.{digits}f}]"
+
+
+def _digits(half_width: float) -> int:
+    """Return how many decimals show two digits of a half-width, from 1 to 4; 2 where there is no interval."""
+    return 2 if half_width == 0.0 else min(4, max(1, 1 - math.floor(math.log10(half_width))))
+
+
+def _zero(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0  # no -0.0
+
+
+def share(value: float | None) -> str:
+    """Write a fraction without interval in per cent, with three significant digits."""
+    return NONE if value is None else f"{100 * value:.3g} %"
+
+
+def quantity(estimate: JsonEstimate | None) -> str:
+    """Write a figure that is no share as `value [low, high]`, with three significant digits; `high` may be None."""
+    if estimate is None:
+        return NONE
+    high = "no upper end" if estimate["high"] is None else f"{estimate['high']:.3g}"
+    return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {high}]"
+
+
+def rate(value: float) -> str:
+    """Write a bit error rate, such as 1e-3 or 2.5e-4."""
+    mantissa, _, exponent = f"{value:.6e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def probability(value: float | None) -> str:
+    """Write a p-value."""
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float | None, what: str = "") -> str:
+    """Write a whole number with thousands separated, and what it counts."""
+    text = "unlimited" if value is None or math.isinf(value) else f"{int(value):,}"
+    return f"{text} {what}".strip()
+
+
+def listed(words: Sequence[Any], last: str = "and") -> str:
+    """Join words by commas, the last by a conjunction."""
+    texts = [str(word) for word in words]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} {last} {texts[-1]}" if texts else ""
+
+
+def short(digest: str | None) -> str:
+    """Return the first twelve digits of a digest."""
+    return digest[:12] if digest else NONE
+
+
+def side_by_side(figures: Sequence[tuple[str, float, str]]) -> str:
+    """Write figures of several runs for a heading; beyond three only the lowest and the highest.
+
+    Args:
+        figures: (run, figure, figure as text), one or more.
+    """
+    if len(figures) == 1:
+        return figures[0][2]
+    if len(figures) > 3:
+        low, high = min(figures, key=lambda one: one[1]), max(figures, key=lambda one: one[1])
+        return f"between {low[2]} ({low[0]}) and {high[2]} ({high[0]})"
+    return listed([f"{text} ({run})" for run, _, text in figures])

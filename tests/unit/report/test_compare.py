@@ -1,0 +1,140 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from resq_deploy.campaign.options import FaultModel
+from resq_deploy.campaign.store import FILE, Store
+from resq_deploy.deployed.surfaces import Role
+from resq_deploy.errors import RunFolderError
+from resq_deploy.faults.statistics import permutation_p
+from resq_deploy.report.build import document, gather
+from resq_deploy.report.compare import compare, obstacle, pair_up
+from resq_deploy.report.fault_table import read_faults
+from resq_deploy.report.runs import load_runs
+
+
+def bitmaps(folder, images):
+    with Store(folder / FILE) as store:
+        return np.array([np.unpackbits(np.frombuffer(r.right, np.uint8), count=images) for r in store.records()])
+
+
+def test_chips_are_paired_by_rate_and_number(curve, coarse_curve):
+    first, second = load_runs([curve, coarse_curve])
+    found = compare(first, second)
+    assert [one.figure for one in found.differences] == ["clean accuracy", "accuracy at 1e-3", "accuracy at 3e-2"]
+    last = found.differences[-1]
+    a, b = (bitmaps(folder, 60)[4:].mean(axis=1) for folder in (curve, coarse_curve))
+    assert last.estimate.value == pytest.approx((b - a).mean(), abs=1e-6)
+    assert (last.estimate.n, last.unit) == (4, "chips")
+    assert last.first.value == pytest.approx(first.summary["curve"][-1]["accuracy"]["value"], abs=1e-6)
+    assert any("all 8 chips flip the very same bits" in note for note in found.notes)
+
+
+def test_swapping_two_runs_turns_the_sign_and_keeps_the_verdict(single, coarse_single):
+    runs = load_runs([single, coarse_single])
+    for one, other in zip(compare(*runs).differences, compare(*runs[::-1]).differences, strict=True):
+        assert one.estimate.value == pytest.approx(-other.estimate.value)
+        assert one.estimate.low == pytest.approx(-other.estimate.high)
+        assert (one.p, one.real) == (pytest.approx(other.p), other.real)
+
+
+def test_a_run_does_not_differ_from_itself(single, copied):
+    found = compare(*load_runs([single, copied(single)]))
+    assert all(one.estimate.value == 0.0 and not one.real for one in found.differences)
+
+
+def test_shared_faults_are_compared_fault_by_fault_and_image_by_image(single, coarse_single):
+    first, second = load_runs([single, coarse_single])
+    found = {one.figure: one for one in compare(first, second).differences}
+    assert found.keys() == {"clean accuracy", "SDC-1, shared faults", "accuracy, shared faults"}
+    a, b = bitmaps(single, 60), bitmaps(coarse_single, 60)
+    accuracy = found["accuracy, shared faults"]
+    assert accuracy.estimate.value == pytest.approx((b.mean() - a.mean()), abs=1e-6)
+    assert accuracy.estimate.n == 80
+    d = b.sum(axis=0).astype(int) - a.sum(axis=0)
+    assert accuracy.p_images == pytest.approx(stats.chi2.sf(d.sum() ** 2 / (d**2).sum(), 1))
+    clean = found["clean accuracy"]
+    assert clean.p_images is not None
+    assert clean.first.value == first.summary["golden"]["accuracy"]["value"]
+
+
+def test_samples_of_other_sizes_share_some_faults_only(single, faultcamp, coarse_int8):
+    fewer = faultcamp("fewer", coarse_int8, samples=40)
+    found = compare(*load_runs([single, fewer]))
+    shared = [one for one in found.differences if one.unit == "shared faults"]
+    assert [one.figure for one in found.differences[1:]] == ["SDC-1, shared faults", "accuracy, shared faults"]
+    assert all(one.estimate.n <= 40 for one in shared)
+    assert any("of 80 and 40" in note for note in found.notes)
+
+
+def test_where_few_faults_are_shared_the_populations_are_compared_with_a_permutation_test(
+    single, faultcamp, coarse_int8
+):
+    elsewhere = faultcamp("elsewhere", coarse_int8, samples=80, seed=5)
+    found = compare(*load_runs([single, elsewhere]))
+    whole = {one.figure: one for one in found.differences if one.unit == "faults, drawn independently"}
+    assert whole.keys() == {"SDC-1", "accuracy under a fault"}
+    a, b = (read_faults(run).sdc1 for run in load_runs([single, elsewhere]))
+    assert whole["SDC-1"].p_units == permutation_p(a[~np.isnan(a)], b[~np.isnan(b)])
+    assert any("permutation test" in note for note in found.notes)
+
+
+def test_strata_are_compared_by_their_intervals(single, faultcamp, coarse_int8):
+    strata = faultcamp("strata", coarse_int8, margin=0.3)
+    found = compare(*load_runs([single, strata]))
+    whole = [one for one in found.differences if one.unit == "faults, drawn independently"]
+    assert [one.p_units for one in whole] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("ber", {"faults": FaultModel.BER, "chips": 2, "ber": (1e-3,)}, "fault model: single in .*, ber in"),
+        ("images", {"samples": 10, "images": 50}, "number of images: 60 in .*, 50 in"),
+        ("roles", {"samples": 10, "roles": (Role.BIAS,)}, "roles: all in .*, bias in"),
+        ("confidence", {"samples": 10, "confidence": 0.9}, "confidence: 0.95 in .*, 0.9 in"),
+    ],
+)
+def test_runs_on_other_faults_or_images_are_not_paired_and_told_why(single, faultcamp, name, values, reason):
+    first, second = load_runs([single, faultcamp(f"other-{name}", **values)])
+    assert re.search(reason, obstacle(first, second))
+    pairs, lonely = pair_up([first, second])
+    assert pairs == []
+    assert [one.run for one in lonely] == [first, second]
+
+
+def test_other_data_are_told_by_digest(single, copied):
+    folder = copied(single)
+    digests = json.loads((folder / "manifest.json").read_text())["sha256"]
+    folder = folder.rename(folder.with_name("elsewhere"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"] = {**digests, "data": "0" * 64}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    evidence = gather([single, folder])
+    assert evidence.comparisons == []
+    assert [one.reason.partition(":")[0] for one in evidence.singles] == ["other data (SHA-256)"] * 2
+    titles = [section.title for section in document(evidence).sections]
+    assert "Not compared: single and elsewhere" in titles
+    with pytest.raises(RunFolderError, match=r"cannot compare single: other data \(SHA-256\): 0{12} in elsewhere, "):
+        gather([single, folder], must_compare=True)
+
+
+def test_each_run_is_compared_with_the_first_of_its_kind(single, curve, coarse_single, coarse_curve, faultcamp):
+    again = faultcamp("again", samples=30)
+    runs = load_runs([single, curve, coarse_single, coarse_curve, again])
+    pairs, lonely = pair_up(runs)
+    assert [(a.label, b.label) for a, b in pairs] == [
+        ("single", "coarse-single"),
+        ("curve", "coarse-curve"),
+        ("single", "again"),
+    ]
+    assert lonely == []
+
+
+def test_a_single_campaign_cannot_be_compared(single):
+    assert gather([single]).singles == []
+    with pytest.raises(RunFolderError, match="cannot compare runs: give two or more"):
+        gather([single], must_compare=True)

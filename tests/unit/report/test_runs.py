@@ -1,0 +1,116 @@
+import json
+import pathlib
+import sqlite3
+
+import pytest
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.records import write_json
+from resq_deploy.report.build import document, gather
+from resq_deploy.report.runs import load_runs
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    write_json(path, value)
+
+
+def test_runs_are_called_by_as_much_of_their_path_as_tells_them_apart(single, copied):
+    copy = copied(single)
+    assert [run.label for run in load_runs([single])] == ["single"]
+    assert [run.label for run in load_runs([single, copy])] == [
+        f"{folder.parent.name}/{folder.name}" for folder in (single, copy)
+    ]
+
+
+def test_a_folder_of_run_folders_stands_for_those(single, curve, tmp_path):
+    write_json(tmp_path / "manifest.json", {"schema": 1, "command": "demo"})
+    for run in (single, curve):
+        (tmp_path / run.name).symlink_to(run)
+    assert [run.label for run in load_runs([tmp_path])] == ["curve", "single"]
+
+
+def test_a_run_of_another_command_is_named(tmp_path):
+    write_json(tmp_path / "manifest.json", {"schema": 1, "command": "cook"})
+    with pytest.raises(RunFolderError, match="is a run of 'cook': report reads run folders of train, faultcamp"):
+        load_runs([tmp_path])
+
+
+def test_no_run_counts_twice(single):
+    with pytest.raises(RunFolderError, match="given twice"):
+        load_runs([single, single.parent / "." / single.name])
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_an_unfinished_run_is_refused(single, copied, status):
+    with pytest.raises(RunFolderError, match=f"not finished \\(status '{status}'\\): finish it with --resume"):
+        load_runs([copied(single, status=status)])
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("manifest.json", lambda value: value.pop("options"), "manifest.json is broken .*'options' is a required"),
+        ("manifest.json", lambda value: value.update(schema=9), "schema version 9, this resq-deploy reads 1"),
+        ("summary.json", lambda value: value.update(schema=3), "summary.json has schema version 3"),
+        ("summary.json", lambda value: value["golden"].pop("accuracy"), "at golden: 'accuracy' is a required"),
+        ("summary.json", lambda value: value["by_bit"]["3"].update(sdc1=7), "summary.json is broken"),
+        ("summary.json", lambda value: value.pop("by_role"), "summary.json is broken"),
+    ],
+    ids=["no options", "manifest version", "summary version", "missing figure", "wrong type", "no groups"],
+)
+def test_a_broken_folder_is_one_clear_line(single, copied, file, change, message):
+    folder = copied(single)
+    edit(folder / file, change)
+    with pytest.raises(RunFolderError, match=message) as raised:
+        load_runs([folder])
+    assert len(str(raised.value)) < 500
+    assert str(folder) in str(raised.value)
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _drop_last_row(path):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def _forget(path):
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM faults WHERE number > 5")
+    database.close()
+
+
+def _renumber(path):
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "message"),
+    [
+        ("summary.json", pathlib.Path.unlink, "cannot read .*summary.json"),
+        ("summary.json", _truncate, "not valid JSON"),
+        ("faults.csv", pathlib.Path.unlink, "faults.csv is missing or broken"),
+        ("faults.csv", _drop_last_row, "holds 79 faults, the summary 80"),
+        ("faults.csv", _truncate, "faults.csv"),
+        ("campaign.sqlite", pathlib.Path.unlink, "campaign.sqlite is missing"),
+        ("campaign.sqlite", _truncate, "campaign.sqlite"),
+        ("campaign.sqlite", _forget, "does not hold the faults of faults.csv"),
+        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1 and 2"),
+    ],
+)
+def test_missing_and_half_written_files_are_named(single, coarse_single, copied, file, harm, message):
+    folder = copied(single)
+    harm(folder / file)
+    with pytest.raises(RunFolderError, match=message):
+        document(gather([coarse_single, folder]))
+
+
+def test_reading_leaves_a_run_folder_as_it_was(single, coarse_single):
+    before = {file.name: file.stat().st_mtime_ns for file in single.iterdir()}
+    document(gather([single, coarse_single]))
+    assert {file.name: file.stat().st_mtime_ns for file in single.iterdir()} == before
