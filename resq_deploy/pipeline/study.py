@@ -1,0 +1,263 @@
+"""A study: the chains of train, export, campaigns and attacks over a grid, each step a command of its own.
+
+Steps run as processes, so that one that dies takes nothing with it and a killed study goes on where it was: each
+command resumes its own run folder. What is done is told by digests: of the arguments, of what was read, of what was
+written.
+"""
+
+import dataclasses
+import fnmatch
+import hashlib
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from resq_deploy.data import load_dataset
+from resq_deploy.errors import FailedError, OptionError, RunFolderError
+from resq_deploy.pipeline.study_recipe import Recipe
+from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
+from resq_deploy.records import RunFolder, read_json, sha256_file, write_json
+
+SCHEMA = 1
+_STATE = "steps.json"
+_LOGS = "logs"
+
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """How a study is run.
+
+    Attributes:
+        data_dir: where named data sets lie.
+        cells: patterns for `NETWORK/DATASET/seed-S/VARIANT`; a cell that matches none is not run.
+    """
+
+    data_dir: pathlib.Path | None = None
+    cells: tuple[str, ...] = ("*",)
+
+
+class Study:
+    """A study about to be run.
+
+    Args:
+        recipe: what to do.
+        options: how.
+
+    Attributes:
+        recipe: what to do.
+        chosen: the cells to run.
+        steps: what they need, in order.
+
+    Raises:
+        OptionError: if no cell is left.
+    """
+
+    def __init__(self, recipe: Recipe, options: StudyOptions) -> None:
+        self.recipe = recipe
+        self._options = options
+        self.chosen = [
+            cell
+            for cell in recipe.cells()
+            if any(fnmatch.fnmatchcase(cell_folder(cell), pattern) for pattern in options.cells)
+        ]
+        if not self.chosen:
+            known = ", ".join(cell_folder(cell) for cell in recipe.cells())
+            raise OptionError(f"no cell matches {' or '.join(options.cells)}: the recipe has {known}")
+        self.steps = steps_of(recipe, self.chosen)
+
+    def run(self, out: pathlib.Path, *, resume: bool = False, report: Report = lambda _: None) -> dict[str, Any]:
+        """Run what is not done, and return the study's summary.
+
+        A step that fails stops what needs it and nothing else.
+
+        Args:
+            out: run folder; gets a folder for every network, data set and seed, logs, summary.json, manifest.json.
+            resume: go on with the study in `out`.
+            report: takes a line on every step.
+
+        Raises:
+            DataError: if a data set cannot be read.
+            RunFolderError: if the folder cannot be used.
+            FailedError: after all that can be run, if a step failed.
+        """
+        with RunFolder.open(
+            out,
+            command="study",
+            options=self._identity(),
+            settings={"cells": list(self._options.cells)},
+            resume=resume,
+        ) as folder:
+            ledger = _Ledger(folder.path, self._data_digests())
+            failed = self._run_steps(folder.path, ledger, report)
+            summary = self._summary(ledger, failed)
+            write_json(folder.path / "summary.json", summary)
+            if failed:
+                name, why = next(iter(failed.items()))
+                more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+                raise FailedError(f"{name} failed ({why}){more}: mend it and --resume; logs are in {out / _LOGS}")
+        return summary
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what decides the figures; which cells are run does not."""
+        recipe = self.recipe
+        return {
+            "title": recipe.title,
+            "profile": recipe.profile,
+            "networks": list(recipe.networks),
+            "datasets": list(recipe.datasets),
+            "variants": list(recipe.variants),
+            "seeds": list(recipe.seeds),
+        }
+
+    def _data_digests(self) -> dict[str, str]:
+        """Return a digest of each data set that is used."""
+        digests = {}
+        for name in dict.fromkeys(cell.dataset for cell in self.chosen):
+            dataset = load_dataset(name, self._options.data_dir)
+            splits = [dataset.digest("train"), dataset.digest("test")]
+            digests[name] = hashlib.sha256("".join(splits).encode()).hexdigest()
+        return digests
+
+    def _run_steps(self, folder: pathlib.Path, ledger: "_Ledger", report: Report) -> dict[str, str]:
+        """Run the steps that are not done; return what failed, and why."""
+        failed: dict[str, str] = {}
+        missing: set[str] = set()
+        for number, step in enumerate(self.steps, start=1):
+            where = f"[{number}/{len(self.steps)}] {step.name}"
+            if any(path in missing for _, path in step.reads):
+                missing.update(step.writes)
+                report(f"{where}: left out, since what it needs failed")
+            elif ledger.has(step):
+                report(f"{where}: done before")
+            else:
+                report(f"{where}: {step.command}")
+                began = time.monotonic()
+                why = _execute(step, folder, self._options.data_dir)
+                if why is None:
+                    ledger.add(step, time.monotonic() - began)
+                else:
+                    failed[step.name] = why
+                    missing.update(step.writes)
+                    report(f"{where}: FAILED, {why}")
+        return failed
+
+    def _summary(self, ledger: "_Ledger", failed: Mapping[str, str]) -> dict[str, Any]:
+        """Return what was run of every cell, and where its records lie."""
+        cells = []
+        for cell in self.recipe.cells():
+            steps = steps_of(self.recipe, [cell])
+            done = {step.name: {"command": step.command, **ledger.entry(step)} for step in steps if ledger.has(step)}
+            broken = [step.name for step in steps if step.name in failed]
+            status = "done" if len(done) == len(steps) else "failed" if broken else "not run"
+            cells.append(
+                {
+                    "network": cell.network,
+                    "dataset": cell.dataset,
+                    "variant": cell.variant,
+                    "seed": cell.seed,
+                    "folder": cell_folder(cell),
+                    "status": status,
+                    "steps": done,
+                }
+            )
+        return {"schema": SCHEMA, **self._identity(), "cells": cells, "failed": dict(failed)}
+
+
+class _Ledger:
+    """What is done, by digests; kept in the study's folder.
+
+    Args:
+        folder: the study's folder.
+        data: a digest of every data set.
+
+    Raises:
+        RunFolderError: if the ledger is broken.
+    """
+
+    def __init__(self, folder: pathlib.Path, data: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._data = data
+        self._path = folder / _STATE
+        self._entries: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
+        if not isinstance(self._entries, dict):
+            raise RunFolderError(f"{self._path} is not what a study writes: the folder is broken, give another --out")
+        self._known: dict[str, str | None] = {}
+
+    def has(self, step: Step) -> bool:
+        """Return whether a step is done: same arguments, same files read, and what it wrote is there unchanged."""
+        entry = self._entries.get(step.name)
+        if not isinstance(entry, dict) or entry.get("asked") != self._asked(step):
+            return False
+        return entry.get("wrote") == self._digests(step.writes)
+
+    def add(self, step: Step, seconds: float) -> None:
+        """Record a step that has just been run."""
+        for path in step.writes:
+            self._known.pop(path, None)
+        self._entries[step.name] = {
+            "asked": self._asked(step),
+            "wrote": self._digests(step.writes),
+            "seconds": round(seconds, 1),
+        }
+        write_json(self._path, self._entries)
+
+    def entry(self, step: Step) -> dict[str, Any]:
+        """Return the time a step took and the files it wrote."""
+        return {"seconds": self._entries[step.name]["seconds"], "wrote": list(step.writes)}
+
+    def _asked(self, step: Step) -> dict[str, Any]:
+        dataset = step.arguments[step.arguments.index("--dataset") + 1]
+        return {
+            "command": step.command,
+            "arguments": list(step.arguments),
+            "data": self._data.get(dataset),
+            "read": self._digests(path for _, path in step.reads),
+        }
+
+    def _digests(self, paths: Iterable[str]) -> dict[str, str | None]:
+        return {path: self._digest(path) for path in paths}
+
+    def _digest(self, path: str) -> str | None:
+        if path not in self._known:
+            file = self._folder / path
+            self._known[path] = sha256_file(file) if file.is_file() else None
+        return self._known[path]
+
+
+def _execute(step: Step, folder: pathlib.Path, data_dir: pathlib.Path | None) -> str | None:
+    """Run a step; return why it failed, or None. Its progress is shown, what it prints goes to a log."""
+    line = [sys.executable, "-m", "resq_deploy", *step.command_line(folder, data_dir)]
+    log = folder / _LOGS / f"{step.name.replace('/', '.')}.log"
+    try:
+        (folder / step.out).parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            stream.write(f"$ {shlex.join(['resq-deploy', *line[3:]])}\n".encode())
+            stream.flush()
+            process = subprocess.Popen(line, stdout=stream, stderr=None if sys.stderr.isatty() else stream)
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # the terminal's Ctrl-C has reached it as well
+                raise
+    except OSError as error:
+        return f"cannot write {error.filename}: {error.strerror}"
+    if status == 0:
+        return None
+    return f"exit status {status}: {_last_line(log)}"
+
+
+def _last_line(log: pathlib.Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"
+
+
+def command_lines(study: Study, out: pathlib.Path, data_dir: pathlib.Path | None) -> list[str]:
+    """Return the commands of a study, as one would type them."""
+    return [shlex.join(["resq-deploy", *step.command_line(out, data_dir)]) for step in study.steps]

@@ -1,0 +1,133 @@
+"""A study as steps: commands with their arguments, what they read and what they write, in an order that works."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from resq_deploy.pipeline.study_recipe import VARIANTS, Cell, Recipe, Tree, arguments
+
+STAGE_FILES = {"baseline": "baseline.pt", "attack": "attack.pt", "fault": "fault.pt"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of a study. Paths are relative to the study's folder, so that it may be moved.
+
+    Attributes:
+        name: the folder or file it writes.
+        command: the command's name.
+        arguments: what follows it, without data folder and output.
+        reads: files of earlier steps that it reads: (option, or nothing for the argument proper; path).
+        writes: files that hold its result.
+        out: what is given as `--out`.
+        resumable: whether the command takes `--resume`.
+    """
+
+    name: str
+    command: str
+    arguments: tuple[str, ...]
+    reads: tuple[tuple[str, str], ...]
+    writes: tuple[str, ...]
+    out: str
+    resumable: bool
+
+    def command_line(self, folder: pathlib.Path, data_dir: pathlib.Path | None) -> list[str]:
+        """Return the arguments of `resq-deploy` that run the step."""
+        line = [self.command]
+        for option, path in self.reads:
+            line += [option, str(folder / path)] if option else [str(folder / path)]
+        line += [*self.arguments, "--out", str(folder / self.out)]
+        line += ["--data-dir", str(data_dir)] if data_dir is not None else []
+        return [*line, "--resume"] if self.resumable else line
+
+
+def cell_folder(cell: Cell) -> str:
+    """Return the folder of a cell, relative to the study's."""
+    return f"{_chain_folder(cell)}/{cell.variant}"
+
+
+def steps_of(recipe: Recipe, cells: Iterable[Cell]) -> list[Step]:
+    """Return the steps of some cells, each once, after all it needs."""
+    found: dict[str, Step] = {}
+    for cell in cells:
+        for step in _cell_steps(recipe, cell):
+            found.setdefault(step.name, step)
+    return list(found.values())
+
+
+def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:
+    options = recipe.options(cell)
+    steps = _trainings(cell, options["train"])
+    checkpoint = steps[-1].writes[0]
+    folder = cell_folder(cell)
+    file = f"{folder}/net.int8.onnx"
+    steps.append(
+        Step(
+            name=file,
+            command="export-int8",
+            arguments=(*_data(cell), *arguments(options["export-int8"])),
+            reads=(("", checkpoint),),
+            writes=(file, f"{folder}/net.int8.json"),
+            out=file,
+            resumable=False,
+        )
+    )
+    for command in ("faultcamp", "attackcamp"):
+        for name, given in options[command].items():
+            surrogate = (("--surrogate", checkpoint),) if command == "attackcamp" else ()
+            steps.append(
+                Step(
+                    name=f"{folder}/{command}-{name}",
+                    command=command,
+                    arguments=(*_data(cell), *arguments(given)),
+                    reads=(("", file), *surrogate),
+                    writes=(f"{folder}/{command}-{name}/summary.json",),
+                    out=f"{folder}/{command}-{name}",
+                    resumable=True,
+                )
+            )
+    return steps
+
+
+def _trainings(cell: Cell, options: Tree) -> list[Step]:
+    """Return the chain of trainings behind a cell; chains of one seed share what they can."""
+    chain = _chain_folder(cell)
+    steps: list[Step] = []
+    stages: Sequence[str] = ("baseline", *VARIANTS[cell.variant])
+    for count, stage in enumerate(stages, start=1):
+        out = f"{chain}/train-{'+'.join(stages[1:count]) or 'baseline'}"
+        steps.append(
+            Step(
+                name=out,
+                command="train",
+                arguments=(
+                    "--network",
+                    cell.network,
+                    *_data(cell),
+                    "--stages",
+                    stage,
+                    *arguments(_of_stage(options, stage)),
+                ),
+                reads=(("--init", steps[-1].writes[0]),) if steps else (),
+                writes=(f"{out}/{STAGE_FILES[stage]}", f"{out}/summary.json"),
+                out=out,
+                resumable=True,
+            )
+        )
+    return steps
+
+
+def _of_stage(options: Tree, stage: str) -> Tree:
+    """Return the options without those of other stages, such as their epochs: what these are must not matter."""
+    others = tuple(f"-{name}" for name in STAGE_FILES if name != stage)
+    return {name: value for name, value in options.items() if not name.endswith(others)}
+
+
+def _data(cell: Cell) -> tuple[str, ...]:
+    return ("--dataset", cell.dataset, "--seed", str(cell.seed))
+
+
+def _chain_folder(cell: Cell) -> str:
+    """Return the folder of all that one network, data set and seed share; a data set given as a path by its name."""
+    names = [part.replace(":", ".").replace("/", ".").strip(".") for part in (cell.network, cell.dataset)]
+    return f"{names[0]}/{names[1]}/seed-{cell.seed}"

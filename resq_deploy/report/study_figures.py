@@ -1,0 +1,159 @@
+"""The figures of a study: read from its run folders, put together over seeds, and held against each other."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.faults.statistics import Estimate, difference, paired_difference, student
+from resq_deploy.records import read_json, read_manifest
+
+_CONFIDENCE = 0.95
+
+CONTRASTS: tuple[tuple[str, str, str], ...] = (
+    ("stage 1 alone", "baseline", "attack"),
+    ("stage 2 alone", "baseline", "fault"),
+    ("both stages", "baseline", "attack+fault"),
+    ("stage 2 after stage 1", "attack", "attack+fault"),
+    ("stage 1 before stage 2", "fault", "attack+fault"),
+)
+"""What is compared in the 2x2 table: name, from, to."""
+
+Kind = Literal["clean", "attack", "fault", "sdc"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class Metric:
+    """A column of the tables.
+
+    Attributes:
+        kind: clean accuracy, accuracy under attack, accuracy under bit errors, or the share of silent corruptions.
+        campaign: the name of the recipe's campaign; empty for clean accuracy.
+        level: radius or bit error rate, as the record has it; empty where there is none.
+    """
+
+    kind: Kind
+    campaign: str = ""
+    level: str = ""
+
+    def __str__(self) -> str:
+        """Return the column's heading."""
+        named = {
+            "clean": "clean accuracy",
+            "attack": f"accuracy under attack, {self.campaign}, epsilon {self.level}",
+            "fault": f"accuracy at bit error rate {self.level}, {self.campaign}",
+            "sdc": f"SDC-1, {self.campaign}",
+        }
+        return named[self.kind]
+
+
+Figures = Mapping[Metric, Estimate]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corner:
+    """One corner of the 2x2 table of one network and data set.
+
+    Attributes:
+        network: the network.
+        dataset: the data set.
+        variant: the stages.
+        asked: seeds that the recipe asks for.
+        seeds: what each seed that is done found.
+        failed: seeds of which a step failed.
+        seconds: time of the steps that are done, those that corners share counted in each.
+        untrusted: seeds whose robust accuracy failed a validity check.
+    """
+
+    network: str
+    dataset: str
+    variant: str
+    asked: int
+    seeds: Mapping[int, Figures]
+    failed: int
+    seconds: float
+    untrusted: tuple[int, ...]
+
+    def mean(self, metric: Metric) -> Estimate | None:
+        """Return a figure over the seeds: their mean with Student's interval; of one seed its own interval."""
+        values = [figures[metric] for figures in self.seeds.values() if metric in figures]
+        if len(values) < 2:
+            return values[0] if values else None
+        return student([value.value for value in values], _CONFIDENCE)
+
+
+def change(before: Corner, after: Corner, metric: Metric) -> Estimate | None:
+    """Return the second corner's figure less the first's, seed by seed; of one seed from both intervals."""
+    shared = [
+        (before.seeds[seed][metric], after.seeds[seed][metric])
+        for seed in sorted(before.seeds.keys() & after.seeds.keys())
+        if metric in before.seeds[seed] and metric in after.seeds[seed]
+    ]
+    if len(shared) < 2:
+        return difference(*shared[0]) if shared else None
+    return paired_difference([second.value - first.value for first, second in shared], _CONFIDENCE)
+
+
+def read_study(folder: pathlib.Path) -> tuple[dict[str, Any], list[Corner]]:
+    """Read what a study found.
+
+    Args:
+        folder: the study's run folder.
+
+    Returns:
+        The study's summary, and its corners in the order of the recipe.
+
+    Raises:
+        RunFolderError: if the folder or one of its records is missing or broken.
+    """
+    if read_manifest(folder).get("command") != "study":
+        raise RunFolderError(f"{folder} is not a run of study")
+    summary = read_json(folder / "summary.json")
+    corners: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    try:
+        for cell in summary["cells"]:
+            corners.setdefault((cell["network"], cell["dataset"], cell["variant"]), []).append(cell)
+        return summary, [_corner(folder, key, cells) for key, cells in corners.items()]
+    except (KeyError, TypeError, IndexError) as error:
+        raise RunFolderError(f"a record in {folder} is broken or half-written ({error}): --resume the study") from error
+
+
+def metrics_of(corners: Sequence[Corner]) -> list[Metric]:
+    """Return every metric that some corner has, in the order of the records."""
+    return list(dict.fromkeys(metric for corner in corners for found in corner.seeds.values() for metric in found))
+
+
+def _corner(folder: pathlib.Path, key: tuple[str, str, str], cells: Sequence[Mapping[str, Any]]) -> Corner:
+    done = [cell for cell in cells if cell["status"] == "done"]
+    return Corner(
+        network=key[0],
+        dataset=key[1],
+        variant=key[2],
+        asked=len(cells),
+        seeds={cell["seed"]: dict(_figures(folder, cell)) for cell in done},
+        failed=sum(cell["status"] == "failed" for cell in cells),
+        seconds=sum(step["seconds"] for cell in cells for step in cell["steps"].values()),
+        untrusted=tuple(cell["seed"] for cell in done if not _trusted(folder, cell)),
+    )
+
+
+def _figures(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Metric, Estimate]]:
+    for name, step in cell["steps"].items():
+        campaign = name.rpartition("/")[2].partition("-")[2]
+        if step["command"] == "export-int8":
+            yield Metric(kind="clean"), Estimate(**read_json(folder / step["wrote"][1])["accuracy"]["int8"])
+        elif step["command"] == "attackcamp":
+            for epsilon, found in read_json(folder / step["wrote"][0])["worst_case"].items():
+                yield Metric(kind="attack", campaign=campaign, level=epsilon), Estimate(**found)
+        elif step["command"] == "faultcamp":
+            summary = read_json(folder / step["wrote"][0])
+            for point in summary.get("curve", ()):
+                yield Metric(kind="fault", campaign=campaign, level=f"{point['ber']:g}"), Estimate(**point["accuracy"])
+            if "curve" not in summary and summary["rates"]["sdc1"] is not None:
+                yield Metric(kind="sdc", campaign=campaign), Estimate(**summary["rates"]["sdc1"])
+
+
+def _trusted(folder: pathlib.Path, cell: Mapping[str, Any]) -> bool:
+    attacks = [step for step in cell["steps"].values() if step["command"] == "attackcamp"]
+    return all(read_json(folder / step["wrote"][0])["trustworthy"] is not False for step in attacks)

@@ -1,0 +1,113 @@
+"""A study, run for real: its chain, its tables, its resuming, and what a failing step leaves."""
+
+import csv
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+RECIPE = """
+[study]
+title = "A small study"
+[grid]
+network = ["resnet8"]
+dataset = ["digits"]
+variant = ["baseline", "fault"]
+[train]
+train-images = 128
+epochs-baseline = 1
+epochs-fault = 1
+test-images = 20
+robust-test-images = 10
+criticality-batches = 1
+[export-int8]
+no-gate = true
+calibration-images = 20
+test-images = 100
+gate = ["transfer-pgd=off", "square=off", "faults=off"]
+[faultcamp.chips]
+faults = "ber"
+roles = "weight"
+ber = "1e-2"
+chips = 3
+images = 50
+"""
+
+
+def study(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "resq_deploy", "study", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished study: its folder, its recipe, and what the command said."""
+    folder = tmp_path_factory.mktemp("study")
+    recipe = folder / "small.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    return folder / "out", recipe, study(str(recipe), "--out", str(folder / "out"))
+
+
+def records(out: pathlib.Path):
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_the_tables_hold_the_figures_of_the_run_folders(done):
+    out, _, said = done
+    assert said.returncode == 0, said.stderr
+    assert [cell["status"] for cell in records(out)["cells"]] == ["done", "done"]
+    with (out / "study.csv").open() as stream:
+        rows = {(row["variant"], row["metric"]): float(row["value"]) for row in csv.DictReader(stream)}
+    for variant in ("baseline", "fault"):
+        cell = out / "resnet8" / "digits" / "seed-0" / variant
+        sidecar = json.loads((cell / "net.int8.json").read_text())
+        curve = json.loads((cell / "faultcamp-chips" / "summary.json").read_text())["curve"]
+        assert rows[variant, "clean"] == sidecar["accuracy"]["int8"]["value"]
+        assert rows[variant, "fault"] == curve[0]["accuracy"]["value"]
+    text = (out / "study.md").read_text()
+    assert text in said.stdout
+    assert "accuracy at bit error rate 0.01, chips" in text
+    assert "stage 2 alone" in text
+    assert "+10.35 | +12.47" in text
+    assert "<table" in (out / "study.html").read_text()
+
+
+def test_what_is_done_is_not_done_again(done):
+    out, recipe, _ = done
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
+    again = study(str(recipe), "--out", str(out), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count(": done before") == 6
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")} == before
+
+
+def test_a_file_that_is_gone_is_made_again_and_what_needs_it_stays(done, tmp_path):
+    out, recipe, _ = done
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    file = copy / "resnet8" / "digits" / "seed-0" / "fault" / "net.int8.onnx"
+    whole = file.read_bytes()
+    file.unlink()
+    again = study(str(recipe), "--out", str(copy), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count(": done before") == 5
+    assert file.read_bytes() == whole
+
+
+def test_a_step_that_fails_leaves_the_rest(done, tmp_path):
+    """A campaign that cannot be: a layer that the network has not."""
+    out, recipe, _ = done
+    copy, broken = tmp_path / "out", tmp_path / "small.toml"
+    shutil.copytree(out, copy)
+    broken.write_text(recipe.read_text() + '[faultcamp.nowhere]\nlayers = "no-such-layer"\nsamples = 5\nimages = 5\n')
+    said = study(str(broken), "--out", str(copy), "--resume")
+    assert said.returncode == 1
+    assert "Traceback" not in said.stderr
+    last = said.stderr.strip().splitlines()[-1]
+    assert "baseline/faultcamp-nowhere failed (exit status 2: " in last
+    assert "and 1 more: mend it and --resume" in last
+    assert [cell["status"] for cell in records(copy)["cells"]] == ["failed", "failed"]
+    assert "0 of 2 cells were run" in (copy / "study.md").read_text()

@@ -1,0 +1,182 @@
+"""The tables of a study, from records as its commands write them."""
+
+import json
+
+import pytest
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.report.study import study_csv, study_document
+from resq_deploy.report.study_figures import Metric, change, read_study
+
+CLEAN, ATTACK, FAULT, SDC = (
+    Metric(kind="clean"),
+    Metric(kind="attack", campaign="pgd", level="4"),
+    Metric(kind="fault", campaign="chips", level="0.001"),
+    Metric(kind="sdc", campaign="flips"),
+)
+
+
+def estimate(value, spread=0.02, n=100):
+    return {"value": value, "low": value - spread, "high": value + spread, "n": n, "confidence": 0.95}
+
+
+def record(folder, path, value):
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_text(json.dumps(value))
+    return {"seconds": 36.0, "wrote": [path]}
+
+
+def cell(folder, variant, seed, figures, *, trustworthy=True):
+    """Write the records of a cell that is done; figures: clean, attack, fault, SDC."""
+    clean, attack, fault, sdc = figures
+    home = f"net/set/seed-{seed}/{variant}"
+    steps = {
+        f"{home}/net.int8.onnx": ("export-int8", "net.int8.json", {"accuracy": {"int8": estimate(clean)}}),
+        f"{home}/attackcamp-pgd": (
+            "attackcamp",
+            "attackcamp-pgd/summary.json",
+            {"worst_case": {"4": estimate(attack)}, "trustworthy": trustworthy},
+        ),
+        f"{home}/faultcamp-chips": (
+            "faultcamp",
+            "faultcamp-chips/summary.json",
+            {"curve": [{"ber": 1e-3, "accuracy": estimate(fault)}]},
+        ),
+        f"{home}/faultcamp-flips": (
+            "faultcamp",
+            "faultcamp-flips/summary.json",
+            {"rates": {"sdc1": estimate(sdc, 0.001)}},
+        ),
+    }
+    done = {
+        name: {"command": command, **record(folder, f"{home}/{file}", value)}
+        for name, (command, file, value) in steps.items()
+    }
+    done[f"{home}/net.int8.onnx"]["wrote"].insert(0, f"{home}/net.int8.onnx")
+    return {
+        "network": "net",
+        "dataset": "set",
+        "variant": variant,
+        "seed": seed,
+        "folder": home,
+        "status": "done",
+        "steps": done,
+    }
+
+
+def written(folder, cells):
+    summary = {"schema": 1, "title": "A study", "profile": None, "cells": cells, "failed": {}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "manifest.json").write_text(json.dumps({"schema": 1, "command": "study"}))
+    return read_study(folder)
+
+
+def left_out(variant, seed, status="not run"):
+    return {
+        "network": "net",
+        "dataset": "set",
+        "variant": variant,
+        "seed": seed,
+        "folder": f"net/set/seed-{seed}/{variant}",
+        "status": status,
+        "steps": {},
+    }
+
+
+@pytest.fixture
+def two_seeds(tmp_path):
+    return written(
+        tmp_path,
+        [
+            cell(tmp_path, "baseline", 0, (0.90, 0.00, 0.60, 0.004)),
+            cell(tmp_path, "attack+fault", 0, (0.86, 0.40, 0.80, 0.002)),
+            cell(tmp_path, "baseline", 1, (0.92, 0.02, 0.50, 0.004)),
+            cell(tmp_path, "attack+fault", 1, (0.87, 0.44, 0.80, 0.001), trustworthy=False),
+        ],
+    )
+
+
+def test_figures_are_those_of_the_records(two_seeds):
+    _, (baseline, both) = two_seeds
+    assert set(baseline.seeds) == {0, 1}
+    assert {metric: found.value for metric, found in both.seeds[1].items()} == {
+        CLEAN: 0.87,
+        ATTACK: 0.44,
+        FAULT: 0.80,
+        SDC: 0.001,
+    }
+    assert baseline.seconds == 8 * 36.0
+    assert (baseline.untrusted, both.untrusted) == ((), (1,))
+
+
+def test_seeds_are_averaged_with_their_own_spread(two_seeds):
+    _, (baseline, _) = two_seeds
+    mean = baseline.mean(FAULT)
+    assert mean.value == pytest.approx(0.55)
+    assert mean.n == 2
+    assert mean.high - mean.value == pytest.approx(min(12.7062 * 0.05, 0.45), rel=1e-4)  # t(0.975, 1) s / sqrt(2)
+
+
+def test_changes_are_paired_by_seed(two_seeds):
+    _, (baseline, both) = two_seeds
+    gain = change(baseline, both, ATTACK)
+    assert gain.value == pytest.approx(0.41)
+    assert gain.high - gain.value == pytest.approx(12.7062 * 0.01, rel=1e-4)
+
+
+def test_one_seed_keeps_its_own_interval(tmp_path):
+    _, (baseline, both) = written(
+        tmp_path,
+        [
+            cell(tmp_path, "baseline", 0, (0.90, 0.00, 0.60, 0.004)),
+            cell(tmp_path, "attack+fault", 0, (0.86, 0.40, 0.80, 0.002)),
+            left_out("attack+fault", 1, "failed"),
+        ],
+    )
+    assert baseline.mean(FAULT).as_dict() == estimate(0.60)
+    gain = change(baseline, both, FAULT)
+    assert (gain.value, gain.low) == pytest.approx((0.2, 0.2 - 0.02 * 2**0.5))
+    assert both.failed == 1
+
+
+def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path):
+    summary, corners = two_seeds
+    document = study_document(summary, corners)
+    texts = json.dumps([[getattr(block, "text", "") for block in section.blocks] for section in document.sections])
+    assert "not to be trusted in: net, set, attack+fault" in texts
+    scope, paper, table = document.sections
+    assert scope.title == "2 of 2 cells were run"
+    rows = paper.blocks[-1].rows
+    assert rows[0][0] == "net, set"
+    assert rows[0][2].startswith("+41.0 [")
+    assert rows[-1][2:] == ["+10.35", "+12.47"]
+    assert table.blocks[0].headers == ["", "baseline", "attack+fault"]
+    assert table.blocks[1].headers == ["change, in points", "both stages"]
+
+
+def test_cells_that_were_not_run_are_marked(tmp_path):
+    summary, corners = written(tmp_path, [left_out("baseline", 0), left_out("attack+fault", 0, "failed")])
+    document = study_document(summary, corners)
+    assert document.sections[0].title == "0 of 2 cells were run"
+    assert [row[1] for row in document.sections[0].blocks[0].rows] == ["not run", "failed"]
+    assert [row[1:] for row in document.sections[1].blocks[-1].rows[:1]] == [["not run"] * 3]
+
+
+def test_rows(two_seeds):
+    _, corners = two_seeds
+    lines = study_csv(corners).splitlines()
+    assert len(lines) == 1 + 4 * 4
+    assert lines[2] == "net,set,baseline,0,attack,pgd,4,0.0,-0.02,0.02,100,0.95"
+
+
+def test_a_broken_record_is_one_line(tmp_path):
+    one = cell(tmp_path, "baseline", 0, (0.9, 0.0, 0.6, 0.004))
+    (tmp_path / one["folder"] / "net.int8.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="is broken or half-written"):
+        written(tmp_path, [one])
+
+
+def test_another_command_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "command": "train"}))
+    with pytest.raises(RunFolderError, match="is not a run of study"):
+        read_study(tmp_path)
