@@ -30,8 +30,8 @@ ActivationRanges = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 """By name of the tensor, the lowest and the highest value its uint8 codes are to reach; shapes [1]."""
 
 _BATCH = 50
-_HELD = 16 * 2**20
-"""Bytes of activations held at a time: what the caches of a processor hold, since more of them is slower, too."""
+_HELD = 64 * 2**20
+"""Bytes of activations held at a time; more of them is no faster."""
 _MERGED = 100
 """Batches whose ranges onnxruntime keeps before it merges them."""
 
@@ -86,7 +86,7 @@ def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputS
 
 
 def observed(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the activations that can be quantized, by name, some images at a time: so many that 16 MB hold them.
+    """Yield the activations that can be quantized, by name, some images at a time: so many that 64 MB hold them.
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.

@@ -83,4 +83,4 @@ def test_two_processes_talk(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     result = subprocess.run(launch, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["talked", "talked"]
+    assert result.stdout.count("talked") == 2  # their lines may run into each other
