@@ -14,7 +14,7 @@ def print_bit_flip(figures: Mapping[str, Any]) -> None:
     """Print `bit_flip` of a summary: a row an attack batch, and the flips that an attack takes."""
     goal, attacked, target = figures["goal"], figures["attacked"], figures["goal"]["target"]
     reached = (
-        f"all in class {target}" if target is not None else f"chance + 1 % ({goal['chance'] + goal['margin']:.1%})"
+        f"all in class {target}" if target is not None else f"chance + 1 point ({goal['chance'] + goal['margin']:.1%})"
     )
     rows = []
     for number, batch in enumerate(figures["batches"]):
@@ -22,7 +22,8 @@ def print_bit_flip(figures: Mapping[str, Any]) -> None:
         rows.append([str(number), str(batch["flips"]), _ENDS.get(batch["end"], reached), *shares])
     headers = ["attack batch", "flips", "end", "accuracy", *(["on target"] if target is not None else [])]
     print_table("Bit-flip attack", headers, rows)
-    click.echo(f"flips to {reached}: {_flips(figures['flips'])}")
+    speed = f"{figures['seconds_per_flip']:.1f} s a flip"
+    click.echo(f"flips to {reached}: {_flips(figures['flips'])}; loss {figures['loss']}, {speed}")
     click.echo(
         f"the attacker knows the file, has {figures['sample']['images']} images a batch that are no test images, and "
         f"may flip {attacked['bits']:,} stored bits in {attacked['tensors']} tensors"

@@ -68,7 +68,6 @@ class BitFlipAttack:
         self._twin = read_twin(model, deployment=options.deployment)
         self._prey = find_prey(model, self._twin, self._options.roles)
         self._jury = _Jury(model, dataset, options, self._target)
-        self._chance = 1 / len(dataset.classes)
 
     def run(self, folder: pathlib.Path, report: Report) -> dict[str, Any]:
         """Run the attack, or go on with it.
@@ -149,7 +148,7 @@ class BitFlipAttack:
                 }
                 for batch, count, verdict in zip(batches, flips, last, strict=True)
             ],
-            "goal": {"target": self._options.target, "chance": self._chance, "margin": _MARGIN},
+            "goal": {"target": self._options.target, "chance": self._jury.chance, "margin": _MARGIN},
             "loss": self._options.loss,
             "limit": self._options.limit,
             "golden": share(self._jury.golden["right"], images, _CONFIDENCE).as_dict(),
@@ -172,7 +171,7 @@ class BitFlipAttack:
     def _is_over(self, verdict: Mapping[str, int]) -> bool:
         if self._targeted:
             return verdict["on_target"] >= (1 - _MARGIN) * self._jury.images
-        return verdict["right"] <= (self._chance + _MARGIN) * self._jury.images + 1e-9
+        return verdict["right"] <= (self._jury.chance + _MARGIN) * self._jury.images + 1e-9
 
     def _search(self, number: int) -> BitSearch:
         sample = self._sample[number]
@@ -200,6 +199,7 @@ class _Jury:
         golden: the verdict on the fault-free file: how many images are answered `right`, are given the class
             `on_target`, and have `nonfinite` scores.
         images: how many images there are.
+        chance: the best accuracy of one answer to all images, which is the share of their commonest class.
         prepare: brings images into the layout and type that the model takes.
     """
 
@@ -212,6 +212,7 @@ class _Jury:
         self.prepare = golden.input.prepare
         self._inputs = self.prepare(test.images)
         self.images = len(self._inputs)
+        self.chance = float(np.bincount(test.labels).max()) / self.images
         scores = self._scores(golden)
         dataset.check_outputs(scores.shape[1])
         self._judge = Judge(scores, test.labels)

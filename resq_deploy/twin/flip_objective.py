@@ -24,9 +24,9 @@ class AttackBatch:
         images: as `session.input.prepare` gives them, [N, ...].
         labels: right classes, shape [N].
         target: class that the attacker wants all images to be given; None to raise the cross-entropy instead.
-        loss: what is raised where no class is wanted: `cross-entropy`, as published, or `capped`: an image answered wrong
-            already counts up to the cross-entropy of a uniform answer only, which no image answered right exceeds. The
-            published search may spend its flips on wrong answers, since these can be made ever more so.
+        loss: what is raised where no class is wanted: `cross-entropy`, as published, or `capped`: an image that is
+            answered wrong already counts up to the cross-entropy of a uniform answer only, which no image answered
+            right exceeds. The published search may spend its flips on these, since they can be made ever more wrong.
     """
 
     images: NDArray[Any]

@@ -16,7 +16,7 @@ from resq_deploy.pipeline.attack_options import AttackOptions
 from resq_deploy.pipeline.bit_flip import BitFlipAttack
 from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
 
-IMAGES = 599  # all: of few images, one class may have more than chance and a point
+IMAGES = 200
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +52,17 @@ def rows(folder):
         return list(csv.DictReader(stream))
 
 
-def test_the_attack_ends_at_chance(attacked):
+def test_the_attack_ends_at_chance(attacked, dataset):
     summary, folder = attacked
+    end = np.bincount(dataset.evaluation(IMAGES).labels).max() / IMAGES + 0.01
+    assert summary["goal"]["chance"] + summary["goal"]["margin"] == pytest.approx(end)
     assert [batch["end"] for batch in summary["batches"]] == ["reached", "reached"]
     for number, batch in enumerate(summary["batches"]):
-        assert batch["accuracy"]["value"] <= 0.11
+        assert batch["accuracy"]["value"] <= end
         assert batch["accuracy"]["n"] == IMAGES
         own = [row for row in rows(folder) if row["fault"] == str(number)]
         assert len(own) == batch["flips"]
-        assert all(float(row["accuracy"]) > 0.11 for row in own if row["step"] != own[-1]["step"])
+        assert all(float(row["accuracy"]) > end for row in own if row["step"] != own[-1]["step"])
     flips = [batch["flips"] for batch in summary["batches"]]
     assert summary["flips"]["value"] == np.mean(flips)
     reach = 12.706 * np.std(flips, ddof=1) / math.sqrt(2)  # Student's quantile with one degree of freedom
@@ -108,7 +110,7 @@ def test_an_attack_that_is_given_up_is_censored_and_says_so(attack, tmp_path):
     assert summary["flips"]["censored"] == 2
     assert summary["flips"]["value"] == 1.0
     assert summary["flips"]["high"] is None
-    assert all(batch["accuracy"]["value"] > 0.11 for batch in summary["batches"])
+    assert all(batch["accuracy"]["value"] > 0.2 for batch in summary["batches"])
 
 
 def test_the_published_loss_can_be_had(attack, tmp_path):

@@ -160,7 +160,7 @@ def test_a_few_chosen_flips_do_what_random_ones_do_not():
     prey = find_prey(model, twin, (Role.WEIGHT,))
     sample = AttackBatch(images=session.input.prepare(batch.images), labels=batch.labels)
     search = BitSearch(model, twin, prey, sample, deployment=Deployment())
-    done = [flip for step in itertools.islice(search.steps(), 10) for flip in step.flips]
+    done = [flip for step in itertools.islice(search.steps(), 6) for flip in step.flips]
 
     def accuracy(file):
         return (top1(scores(file, inputs)) == test.labels).mean()
