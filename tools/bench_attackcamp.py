@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from bench_faultcamp import machine
+from command_line import with_one_line_errors
 
 from resq_deploy.attacks.ball import Norm
 from resq_deploy.attacks.units import Attacked, shards
@@ -32,7 +33,7 @@ from resq_deploy.cli.shared import progress_bar
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.errors import InputError, ResqError
+from resq_deploy.errors import InputError
 from resq_deploy.pipeline.attack_kit import AttackKit
 from resq_deploy.records import write_json
 
@@ -226,22 +227,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
     given = _parser().parse_args(argv)
     options = {name: value for name, value in vars(given).items() if name not in ("model", "out", "data_dir")}
     report: Result = {"schema": SCHEMA, "machine": machine(), "model": given.model.name, "options": options}
     report["versions"] = {"art": importlib.metadata.version("adversarial-robustness-toolbox")}
-    try:
-        report["result"] = measure(given)
-        write_json(given.out, report)
-        print(table(report), end="")
-    except ResqError as error:
-        print(f"bench_attackcamp: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("bench_attackcamp: interrupted", file=sys.stderr)
-        return 130
+    report["result"] = measure(given)
+    write_json(given.out, report)
+    print(table(report), end="")
     return 0
 
 

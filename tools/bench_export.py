@@ -26,9 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench_faultcamp import machine
+from command_line import with_one_line_errors
 
 from resq_deploy.cli.shared import progress_bar
-from resq_deploy.errors import FailedError, InputError, ResqError
+from resq_deploy.errors import FailedError, InputError
 from resq_deploy.records import write_json
 
 SCHEMA = 1
@@ -241,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -254,19 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "complete": False,
         "networks": {},
     }
-    try:
-        write_json(given.out, report)  # a place that cannot be written is found now
-        report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
-        report["options"]["scheme"] = read_scheme(given.scheme)
-        report["complete"] = True
-        write_json(given.out, report)
-        print(table(report), end="")
-    except ResqError as error:
-        print(f"bench_export: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("bench_export: interrupted", file=sys.stderr)
-        return 130
+    write_json(given.out, report)  # a place that cannot be written is found now
+    report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
+    report["options"]["scheme"] = read_scheme(given.scheme)
+    report["complete"] = True
+    write_json(given.out, report)
+    print(table(report), end="")
     return 0
 
 

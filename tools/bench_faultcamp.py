@@ -29,9 +29,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
+from command_line import with_one_line_errors
 
 from resq_deploy.cli.shared import progress_bar
-from resq_deploy.errors import FailedError, InputError, ResqError
+from resq_deploy.errors import FailedError, InputError
 from resq_deploy.records import provenance, write_json
 
 VARIANTS = ("reload_1", "replay_1", "reload_n", "replay_n", "dask_n")
@@ -275,6 +276,7 @@ def _whole(least: int) -> Callable[[str], int]:
     return read
 
 
+@with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 1 if records differ, 2 if something given cannot be used."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -288,20 +290,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "complete": False,
         "networks": {},
     }
-    try:
-        write_json(given.out, report)  # a place that cannot be written is found now
-        report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
-        write_json(given.out, {**report, "complete": True})
-        print(tables(report), end="")
-        differing = mismatches(report["networks"])
-        if differing:
-            raise FailedError(f"the records of {differing} faults differ: see {given.out}")
-    except ResqError as error:
-        print(f"bench_faultcamp: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("bench_faultcamp: interrupted", file=sys.stderr)
-        return 130
+    write_json(given.out, report)  # a place that cannot be written is found now
+    report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
+    write_json(given.out, {**report, "complete": True})
+    print(tables(report), end="")
+    differing = mismatches(report["networks"])
+    if differing:
+        raise FailedError(f"the records of {differing} faults differ: see {given.out}")
     return 0
 
 

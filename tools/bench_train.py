@@ -24,10 +24,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench_faultcamp import machine
+from command_line import with_one_line_errors
 
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
-from resq_deploy.errors import InputError, ResqError
+from resq_deploy.errors import InputError
 from resq_deploy.hardening.options import Stage as StageName
 from resq_deploy.hardening.options import TrainOptions, with_recipe
 from resq_deploy.records import write_atomic, write_json
@@ -204,6 +205,7 @@ def run(given: argparse.Namespace) -> tuple[dict[str, Result], Result]:
     return figures, described
 
 
+@with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -214,20 +216,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": shlex.join(["python", "tools/bench_train.py", *bare]),
         "machine": machine(),
     }
-    try:
-        write_json(given.out, report)  # a place that cannot be written is found now
-        report["variants"], report["options"] = run(given)
-        write_json(given.out, report)
-        text = table(report)
-        if given.markdown:
-            write_atomic(given.markdown, text)
-        print(text, end="")
-    except ResqError as error:
-        print(f"bench_train: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("bench_train: interrupted", file=sys.stderr)
-        return 130
+    write_json(given.out, report)  # a place that cannot be written is found now
+    report["variants"], report["options"] = run(given)
+    write_json(given.out, report)
+    text = table(report)
+    if given.markdown:
+        write_atomic(given.markdown, text)
+    print(text, end="")
     return 0
 
 

@@ -19,7 +19,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resq_deploy.errors import InputError, ResqError
+from command_line import with_one_line_errors
+
+from resq_deploy.errors import InputError
 from resq_deploy.faults.statistics import Estimate, rank_correlation
 from resq_deploy.records import read_json, read_manifest, write_json
 
@@ -134,6 +136,7 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Correlate and print; return 2 if something given cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,13 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("campaign", type=pathlib.Path, help="run folder of resq-deploy faultcamp on the exported file")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     given = parser.parse_args(argv)
-    try:
-        result = check(given.train, given.campaign)
-        if given.out:
-            write_json(given.out, result)
-    except ResqError as error:
-        print(f"check_criticality: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
+    result = check(given.train, given.campaign)
+    if given.out:
+        write_json(given.out, result)
     print(table(result), end="")
     return 0
 

@@ -20,9 +20,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from command_line import with_one_line_errors
+
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
-from resq_deploy.errors import FailedError, InputError, ResqError
+from resq_deploy.errors import FailedError, InputError
 from resq_deploy.faults.statistics import student
 from resq_deploy.hardening.options import STAGES
 from resq_deploy.records import read_json, write_atomic, write_json
@@ -158,6 +160,7 @@ def sweep(given: argparse.Namespace) -> str:
     return table(results)
 
 
+@with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Sweep; return 2 if something given cannot be used, 1 if a training fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,14 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1000, help="test images of the flips (default: 1000)")
     parser.add_argument("train", nargs="*", metavar="TRAIN-OPTION", help="after --: what all cells have in common")
     given = parser.parse_args(argv)
-    try:
-        print(sweep(given), end="")
-    except ResqError as error:
-        print(f"sweep_train: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("sweep_train: interrupted; start it again to go on", file=sys.stderr)
-        return 130
+    print(sweep(given), end="")
     return 0
 
 

@@ -1,5 +1,6 @@
 """`resq-deploy attackcamp` as a user meets it."""
 
+import functools
 import json
 import re
 import subprocess
@@ -10,23 +11,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from resq_deploy import cli
-
 QUICK = ("--dataset", "digits", "--images", "60", "--steps", "5", "--queries", "30", "--workers", "1")
 
 
 @pytest.fixture
-def resq(monkeypatch, capsys):
-    """Run `resq-deploy attackcamp` in this process; return exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["resq-deploy", "attackcamp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return run
+def resq(resq):
+    """Run `resq-deploy attackcamp`."""
+    return functools.partial(resq, "attackcamp")
 
 
 def test_a_campaign_prints_what_it_did(resq, digits_int8, tmp_path):

@@ -2,25 +2,19 @@
 
 import json
 import re
-import sys
 
 import pytest
-
-from resq_deploy import cli
 
 QUICK = ("--dataset", "digits", "--images", "60", "--workers", "1")
 
 
 @pytest.fixture
-def resq(monkeypatch, capsys):
-    """Run `resq-deploy COMMAND` in this process; return exit status, standard output and standard error."""
+def resq(resq):
+    """Run `resq-deploy COMMAND`; what it prints is joined to one line."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["resq-deploy", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, " ".join(printed.out.split()), printed.err
+        status, printed, complaint = resq(*arguments)
+        return status, " ".join(printed.split()), complaint
 
     return run
 

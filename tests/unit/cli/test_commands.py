@@ -12,23 +12,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from resq_deploy import __version__, cli
+from resq_deploy import __version__
 
-COMMANDS = ["demo", "train", "export-int8", "inspect", "faultcamp", "attackcamp", "report"]
-
-
-@pytest.fixture
-def resq(monkeypatch, capsys):
-    """Run `resq-deploy` in this process; return exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["resq-deploy", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return run
+COMMANDS = ["demo", "train", "export-int8", "inspect", "faultcamp", "attackcamp", "report", "study"]
 
 
 @pytest.fixture
