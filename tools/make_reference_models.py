@@ -1,33 +1,49 @@
 #!/usr/bin/env python3
 """Remake the reference files in models/: train, export and measure them, and write their sidecars and cards.
 
-Example:
-  python tools/make_reference_models.py resnet8-digits --work runs/reference
+The digits take three minutes; the others are cells of the recipe `ablation`, hours on two cores, and --resume by
+themselves.
+
+Examples:
+  OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits --work runs/reference
+  python tools/make_reference_models.py resnet20-cifar10 --data-dir data --work runs/ablation --jobs 2
 """
 
 import argparse
+import dataclasses
 import pathlib
-from typing import Any
+import sys
+from collections.abc import Iterable, Sequence
 
+from command_line import with_one_line_errors
+
+from resq_deploy.cli.study import check_arguments
 from resq_deploy.data import load_dataset
+from resq_deploy.data.dataset import Dataset
 from resq_deploy.pipeline.demo import FILES, DemoOptions, run_demo
 from resq_deploy.pipeline.export import export_source
 from resq_deploy.pipeline.gates import GateOptions
+from resq_deploy.pipeline.study import Study, StudyOptions
+from resq_deploy.pipeline.study_recipe import read_recipe
+from resq_deploy.pipeline.study_steps import STAGE_FILES
 from resq_deploy.quantization.export import ExportOptions
+from resq_deploy.records import read_json
 from resq_deploy.report.demo import demo_table
+from resq_deploy.report.study_figures import Metric, read_study
+from resq_deploy.report.text import percent
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
+RECIPE = "ablation"
 
 CARD = """# {name}
 
-A ResNet-8 (He et al. 2016, with 1x1 convolutions as shortcuts) that reads handwritten digits:
+{network} that reads {inputs}:
 {stages}.
 Static int8 ONNX (QDQ), weights int8 per channel, activations uint8 with MinMax ranges. It takes float32
-images `[batch, 3, 32, 32]` in [0, 1] and returns 10 logits.
+images `[batch, 3, 32, 32]` in [0, 1] and returns {classes} logits.
 
-- **Made by** `OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits`, seed {seed}, with {versions}.
-- **Data**: `digits` of scikit-learn, a copy of the test set of *Optical Recognition of Handwritten Digits*
-  (Alpaydin and Kaynak, UCI, 1998; CC BY 4.0), upscaled to 32x32. {test_images} of its 1,797 images are the test set.
+- **Made by** `{command}`, seed 0, with {versions}.
+- **Data**: {data}
 - **Licence** of the file: that of the project (MIT).
 - **SHA-256** `{sha256}`
 
@@ -35,60 +51,180 @@ Figures on the test images, with 95 % intervals:
 
 {table}
 
-PGD: {attack_steps} steps on the float network, its images run on this file. Bit errors: every stored weight bit flips
-with the given probability, {chips} chips. SDC-1: one flip anywhere in the file, {fault_images} images a flip.
-One training run with one seed; the numbers of epochs in the recipe were chosen with these test images in view.
+{reading}
 """
 
 STAGES = {
     "baseline": "stage 0 only, no hardening",
     "resq": "hardened by stage 1 (feature desensitization) and stage 2 (fault-aware fine-tuning)",
 }
+CELLS = {"baseline": ("baseline", "baseline"), "resq": ("attack+fault", "fault")}
+"""By the file's name, its corner of the 2x2 table and the stage whose checkpoint is exported."""
 
 
-def make_resnet8_digits(work: pathlib.Path) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a card says of a network and its data."""
+
+    network: str
+    inputs: str
+    data: str
+
+
+DIGITS = Subject(
+    network="A ResNet-8 (He et al. 2016, with 1x1 convolutions as shortcuts)",
+    inputs="handwritten digits",
+    data="`digits` of scikit-learn, a copy of the test set of *Optical Recognition of Handwritten Digits*\n"
+    "  (Alpaydin and Kaynak, UCI, 1998; CC BY 4.0), upscaled to 32x32. {test} of its 1,797 images are the test set.",
+)
+_RESNET20 = "A ResNet-20 (He et al. 2016, with 1x1 convolutions as shortcuts)"
+SUBJECTS = {
+    "cifar10": Subject(
+        network=_RESNET20,
+        inputs="the ten classes of CIFAR-10",
+        data="CIFAR-10 (Krizhevsky 2009): {train} of its 50,000 training images, a tenth of them held out to choose\n"
+        "  epochs; its whole test set.",
+    ),
+    "gtsrb": Subject(
+        network=_RESNET20,
+        inputs="the 43 traffic signs of GTSRB",
+        data="GTSRB (Stallkamp et al. 2011), its training images at 32x32, split by track: {train} to train, a\n"
+        "  tenth of them held out to choose epochs, and {test} to test.",
+    ),
+}
+
+DIGITS_READING = """PGD: {attack_steps} steps on the float network, its images run on this file. Bit errors: every
+stored weight bit flips with the given probability, {chips} chips. SDC-1: one flip anywhere in the file, {fault_images}
+images a flip. One training run with one seed; the numbers of epochs in the recipe were chosen with these test images
+in view."""
+
+STUDY_READING = """Attack: the worst of {attacks} for each of {attack_images} images, made against this file.
+Bit errors: every stored weight bit flips with the given probability, {chips} chips, {chip_images} images. SDC-1: one
+flip anywhere in the file, {flips} flips, {flip_images} images each. One training run with one seed."""
+
+
+def make_digits(work: pathlib.Path) -> None:
     """Run the demo in `work` and turn its two files into reference files."""
     options = DemoOptions()
     summary = run_demo(work, options, resume=True, say=print)
-    for key, stage in FILES.items():
-        name = f"resnet8-digits-{key}.int8"
-        path = MODELS / f"{name}.onnx"
-        export = ExportOptions(seed=options.seed)
-        source = work / "train" / f"{stage}.pt"
-        sidecar = export_source(source, load_dataset("digits"), path, export, GateOptions(gates=("clean",)))
-        if sidecar["model"]["sha256"] != summary["files"][key]["sha256"]:
-            raise SystemExit(f"{name} is not the file that was measured: equal inputs gave other bytes")
-        (MODELS / f"{name}.md").write_text(_card(name, key, summary, sidecar, options), encoding="utf-8")
-        print(f"{path}: {path.stat().st_size:,} bytes")
-
-
-def _card(name: str, key: str, summary: dict[str, Any], sidecar: dict[str, Any], options: DemoOptions) -> str:
     table = demo_table(summary)
-    column = 1 + list(FILES).index(key)
-    rows = "\n".join(f"| {row[0]} | {row[column]} |" for row in table.rows)
-    versions = sidecar["provenance"]["versions"]
-    return CARD.format(
-        name=name,
-        stages=STAGES[key],
-        seed=options.seed,
-        versions=", ".join(f"{package} {versions[package]}" for package in ("torch", "onnx", "onnxruntime")),
-        sha256=sidecar["model"]["sha256"],
-        table=f"| figure | value |\n|---|---|\n{rows}",
-        test_images=summary["test_images"],
-        attack_steps=summary["attack_steps"],
-        chips=options.chips,
-        fault_images=summary["fault_images"],
+    reading = DIGITS_READING.format(chips=options.chips, **summary)
+    for key, stage in FILES.items():
+        column = 1 + list(FILES).index(key)
+        _write(
+            f"resnet8-digits-{key}.int8",
+            DIGITS,
+            source=work / "train" / f"{stage}.pt",
+            dataset=load_dataset("digits"),
+            measured=summary["files"][key]["sha256"],
+            command="OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits",
+            rows=((row[0], row[column]) for row in table.rows),
+            reading=reading,
+            stages=STAGES[key],
+        )
+
+
+def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, jobs: int) -> None:
+    """Run two cells of the study in `work` and turn their files into reference files."""
+    recipe = read_recipe(RECIPE, None, check_arguments)
+    patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant, _ in CELLS.values())
+    Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs)).run(work, resume=True, report=print)
+    _, corners = read_study(work)
+    options = recipe.options(next(cell for cell in recipe.cells() if cell.dataset == name))
+    chips, flips, attack = options["faultcamp"]["chips"], options["faultcamp"]["flips"], options["attackcamp"]["linf"]
+    reading = STUDY_READING.format(
+        attacks=attack["attacks"].replace(",", ", "),
+        attack_images=f"{attack['images']:,}",
+        chips=chips["chips"],
+        chip_images=f"{chips['images']:,}",
+        flips=f"{flips['samples']:,}",
+        flip_images=f"{flips['images']:,}",
     )
+    for key, (variant, stage) in CELLS.items():
+        figures = next(one.seeds[0] for one in corners if (one.dataset, one.variant) == (name, variant))
+        folder = work / "resnet20" / name / "seed-0"
+        training = folder / f"train-{'baseline' if variant == 'baseline' else variant}"
+        _write(
+            f"resnet20-{name}-{key}.int8",
+            SUBJECTS[name],
+            source=training / STAGE_FILES[stage],
+            dataset=load_dataset(name, data_dir),
+            measured=_digest(folder / variant / "net.int8.json"),
+            command=f"python tools/make_reference_models.py resnet20-{name} --data-dir data",
+            rows=((_heading(metric), percent(value)) for metric, value in figures.items()),
+            reading=reading,
+            stages=STAGES[key],
+        )
 
 
-def main() -> None:
+def _heading(metric: Metric) -> str:
+    headings = {
+        "clean": "clean accuracy, int8 file",
+        "attack": f"accuracy under attack, epsilon {metric.level}",
+        "fault": f"bit error rate {metric.level}, weights",
+        "sdc": "SDC-1 of single flips, all roles",
+    }
+    return headings[metric.kind]
+
+
+def _digest(sidecar: pathlib.Path) -> str:
+    return str(read_json(sidecar)["model"]["sha256"])
+
+
+def _write(
+    name: str,
+    subject: Subject,
+    *,
+    source: pathlib.Path,
+    dataset: Dataset,
+    measured: str,
+    command: str,
+    rows: Iterable[tuple[str, str]],
+    reading: str,
+    stages: str,
+) -> None:
+    """Export a checkpoint into models/ and write its card; stop if it is not the file that was measured."""
+    path = MODELS / f"{name}.onnx"
+    gates = GateOptions(gates=("clean",), enforce=False)
+    sidecar = export_source(source, dataset, path, ExportOptions(seed=0), gates)
+    if sidecar["model"]["sha256"] != measured:
+        raise SystemExit(f"{name} is not the file that was measured: equal inputs gave other bytes")
+    versions = sidecar["provenance"]["versions"]
+    lines = "\n".join(f"| {heading} | {value} |" for heading, value in rows)
+    card = CARD.format(
+        name=name,
+        network=subject.network,
+        inputs=subject.inputs,
+        stages=stages,
+        classes=len(dataset.classes),
+        command=command,
+        versions=", ".join(f"{package} {versions[package]}" for package in ("torch", "onnx", "onnxruntime")),
+        data=subject.data.format(train=f"{len(dataset.train):,}", test=f"{len(dataset.test):,}"),
+        sha256=sidecar["model"]["sha256"],
+        table=f"| figure | value |\n|---|---|\n{lines}",
+        reading=reading,
+    )
+    (MODELS / f"{name}.md").write_text(card, encoding="utf-8")
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+@with_one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and remake one set of reference files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["resnet8-digits"], help="which reference files to remake")
+    known = ["resnet8-digits", *(f"resnet20-{name}" for name in SUBJECTS)]
+    parser.add_argument("what", choices=known, help="which reference files to remake")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/reference"), help="run folder")
-    arguments = parser.parse_args()
-    make_resnet8_digits(arguments.work)
+    parser.add_argument("--data-dir", type=pathlib.Path, help="where named data sets lie")
+    parser.add_argument("--jobs", type=int, default=1, help="steps that run at once")
+    arguments = parser.parse_args(argv)
+    if arguments.what == "resnet8-digits":
+        make_digits(arguments.work)
+    else:
+        name = arguments.what.removeprefix("resnet20-")
+        make_resnet20(name, arguments.data_dir, arguments.work, arguments.jobs)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

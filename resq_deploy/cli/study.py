@@ -23,6 +23,14 @@ from resq_deploy.errors import FailedError
     metavar="GLOB",
     help="Run only cells NETWORK/DATASET/seed-S/VARIANT that match; the others are marked as not run. May be repeated.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Run N steps at once, each on its share of the cores.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the commands, and run none.")
 @resume_option
 def command(
@@ -31,6 +39,7 @@ def command(
     data_dir: pathlib.Path | None,
     profile: str | None,
     cells: tuple[str, ...],
+    jobs: int,
     dry_run: bool,
     resume: bool,
 ) -> None:
@@ -44,13 +53,16 @@ def command(
     Examples:
       resq-deploy study demo --out study
       resq-deploy study ablation --data-dir data --out ablation --dry-run
+      resq-deploy study ablation --data-dir data --out ablation --jobs 2
       resq-deploy study paper --profile cpu --cells 'resnet18/gtsrb/*' --data-dir data --out paper
       resq-deploy study my.toml --data-dir data --out mine --resume
     """
     from resq_deploy.pipeline.study import Study, StudyOptions, command_lines
     from resq_deploy.pipeline.study_recipe import read_recipe
 
-    study = Study(read_recipe(recipe, profile, _check), StudyOptions(data_dir=data_dir, cells=cells))
+    study = Study(
+        read_recipe(recipe, profile, check_arguments), StudyOptions(data_dir=data_dir, cells=cells, jobs=jobs)
+    )
     if dry_run:
         click.echo("\n".join(command_lines(study, out, data_dir)))
         return
@@ -64,7 +76,7 @@ def command(
     _write_tables(out)
 
 
-def _check(name: str, arguments: Sequence[str]) -> str | None:
+def check_arguments(name: str, arguments: Sequence[str]) -> str | None:
     """Return what is wrong with options of a command, or None."""
     command: click.Command = importlib.import_module(f"resq_deploy.cli.{name.replace('-', '_')}").command
     required = {"train": ["--network", "-", "--dataset", "-"], "export-int8": ["-", "--dataset", "-"]}

@@ -99,7 +99,8 @@ class _Command(click.Command):
     default=None,
     help="After stage 1, train stage 2 on perturbed images, too.  [default: on]",
 )
-@_number("--clip-final", "tau of stage 2 at its end: weights are clipped to this share of their largest.")
+@_choice("--clip", ("channel", "layer"), "What stage 2 clips to a share of its largest weight.")
+@_number("--clip-final", "tau of stage 2 at its end: that share.")
 @_number("--validation-images", "Held-out images attacked or faulted after each epoch.")
 @_number("--test-images", "Test images of the final figures.")
 @_number("--robust-test-images", "Test images attacked for the final figures (digits: 300).")

@@ -43,7 +43,7 @@ class TrainOptions:
         batch_size: images a step.
         seed: of weights, order, augmentation, perturbation and faults.
         device: `auto`, `cpu` or `cuda`.
-        precision: `bf16` or `float32` arithmetic in training; `auto` takes bf16 where the processor has it.
+        precision: `bf16` or `float32` arithmetic in training; `auto` takes bf16 where the processor gains by it.
         rate_baseline: peak learning rate of stage 0.
         rate_attack: peak learning rate of stage 1.
         rate_fault: peak learning rate of stage 2.
@@ -75,6 +75,7 @@ class TrainOptions:
         distill_weight: mu of (5).
         perturb_in_fault: after stage 1, train stage 2 on perturbed images, too.
         gradient_clamp: bound on each entry of the faulty branch's gradient.
+        clip: `channel` clips each output channel to a share of its own largest weight, `layer` a layer to one of its.
         clip_final: tau at the end of the annealing.
         clip_share: share of stage 2 in which tau falls from 1.
         curriculum: injection starts once the clean loss is below this times ln C.
@@ -123,7 +124,8 @@ class TrainOptions:
     distill_weight: float = 0.5
     perturb_in_fault: bool = True
     gradient_clamp: float = 0.05
-    clip_final: float = 0.6
+    clip: Literal["channel", "layer"] = "channel"
+    clip_final: float = 0.4
     clip_share: float = 0.5
     curriculum: float = 0.75
     fault_masks: int = 4

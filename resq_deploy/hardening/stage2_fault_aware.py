@@ -60,7 +60,7 @@ class FaultAware(Stage):
         ranking = ranked(bench, "after" if hardened else "before")
         everything = [entry.layer for entry in ranking]
         self.injected = everything[: options.critical_layers] if options.fault_layers == "critical" else everything
-        self.limits = {name: layer.weight.detach().abs().max() for name, layer in self.grid.layers.items()}
+        self.limits = {name: self._largest(layer.weight.detach().abs()) for name, layer in self.grid.layers.items()}
         self.clean_loss: float | None = None
         self.injecting = False
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -81,12 +81,17 @@ class FaultAware(Stage):
         return StepResult(loss=total_of(terms), terms=terms, correct=int(right))
 
     def after_step(self, batch: Batch) -> None:
-        """Clip each layer's weights to tau times their largest starting magnitude."""
+        """Clip the weights of each channel, or layer, to tau times their largest starting magnitude."""
         bound = self.clip_at(batch.progress)
         with torch.no_grad():
             for name, layer in self.grid.layers.items():
                 limit = bound * self.limits[name]
                 layer.weight.clamp_(-limit, limit)
+
+    def _largest(self, magnitudes: Tensor) -> Tensor:
+        """Return the largest magnitude of each output channel, [channels, 1, ...], or of all, [1, 1, ...]."""
+        first = 1 if self.options.clip == "channel" else 0
+        return magnitudes.amax(dim=tuple(range(first, magnitudes.ndim)), keepdim=True)
 
     def clip_at(self, progress: float) -> float:
         """Return tau at a share of the stage: it falls linearly from 1 to its final value, then stays."""

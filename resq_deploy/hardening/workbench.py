@@ -92,12 +92,12 @@ class Workbench:
         self.report = report
         self.classes = len(dataset.classes)
         self.device = _device(options.device, self.ranks)
-        self.bf16 = _wants_bf16(options.precision, self.device)
         self.train = as_images(dataset.train.head(options.train_images))
         self.validation = self._validation()
         self.mean, self.std = (init.mean, init.std) if init else dataset.mean_std()
         self.image_size = self.train.pixels.shape[1]
         self.network = self._network()
+        self.bf16 = _wants_bf16(options.precision, self.device, self.network)
         if len(self.train) < 2:
             raise DataError(f"{dataset.name} has {len(self.train)} training image: batch-norm needs at least 2")
         self._check_shares()
@@ -236,9 +236,11 @@ def _device(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local)
 
 
-def _wants_bf16(precision: str, device: torch.device) -> bool:
+def _wants_bf16(precision: str, device: torch.device, network: torch.nn.Module) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
+    if any(isinstance(module, torch.nn.Conv2d) and module.groups > 1 for module in network.modules()):
+        return False  # grouped convolutions in bf16 take twice the time of float32 (EfficientNet-B0, oneDNN)
     return bool({"avx512_bf16", "amx_bf16"}.intersection(cpu_features()))

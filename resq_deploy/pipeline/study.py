@@ -7,24 +7,22 @@ written.
 
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import pathlib
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from resq_deploy.data import load_dataset
 from resq_deploy.errors import FailedError, OptionError, RunFolderError
+from resq_deploy.pipeline.study_jobs import LOGS, core_shares, execute, in_parallel
 from resq_deploy.pipeline.study_recipe import Recipe
 from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
 from resq_deploy.records import RunFolder, read_json, sha256_file, write_json
 
 SCHEMA = 1
 _STATE = "steps.json"
-_LOGS = "logs"
 
 Report = Callable[[str], None]
 
@@ -36,10 +34,12 @@ class StudyOptions:
     Attributes:
         data_dir: where named data sets lie.
         cells: patterns for `NETWORK/DATASET/seed-S/VARIANT`; a cell that matches none is not run.
+        jobs: how many steps run at once, each on its share of the cores.
     """
 
     data_dir: pathlib.Path | None = None
     cells: tuple[str, ...] = ("*",)
+    jobs: int = 1
 
 
 class Study:
@@ -55,10 +55,11 @@ class Study:
         steps: what they need, in order.
 
     Raises:
-        OptionError: if no cell is left.
+        OptionError: if no cell is left, or there are more jobs than cores.
     """
 
     def __init__(self, recipe: Recipe, options: StudyOptions) -> None:
+        core_shares(options.jobs)
         self.recipe = recipe
         self._options = options
         self.chosen = [
@@ -100,7 +101,7 @@ class Study:
             if failed:
                 name, why = next(iter(failed.items()))
                 more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-                raise FailedError(f"{name} failed ({why}){more}: mend it and --resume; logs are in {out / _LOGS}")
+                raise FailedError(f"{name} failed ({why}){more}: mend it and --resume; logs are in {out / LOGS}")
         return summary
 
     def _identity(self) -> dict[str, Any]:
@@ -128,23 +129,29 @@ class Study:
         """Run the steps that are not done; return what failed, and why."""
         failed: dict[str, str] = {}
         missing: set[str] = set()
-        for number, step in enumerate(self.steps, start=1):
-            where = f"[{number}/{len(self.steps)}] {step.name}"
+        places = {step.name: f"[{number}/{len(self.steps)}] {step.name}" for number, step in enumerate(self.steps, 1)}
+
+        def start(step: Step) -> bool:
             if any(path in missing for _, path in step.reads):
                 missing.update(step.writes)
-                report(f"{where}: left out, since what it needs failed")
+                report(f"{places[step.name]}: left out, since what it needs failed")
             elif ledger.has(step):
-                report(f"{where}: done before")
+                report(f"{places[step.name]}: done before")
             else:
-                report(f"{where}: {step.command}")
-                began = time.monotonic()
-                why = _execute(step, folder, self._options.data_dir)
-                if why is None:
-                    ledger.add(step, time.monotonic() - began)
-                else:
-                    failed[step.name] = why
-                    missing.update(step.writes)
-                    report(f"{where}: FAILED, {why}")
+                report(f"{places[step.name]}: {step.command}")
+                return True
+            return False
+
+        jobs = self._options.jobs
+        run = functools.partial(execute, folder=folder, data_dir=self._options.data_dir, alone=jobs == 1)
+        for step, why, seconds in in_parallel(self.steps, jobs, start, run):
+            if why is None:
+                ledger.add(step, seconds)
+                report(f"{places[step.name]}: done in {seconds:,.0f} s")
+            else:
+                failed[step.name] = why
+                missing.update(step.writes)
+                report(f"{places[step.name]}: FAILED, {why}")
         return failed
 
     def _summary(self, ledger: "_Ledger", failed: Mapping[str, str]) -> dict[str, Any]:
@@ -228,34 +235,6 @@ class _Ledger:
             file = self._folder / path
             self._known[path] = sha256_file(file) if file.is_file() else None
         return self._known[path]
-
-
-def _execute(step: Step, folder: pathlib.Path, data_dir: pathlib.Path | None) -> str | None:
-    """Run a step; return why it failed, or None. Its progress is shown, what it prints goes to a log."""
-    line = [sys.executable, "-m", "resq_deploy", *step.command_line(folder, data_dir)]
-    log = folder / _LOGS / f"{step.name.replace('/', '.')}.log"
-    try:
-        (folder / step.out).parent.mkdir(parents=True, exist_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stream:
-            stream.write(f"$ {shlex.join(['resq-deploy', *line[3:]])}\n".encode())
-            stream.flush()
-            process = subprocess.Popen(line, stdout=stream, stderr=None if sys.stderr.isatty() else stream)
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:
-                process.wait()  # the terminal's Ctrl-C has reached it as well
-                raise
-    except OSError as error:
-        return f"cannot write {error.filename}: {error.strerror}"
-    if status == 0:
-        return None
-    return f"exit status {status}: {_last_line(log)}"
-
-
-def _last_line(log: pathlib.Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no output"
 
 
 def command_lines(study: Study, out: pathlib.Path, data_dir: pathlib.Path | None) -> list[str]:

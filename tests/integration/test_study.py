@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -48,7 +49,8 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     recipe = folder / "small.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
-    return folder / "out", recipe, study(str(recipe), "--out", str(folder / "out"))
+    jobs = str(min(2, len(os.sched_getaffinity(0))))
+    return folder / "out", recipe, study(str(recipe), "--out", str(folder / "out"), "--jobs", jobs)
 
 
 def records(out: pathlib.Path):

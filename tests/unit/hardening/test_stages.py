@@ -127,15 +127,17 @@ def test_before_the_injection_there_is_no_faulty_branch_and_the_clean_one_has_fu
     assert alone.terms["clean"].item() == pytest.approx(2 * both.terms["clean"].item(), rel=0.05)
 
 
-def test_clipping_anneals_and_binds(make_bench):
-    bench = make_bench(clip_final=0.6, clip_share=0.5)
+@pytest.mark.parametrize(("clip", "over"), [("channel", (1, 2, 3)), ("layer", (0, 1, 2, 3))])
+def test_clipping_anneals_and_binds(make_bench, clip, over):
+    bench = make_bench(clip=clip, clip_final=0.6, clip_share=0.5)
     stage = FaultAware(bench, hardened=False)
     assert [stage.clip_at(share) for share in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.8, 0.6, 0.6])
     layer = bench.network.body.layer1[0].conv1
-    largest = layer.weight.abs().max().item()
-    batch = next(bench.batches("b", epochs=2, epoch=1))
-    stage.after_step(batch)
-    assert layer.weight.abs().max().item() == pytest.approx(0.6 * largest)
+    before = layer.weight.detach().clone()
+    stage.after_step(next(bench.batches("b", epochs=2, epoch=1)))
+    limit = 0.6 * before.abs().amax(dim=over, keepdim=True)
+    assert torch.equal(layer.weight, before.clamp(-limit, limit))
+    assert layer.weight.abs().amax(dim=over).flatten().tolist() == pytest.approx(limit.flatten().tolist())
 
 
 def test_rates_are_log_uniform_in_the_last_decade(bench, generator):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from resq_deploy.cli.study import _check
+from resq_deploy.cli.study import check_arguments
 from resq_deploy.errors import OptionError
 from resq_deploy.pipeline.study_recipe import Cell, arguments, read_recipe, shipped_recipes
 
@@ -22,11 +22,11 @@ def written(folder, text):
 def test_shipped_recipes_are_sound(name, profile):
     if name == "demo" and profile:
         with pytest.raises(OptionError, match="has no profile 'cpu': it has none"):
-            read_recipe(name, profile, _check)
+            read_recipe(name, profile, check_arguments)
         return
-    recipe = read_recipe(name, profile, _check)
+    recipe = read_recipe(name, profile, check_arguments)
     cells = list(recipe.cells())
-    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 12, "paper": 24}[name]
+    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 24, "paper": 24}[name]
 
 
 def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
@@ -36,7 +36,7 @@ def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
         "[network.resnet20.train]\nbatch-size = 8\n"
         "[profile.short.train]\nepochs-attack = 1\n[profile.short.grid]\nseed = [3]\n"
     )
-    recipe = read_recipe(written(tmp_path, text), "short", _check)
+    recipe = read_recipe(written(tmp_path, text), "short", check_arguments)
     assert recipe.seeds == (3,)
     small, large = (
         recipe.options(Cell(network=network, dataset="digits", variant="attack", seed=3))["train"]
@@ -73,19 +73,19 @@ def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
 )
 def test_what_is_wrong_is_said(tmp_path, text, message):
     with pytest.raises(OptionError, match=re.escape(message)):
-        read_recipe(written(tmp_path, text), None, _check)
+        read_recipe(written(tmp_path, text), None, check_arguments)
 
 
 def test_everything_wrong_is_said_at_once(tmp_path):
     text = GRID + "[train]\nepochs = 3\nstages = 'x'\n[export-int8]\nranges = 'wide'\n"
     with pytest.raises(OptionError) as caught:
-        read_recipe(written(tmp_path, text), None, _check)
+        read_recipe(written(tmp_path, text), None, check_arguments)
     assert all(part in str(caught.value) for part in ("--epochs", "stages", "--ranges"))
 
 
 def test_a_missing_recipe_names_those_that_come_with_the_package():
     with pytest.raises(OptionError, match="give a TOML file, or one of ablation, demo, paper"):
-        read_recipe("nowhere.toml", None, _check)
+        read_recipe("nowhere.toml", None, check_arguments)
 
 
 def test_arguments():

@@ -1,0 +1,108 @@
+"""Running the steps of a study: several at once where they do not need each other, each on cores of its own."""
+
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from resq_deploy.errors import OptionError
+from resq_deploy.pipeline.study_steps import Step
+
+LOGS = "logs"
+
+
+def core_shares(jobs: int) -> list[set[int]]:
+    """Share this process's cores out among jobs, as evenly as they go.
+
+    Raises:
+        OptionError: if there are more jobs than cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise OptionError(f"--jobs {jobs}: this process may use {len(cores)} cores, and every job needs one")
+    return [set(cores[index::jobs]) for index in range(jobs)]
+
+
+def in_parallel(
+    steps: Sequence[Step], jobs: int, start: Callable[[Step], bool], run: Callable[[Step], str | None]
+) -> Iterator[tuple[Step, str | None, float]]:
+    """Run steps, each as soon as all that it reads is there, and yield each when it has ended.
+
+    Args:
+        steps: in an order that works.
+        jobs: how many at once.
+        start: told of a step whose turn has come; returns whether it is to be run. Called from this thread.
+        run: runs a step; returns why it failed, or None. Called from a thread that holds its job's cores, which
+            the processes that it starts inherit.
+
+    A Ctrl-C that reaches this process alone takes effect when the steps that run have ended; the terminal's reaches
+    them as well.
+
+    Yields:
+        A step, why it failed or None, and the seconds it took.
+    """
+    shares = core_shares(jobs)
+    lock = threading.Lock()
+
+    def take_cores() -> None:
+        with lock:
+            os.sched_setaffinity(0, shares.pop())
+
+    waiting, running = list(steps), dict[Future[tuple[str | None, float]], Step]()
+    with ThreadPoolExecutor(jobs, initializer=take_cores) as pool:
+        while waiting or running:
+            blocked = {path for step in [*waiting, *running.values()] for path in step.writes}
+            for step in [*waiting]:
+                if len(running) == jobs:
+                    break
+                if any(path in blocked for _, path in step.reads):
+                    continue
+                waiting.remove(step)
+                if start(step):
+                    running[pool.submit(_timed, run, step)] = step
+                else:
+                    blocked.difference_update(step.writes)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                step = running.pop(future)
+                yield step, *future.result()
+
+
+def _timed(run: Callable[[Step], str | None], step: Step) -> tuple[str | None, float]:
+    began = time.monotonic()
+    return run(step), time.monotonic() - began
+
+
+def execute(step: Step, folder: pathlib.Path, data_dir: pathlib.Path | None, *, alone: bool) -> str | None:
+    """Run a step as a process; return why it failed, or None.
+
+    Args:
+        step: what to run.
+        folder: the study's folder.
+        data_dir: where named data sets lie.
+        alone: no other step runs beside it, so that its progress may be shown; what it prints goes to a log.
+    """
+    line = [sys.executable, "-m", "resq_deploy", *step.command_line(folder, data_dir)]
+    log = folder / LOGS / f"{step.name.replace('/', '.')}.log"
+    try:
+        (folder / step.out).parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            stream.write(f"$ {shlex.join(['resq-deploy', *line[3:]])}\n".encode())
+            stream.flush()
+            shown = alone and sys.stderr.isatty()
+            status = subprocess.call(line, stdout=stream, stderr=None if shown else stream)
+    except OSError as error:
+        return f"cannot write {error.filename}: {error.strerror}"
+    if status == 0:
+        return None
+    return f"exit status {status}: {_last_line(log)}"
+
+
+def _last_line(log: pathlib.Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"
