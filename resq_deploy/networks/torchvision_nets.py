@@ -65,6 +65,7 @@ def efficientnet_b0(num_classes: int, image_size: int) -> tuple[nn.Module, tuple
     )
     if image_size <= SMALL_IMAGE:
         body.features[0][0].stride = (1, 1)
+    body.classifier[1].reset_parameters()  # torchvision's own grow as classes get fewer: ten start at a loss above 3
     return body, tuple(f"features.{stage}" for stage in range(1, 8)), "classifier.1"
 
 

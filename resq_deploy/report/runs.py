@@ -100,6 +100,8 @@ def _expanded(path: pathlib.Path) -> Iterable[pathlib.Path]:
     manifest = read_manifest(path)
     if manifest.get("command") in COMMANDS:
         return [path]
+    if manifest.get("command") == "study":
+        raise RunFolderError(f"{path} is a study: its tables are in {path / 'study.html'}; give run folders inside it")
     inside = sorted(child.parent for child in path.glob("*/manifest.json"))
     found = [folder for folder in inside if read_manifest(folder).get("command") in COMMANDS]
     if not found:

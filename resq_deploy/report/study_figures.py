@@ -8,6 +8,7 @@ from typing import Any, Literal
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.statistics import Estimate, difference, paired_difference, student
 from resq_deploy.records import read_json, read_manifest
+from resq_deploy.report.runs import check_schema
 
 _CONFIDENCE = 0.95
 
@@ -110,6 +111,7 @@ def read_study(folder: pathlib.Path) -> tuple[dict[str, Any], list[Corner]]:
     if read_manifest(folder).get("command") != "study":
         raise RunFolderError(f"{folder} is not a run of study")
     summary = read_json(folder / "summary.json")
+    check_schema(summary, "study", folder / "summary.json")
     corners: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     try:
         for cell in summary["cells"]:

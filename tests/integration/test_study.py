@@ -1,6 +1,7 @@
 """A study, run for real: its chain, its tables, its resuming, and what a failing step leaves."""
 
 import csv
+import importlib.resources
 import json
 import os
 import pathlib
@@ -8,7 +9,11 @@ import shutil
 import subprocess
 import sys
 
+import jsonschema
 import pytest
+
+from resq_deploy.errors import RunFolderError
+from resq_deploy.report.study_figures import read_study
 
 RECIPE = """
 [study]
@@ -75,6 +80,26 @@ def test_the_tables_hold_the_figures_of_the_run_folders(done):
     assert "stage 2 alone" in text
     assert "+10.35 | +12.47" in text
     assert "<table" in (out / "study.html").read_text()
+
+
+def test_the_summary_fits_its_schema_and_a_broken_one_is_named(done, tmp_path):
+    out, _, _ = done
+    text = (importlib.resources.files("resq_deploy") / "schemas" / "study.json").read_text(encoding="utf-8")
+    jsonschema.validate(records(out), json.loads(text))
+    broken = records(out)
+    del broken["cells"][1]["status"]
+    shutil.copy(out / "manifest.json", tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps(broken))
+    with pytest.raises(RunFolderError, match=r"summary.json is broken or half-written \(at cells.1: 'status'"):
+        read_study(tmp_path)
+
+
+def test_report_points_to_the_tables_of_a_study(done, tmp_path):
+    out, _, _ = done
+    line = [sys.executable, "-m", "resq_deploy", "report", str(out), "--out", str(tmp_path / "r.html")]
+    said = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert f"is a study: its tables are in {out / 'study.html'}" in said.stderr
 
 
 def test_what_is_done_is_not_done_again(done):

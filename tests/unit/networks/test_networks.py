@@ -192,6 +192,13 @@ def test_small_images_keep_their_size_in_the_stem_of_efficientnet():
     assert strides == [(1, 1), (2, 2)]
 
 
+def test_few_classes_do_not_start_with_wild_logits():
+    """torchvision draws EfficientNet's last layer from +-1/sqrt(classes): ten classes began at a loss above 3."""
+    torch.manual_seed(0)
+    network = build_network("efficientnet_b0", num_classes=10, mean=MEAN, std=STD, image_size=32)
+    assert network.body.classifier[1].weight.abs().max().item() <= 1280**-0.5
+
+
 def test_names_come_without_torch():
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None)\n"

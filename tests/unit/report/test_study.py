@@ -65,7 +65,11 @@ def cell(folder, variant, seed, figures, *, trustworthy=True):
 
 
 def written(folder, cells):
-    summary = {"schema": 1, "title": "A study", "profile": None, "cells": cells, "failed": {}}
+    axes = {
+        f"{axis}s": list(dict.fromkeys(one[axis] for one in cells))
+        for axis in ("network", "dataset", "variant", "seed")
+    }
+    summary = {"schema": 1, "title": "A study", "profile": None, **axes, "cells": cells, "failed": {}}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "manifest.json").write_text(json.dumps({"schema": 1, "command": "study"}))
     return read_study(folder)
