@@ -42,7 +42,7 @@ CARD = """# {name}
 Static int8 ONNX (QDQ), weights int8 per channel, activations uint8 with MinMax ranges. It takes float32
 images `[batch, 3, 32, 32]` in [0, 1] and returns {classes} logits.
 
-- **Made by** `{command}`, seed 0, with {versions}.
+- **Remade by** `{command}`, seed 0, with {versions}.
 - **Data**: {data}
 - **Licence** of the file: that of the project (MIT).
 - **SHA-256** `{sha256}`
@@ -82,14 +82,14 @@ SUBJECTS = {
     "cifar10": Subject(
         network=_RESNET20,
         inputs="the ten classes of CIFAR-10",
-        data="CIFAR-10 (Krizhevsky 2009): {train} of its 50,000 training images, a tenth of them held out to choose\n"
-        "  epochs; its whole test set.",
+        data="CIFAR-10 (Krizhevsky 2009): {train} of its 50,000 training images, others to choose epochs; its whole\n"
+        "  test set.",
     ),
     "gtsrb": Subject(
         network=_RESNET20,
         inputs="the 43 traffic signs of GTSRB",
-        data="GTSRB (Stallkamp et al. 2011), its training images at 32x32, split by track: {train} to train, a\n"
-        "  tenth of them held out to choose epochs, and {test} to test.",
+        data="GTSRB (Stallkamp et al. 2011), its training images at 32x32, split by track: {train} to train,\n"
+        "  others to choose epochs, and {test} to test.",
     ),
 }
 

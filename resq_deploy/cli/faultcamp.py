@@ -215,7 +215,7 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     )
     if "curve" in summary:
         rows = [
-            (f"{point['ber']:.0e}", percent(point["accuracy"]), f"{100 * point['worst']:.2f} %", str(point["chips"]))
+            (f"{point['ber']:g}", percent(point["accuracy"]), f"{100 * point['worst']:.2f} %", str(point["chips"]))
             for point in summary["curve"]
         ]
         print_table("Accuracy over bit error rate", ("BER", "mean", "worst chip", "chips"), rows)
