@@ -34,6 +34,12 @@ from resq_deploy.errors import OptionError
     "--design-ber", type=float, metavar="P", help="Bit error rate fault-aware ranges are made for.  [default: 0.001]"
 )
 @click.option(
+    "--reconstruct/--no-reconstruct",
+    default=None,
+    help="Fit each layer's weights inside narrowed ranges, so that its outputs stay, instead of cutting them off.  "
+    "[default: with fault-aware ranges]",
+)
+@click.option(
     "--activation-percentile",
     metavar="auto|Q",
     default="100",

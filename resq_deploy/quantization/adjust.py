@@ -1,4 +1,4 @@
-"""Stage 3's adjustments around the writing, in order: equalization, activation ranges, weight ranges, biases."""
+"""Stage 3's adjustments around the writing, in order: equalization, weight ranges, activation ranges, biases."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.session import InputSpec
-from resq_deploy.quantization import activations, bias
+from resq_deploy.quantization import activations, bias, reconstruct
 from resq_deploy.quantization.activations import Distribution
 from resq_deploy.quantization.calibrate import ActivationRanges, activation_ranges
 from resq_deploy.quantization.equalize import equalize
@@ -55,6 +55,7 @@ def write_adjusted(
     draft, said = shop.draft(model), {}
     for name, wanted, adjust in (
         ("equalization", scheme.equalize, shop.equalized),
+        ("reconstruction", scheme.reconstructs, shop.reconstructed),
         ("activations", scheme.percentiles != (100.0,), shop.narrowed),
         ("bias_correction", scheme.bias_correction, shop.corrected),
     ):
@@ -65,11 +66,16 @@ def write_adjusted(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Draft:
-    """An int8 file as far as it is adjusted, and what it was made from; `found` only where percentiles are wanted."""
+    """An int8 file as far as it is adjusted, and what it was made from.
+
+    `settled` says whether the weights of the model lie inside their ranges already; `found` is only there where
+    percentiles are wanted.
+    """
 
     model: onnx.ModelProto
     activations: ActivationRanges
     written: Written
+    settled: bool
     found: Mapping[str, Distribution]
 
 
@@ -99,14 +105,15 @@ class _Workshop:
     def _reference(self) -> Reference:
         return Reference(self._given, self._judged)
 
-    def draft(self, model: onnx.ModelProto) -> _Draft:
+    def draft(self, model: onnx.ModelProto, *, settled: bool = False) -> _Draft:
         """Return a model with the scheme's weight ranges, and activation ranges that leave nothing out."""
         self._report(f"calibrating on {len(self._calibration)} images")
-        calibrated, images = with_chosen_ranges(model, self._scheme), self._calibration.images
+        calibrated = model if settled else with_chosen_ranges(model, self._scheme)
+        images = self._calibration.images
         if self._scheme.percentiles == (100.0,):
-            return self._written(model, activation_ranges(calibrated, images, self._spec))
+            return self._written(model, activation_ranges(calibrated, images, self._spec), settled)
         found = activations.distributions(calibrated, images, self._spec)
-        return self._written(model, activations.percentile_ranges(found, 100.0), found)
+        return self._written(model, activations.percentile_ranges(found, 100.0), settled, found)
 
     def equalized(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Share weight ranges out between layers."""
@@ -115,6 +122,12 @@ class _Workshop:
         after = self.draft(model) if record["pairs"] else draft
         return after, record | self._gain(draft, after)
 
+    def reconstructed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
+        """Move the weights inside their ranges, if that brings the outputs nearer to those of the float model."""
+        self._report(f"fitting the weights of each layer on {min(len(self._estimating), reconstruct.IMAGES)} images")
+        model, record = reconstruct.reconstruct(draft.model, self._estimating, self._spec, self._scheme)
+        return self._better(draft, self.draft(model, settled=True), record)
+
     def narrowed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Narrow the activation ranges to a percentile: the one asked for, or the best under bit errors."""
         outputs = {value.name for value in draft.model.graph.output}
@@ -122,7 +135,7 @@ class _Workshop:
         for percentile in self._scheme.percentiles:
             if percentile < 100:
                 ranges = activations.percentile_ranges(draft.found, percentile, outputs)
-                drafts[percentile] = self._written(draft.model, ranges)
+                drafts[percentile] = self._written(draft.model, ranges, draft.settled)
         percentile, choice = self._scheme.percentiles[0], None
         if len(self._scheme.percentiles) > 1:
             files = {percentile: drafts[percentile].written.int8 for percentile in self._scheme.percentiles}
@@ -140,16 +153,23 @@ class _Workshop:
         model, record = bias.correct_biases(
             draft.model, onnx.ModelProto.FromString(quantized), self._estimating, self._spec
         )
-        after = self._written(model, draft.activations)
-        gain = self._gain(draft, after)
-        kept = gain["after"]["squared_error"] < gain["before"]["squared_error"]
-        return after if kept else draft, {"kept": kept} | record | gain
+        return self._better(draft, self._written(model, draft.activations, draft.settled), record)
 
     def _written(
-        self, model: onnx.ModelProto, ranges: ActivationRanges, found: Mapping[str, Distribution] | None = None
+        self,
+        model: onnx.ModelProto,
+        ranges: ActivationRanges,
+        settled: bool,
+        found: Mapping[str, Distribution] | None = None,
     ) -> _Draft:
-        written = write_with_ranges(model, ranges, self._scheme)
-        return _Draft(model=model, activations=ranges, written=written, found=found or {})
+        written = write_with_ranges(model, ranges, self._scheme, settled=settled)
+        return _Draft(model=model, activations=ranges, written=written, settled=settled, found=found or {})
+
+    def _better(self, before: _Draft, after: _Draft, record: dict[str, Any]) -> tuple[_Draft, dict[str, Any]]:
+        """Return the draft that is nearer to the float model, and the record with whether that is the new one."""
+        gain = self._gain(before, after)
+        kept = gain["after"]["squared_error"] < gain["before"]["squared_error"]
+        return after if kept else before, {"kept": kept} | record | gain
 
     def _gain(self, before: _Draft, after: _Draft) -> dict[str, Any]:
         """Return the figures of two files, held against the float model."""

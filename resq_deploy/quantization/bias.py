@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from resq_deploy.deployed.graph import in_order, node_label
 from resq_deploy.deployed.session import InputSpec, create
-from resq_deploy.deployed.wiring import Wiring
 from resq_deploy.quantization.calibrate import StreamedImages
 from resq_deploy.quantization.fidelity import every_core
+from resq_deploy.quantization.parts import Stretches, Values
 
 IMAGES = 256
 """Most images that biases are corrected on."""
@@ -29,7 +29,6 @@ _HELD = 256 * 2**20
 """Bytes of one layer's outputs that may be held at a time; where the layers are larger, fewer images are used."""
 
 _BATCH = 16
-Values = dict[str, NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,7 @@ class BiasedLayer:
         axis: the axis of channels there.
         channels: how many.
         bias: the stored bias; None for a Conv or Gemm that has none.
+        weight: the stored weights.
     """
 
     label: str
@@ -51,6 +51,7 @@ class BiasedLayer:
     axis: int
     channels: int
     bias: str | None
+    weight: str
 
     def moments(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return the mean of each channel and its mean square over all else; shape [2, channels]."""
@@ -96,6 +97,7 @@ def biased_layers(model: onnx.ModelProto) -> list[BiasedLayer]:
                 axis=-1 if node.op_type == "MatMul" else 1,
                 channels=channels,
                 bias=bias,
+                weight=node.input[1],
             )
             found.append(layer)
     return found
@@ -207,16 +209,15 @@ def _corrections(
     corrected. Measuring all layers at once and repeating that diverges, since every layer then makes up for the errors
     of those before it as well (ResNet-20: mean squared logit error 0.005, 0.03, 0.14, 0.29; in order, 0.004).
     """
-    wiring = Wiring(quantized.graph)
-    nodes = [node for node in wiring.nodes if not wiring.parameters.issuperset(node.output)]
-    places = {node.name: place for place, node in enumerate(nodes)}
+    stretches = Stretches(quantized)
+    places = {node.name: place for place, node in enumerate(stretches.nodes)}
     held = [dict(feeds) for feeds in batches]
     sizes = [len(next(iter(feeds.values()))) for feeds in batches]
     corrections, begin = {}, 0
     for layer in sorted(layers, key=lambda layer: places[_name(layer.node)]):
         end = places[_name(layer.node)] + 1
-        output = nodes[end - 1].output[0]
-        part = _Part(quantized, wiring, nodes, begin, end)
+        output = stretches.nodes[end - 1].output[0]
+        part = stretches.part(begin, end)
         for number, values in enumerate(held):
             held[number] = part.run(values)
         mean = np.average([layer.moments(values[output])[0] for values in held], axis=0, weights=sizes)
@@ -228,75 +229,34 @@ def _corrections(
     return corrections
 
 
-class _Part:
-    """A stretch of the nodes that depend on the input, run on the values that those before it left.
-
-    What follows from stored values alone, such as the weights in float, is computed by every part that reads it.
-
-    Args:
-        model: the whole graph.
-        wiring: of it.
-        nodes: all that depend on the input, in order.
-        begin: the first of the stretch.
-        end: the first after it.
-    """
-
-    def __init__(
-        self, model: onnx.ModelProto, wiring: Wiring, nodes: Sequence[onnx.NodeProto], begin: int, end: int
-    ) -> None:
-        stretch = nodes[begin:end]
-        self._later = {name for node in nodes[end:] for name in node.input} | {nodes[end - 1].output[0]}
-        self._outputs = [name for node in stretch for name in node.output if name in self._later]
-        read = {name for node in stretch for name in node.input}
-        constant: list[onnx.NodeProto] = []
-        for node in reversed(wiring.nodes):
-            if wiring.parameters.issuperset(node.output) and not read.isdisjoint(node.output):
-                constant.insert(0, node)
-                read.update(node.input)
-        self._nodes = [*constant, *stretch]
-        self._inputs = read - {name for node in self._nodes for name in node.output}
-        self._stored = [tensor for tensor in model.graph.initializer if tensor.name in read]
-        self._model = model
-        self._session: Any = None
-
-    def run(self, values: Values) -> Values:
-        """Return what later nodes read: of the values given, and of those made here."""
-        feeds = {name: value for name, value in values.items() if name in self._inputs}
-        if self._session is None:
-            self._session = create(self._serialised(feeds), every_core())
-        made = zip(self._outputs, self._session.run(self._outputs, feeds), strict=True)
-        return {name: value for name, value in values.items() if name in self._later} | dict(made)
-
-    def _serialised(self, feeds: Values) -> bytes:
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-            for name, value in feeds.items()
-        ]
-        outputs = [onnx.ValueInfoProto(name=name) for name in self._outputs]
-        graph = helper.make_graph(self._nodes, "part", inputs, outputs, self._stored)
-        part = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
-        serialised: bytes = part.SerializeToString()
-        return serialised
-
-
 def _corrected(
     model: onnx.ModelProto, layers: Sequence[BiasedLayer], corrections: Mapping[str, NDArray[np.float32]]
 ) -> onnx.ModelProto:
     """Return a copy of the model with the corrections added to its biases."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    stored = {tensor.name: tensor for tensor in copy.graph.initializer}
     for layer in layers:
-        correction = corrections[layer.output]
-        if layer.bias is not None:
-            bias = numpy_helper.to_array(stored[layer.bias])
-            stored[layer.bias].CopyFrom(numpy_helper.from_array(bias + correction.reshape(bias.shape), layer.bias))
-            continue
-        node, name = copy.graph.node[layer.node], f"{layer.output}_bias"
-        del node.input[2:]
-        node.input.append(name)
-        for attribute in node.attribute:
-            if attribute.name == "beta":  # of a Gemm, which would multiply the new bias
-                attribute.f = 1.0
-        copy.graph.initializer.append(numpy_helper.from_array(correction, name))
+        correct_bias(copy, layer, corrections[layer.output])
     return copy
+
+
+def correct_bias(model: onnx.ModelProto, layer: BiasedLayer, correction: NDArray[np.float32]) -> None:
+    """Add a correction, shape [channels], to the bias of a layer, in place; where it has none, that becomes its bias.
+
+    Args:
+        model: the one `biased_layers` was asked about, or a copy.
+        layer: of it.
+        correction: in units of the layer's outputs.
+    """
+    if layer.bias is not None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == layer.bias)
+        bias = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(bias + correction.reshape(bias.shape), layer.bias))
+        return
+    node, name = model.graph.node[layer.node], f"{layer.output}_bias"
+    del node.input[2:]
+    node.input.append(name)
+    for attribute in node.attribute:
+        if attribute.name == "beta":  # of a Gemm, which would multiply the new bias
+            attribute.f = 1.0
+    model.graph.initializer.append(numpy_helper.from_array(correction, name))

@@ -177,6 +177,7 @@ def _form(int8_file: bytes, options: ExportOptions) -> dict[str, Any]:
         "activation_percentile": options.activation_percentile or 100.0,
         "bias_correction": options.bias_correction,
         "equalize": options.equalize,
+        "reconstruct": options.reconstructs,
         "weights": "int7 in int8" if options.reduce_range else "int8",
         "activations": "uint8",
     }

@@ -34,10 +34,7 @@ def best_clip(
 ) -> NDArray[np.float32]:
     """Return the clip that minimises J, exactly, per channel or per tensor.
 
-    J is convex, with the derivative `2 (b c - mean((|w| - c)_+))` where `b = (21845 p + 1/12) / code_max^2`. Of `n`
-    weights, the sum of `(|w| - c)_+` is the largest over k of (sum of the k largest |w|) - k c, each of them a falling
-    line; so the zero of the derivative is the largest of the lines' zeros:
-    `max_k (sum of the k largest |w|) / (k + n b)`.
+    J is convex; n times J is what `least_clip` minimises, at the cost `n (21845 p + 1/12) / code_max^2`.
 
     Args:
         weights: finite float32 array of any shape; not empty.
@@ -52,12 +49,27 @@ def best_clip(
         OptionError: if the rate is not in [0, 0.5].
     """
     rows = _magnitudes(weights, axis)
-    rows.sort(axis=1)
-    sums = np.cumsum(rows[:, ::-1], axis=1, dtype=np.float64)
-    count = rows.shape[1]
-    sums /= np.arange(1, count + 1) + count * _weight_of_step(ber, code_max)
-    clip: NDArray[np.float32] = sums.max(axis=1).astype(np.float32)
+    clip = least_clip(rows, rows.shape[1] * cost_of_range(ber, code_max)).astype(np.float32)
     return clip if axis is not None else clip.reshape(())
+
+
+def least_clip(magnitudes: NDArray[np.floating[Any]], cost: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Return the clip c of each row that minimises the sum of `(|w| - c)_+^2`, plus `cost c^2`, exactly.
+
+    Half the derivative is `cost c - sum of (|w| - c)_+`. That sum is the largest over k of (sum of the k largest |w|)
+    - k c, each of them a falling line; so the zero of the derivative is the largest of the lines' zeros:
+    `max_k (sum of the k largest |w|) / (k + cost)`.
+
+    Args:
+        magnitudes: |w|, shape [rows, weights].
+        cost: of a squared unit of range, one or shape [rows]; not negative.
+
+    Returns:
+        float64, shape [rows].
+    """
+    sums = np.cumsum(np.sort(magnitudes, axis=1)[:, ::-1], axis=1, dtype=np.float64)
+    sums /= np.arange(1, magnitudes.shape[1] + 1) + np.reshape(cost, (-1, 1))
+    return np.asarray(sums.max(axis=1))
 
 
 def expected_error(
@@ -86,7 +98,7 @@ def expected_error(
     limits = np.asarray(clip, dtype=np.float64)
     over = np.maximum(_magnitudes(weights, axis) - limits.reshape(-1, 1), 0.0)
     cut: NDArray[np.float64] = np.square(over).mean(axis=1).reshape(limits.shape)
-    return cut + _weight_of_step(ber, code_max) * limits**2
+    return cut + cost_of_range(ber, code_max) * limits**2
 
 
 def check_ber(ber: float) -> None:
@@ -99,8 +111,12 @@ def check_ber(ber: float) -> None:
         raise OptionError(f"--design-ber {ber}: give a bit error rate from 0 to {LARGEST_BER}, such as 1e-3")
 
 
-def _weight_of_step(ber: float, code_max: int) -> float:
-    """Return the factor of c^2 in J."""
+def cost_of_range(ber: float, code_max: int = CODE_MAX) -> float:
+    """Return the factor of c^2 in J: the squared error that flips and rounding add to a weight, in squared ranges.
+
+    Raises:
+        OptionError: if the rate is not in [0, 0.5].
+    """
     check_ber(ber)
     return float((FLIP_ERROR * ber + ROUNDING_ERROR) / code_max**2)
 

@@ -33,6 +33,8 @@ class Scheme:
         bias_correction: whether biases make up for the mean error; see `resq_deploy.quantization.bias`.
         reduce_range: whether weights have 7 bits, so that x86 CPUs without VNNI do not saturate.
         equalize: whether ranges are shared out between layers; see `resq_deploy.quantization.equalize`.
+        reconstruct: whether weights are moved inside narrowed ranges so that the layers' outputs stay, instead of cut
+            off; see `resq_deploy.quantization.reconstruct`. If None, where ranges are `fault-aware`.
     """
 
     ranges: str = "minmax"
@@ -43,6 +45,7 @@ class Scheme:
     bias_correction: bool = False
     equalize: bool = False
     reduce_range: bool = False
+    reconstruct: bool | None = None
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -52,6 +55,7 @@ class Scheme:
             ("--bias-correction", self.bias_correction, (True, False)),
             ("--equalize", self.equalize, (True, False)),
             ("--reduce-range", self.reduce_range, (True, False)),
+            ("--reconstruct", self.reconstruct, (True, False, None)),
         ):
             if value not in known:
                 raise OptionError(f"{option} {value}: give one of {', '.join(map(str, known))}")
@@ -61,6 +65,8 @@ class Scheme:
                 raise OptionError(
                     f"--design-ber is for --ranges fault-aware, not {self.ranges}: leave it out, or ask for fault-aware"
                 )
+        if self.reconstruct and self.ranges == "minmax":
+            raise OptionError("--reconstruct is for narrowed ranges, not minmax: ask for --ranges fault-aware or mse")
         if self.activation_percentile not in (None, "auto"):
             _check_percentile(self.activation_percentile)
 
@@ -70,6 +76,11 @@ class Scheme:
         if self.ranges != "fault-aware":
             return 0.0
         return DESIGN_BER if self.design_ber is None else self.design_ber
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether weights are moved inside their ranges instead of cut off."""
+        return self.ranges == "fault-aware" if self.reconstruct is None else self.reconstruct
 
     @property
     def code_max(self) -> int:

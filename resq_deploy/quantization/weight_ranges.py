@@ -52,7 +52,9 @@ class _Range:
         return np.not_equal(self.written, step(self.given, self.code_max))
 
 
-def write_with_ranges(model: onnx.ModelProto, activations: ActivationRanges, scheme: Scheme) -> Written:
+def write_with_ranges(
+    model: onnx.ModelProto, activations: ActivationRanges, scheme: Scheme, *, settled: bool = False
+) -> Written:
     """Quantize a prepared float model with the weight ranges of a scheme.
 
     Where the int32 bias of a layer does not allow as small a step as was chosen, the range of its weights is widened
@@ -63,12 +65,13 @@ def write_with_ranges(model: onnx.ModelProto, activations: ActivationRanges, sch
         model: the float model, from `prepare_float_model`; not changed.
         activations: the range of every activation.
         scheme: what to write.
+        settled: whether the weights lie inside those ranges already, and reach up to them.
 
     Raises:
         ModelError: if onnxruntime cannot quantize the model, or writes other weights or biases than were meant.
     """
     weights, left = weight_tensors(model, scheme.granularity)
-    chosen = {weight.name: _chosen(weight, scheme) for weight in weights}
+    chosen = {weight.name: weight.largest if settled else _chosen(weight, scheme) for weight in weights}
     given = dict(chosen)
     for _ in range(_ATTEMPTS):
         clips = {} if scheme.ranges == "minmax" else dict(given)

@@ -37,7 +37,12 @@ def export(digits_float, tmp_path_factory):
     def run(ranges, granularity, name="net", **options):
         path = folder / f"{ranges}-{granularity}-{name}.onnx"
         options = ExportOptions(
-            ranges=ranges, granularity=granularity, calibration_images=50, test_images=50, **options
+            ranges=ranges,
+            granularity=granularity,
+            reconstruct=False,
+            calibration_images=50,
+            test_images=50,
+            **options,
         )
         made = export_int8(digits_float, load_dataset("digits"), options, described="test")
         path.write_bytes(made.int8_file)
@@ -153,7 +158,7 @@ def written_from(model, tmp_path, **scheme):
     spec = Session(prepared.SerializeToString(), Deployment(threads=1)).input
     images = np.random.default_rng(5).uniform(size=(20, 4, 6, 6)).astype(np.float32)
     calibration = Split(images=images, labels=np.zeros(20, np.int64))
-    int8, said = write_adjusted(prepared, calibration, spec, Scheme(**scheme))
+    int8, said = write_adjusted(prepared, calibration, spec, Scheme(reconstruct=False, **scheme))
     assert said.keys() == {"ranges"}
     return int8, said["ranges"], prepared, images
 

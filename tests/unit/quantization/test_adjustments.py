@@ -43,19 +43,21 @@ NAMES = ["equalization", "activations", "bias_correction"]
 def test_every_adjustment_leaves_its_entry(adjusted, ranges, form):
     told = []
     int8, said = adjusted(ranges=ranges, format=form, granularity="tensor", report=told.append, **ALL)
-    assert list(said) == ["ranges", *NAMES]
+    fitted = ["reconstruction"] if ranges == "fault-aware" else []
+    assert list(said) == ["ranges", NAMES[0], *fitted, *NAMES[1:]]
     json.dumps(said)
     for name in NAMES:
         before, after = said[name]["before"], said[name]["after"]
         assert before.keys() == after.keys() == {"squared_error", "agreement", "accuracy"}
         assert before["agreement"]["n"] == after["accuracy"]["n"] == 60  # the other half is for the corrections
         assert before["squared_error"] > 0
-    assert said["activations"]["before"] == said["equalization"]["after"]
+    assert said["activations"]["before"] == said[fitted[0] if fitted else "equalization"]["after"]
     assert said["bias_correction"]["before"] == said["activations"]["after"]
     assert said["bias_correction"]["images"] == 60
     assert [entry["layer"] for entry in said["bias_correction"]["layers"]] == ["conv", "fc"]
     assert [entry["percentile"] for entry in said["activations"]["choice"]["candidates"]] == [99.9, 99.99, 99.999, 100]
-    assert len(told) == 2 + 1 + 4 + 1  # calibrated twice, equalized, four percentiles measured, biases corrected
+    # calibrated twice, equalized, fitted and calibrated again, four percentiles measured, biases corrected
+    assert len(told) == 2 + 1 + 2 * len(fitted) + 4 + 1
     onnx.checker.check_model(onnx.load_from_string(int8))
 
 
