@@ -16,7 +16,7 @@ from typing import Any
 
 from resq_deploy.data import load_dataset
 from resq_deploy.errors import FailedError, OptionError, RunFolderError
-from resq_deploy.pipeline.study_jobs import LOGS, core_shares, execute, in_parallel
+from resq_deploy.pipeline.study_jobs import LOGS, Children, core_shares, execute, in_parallel
 from resq_deploy.pipeline.study_recipe import Recipe
 from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
 from resq_deploy.records import RunFolder, read_json, sha256_file, write_json
@@ -143,15 +143,18 @@ class Study:
             return False
 
         jobs = self._options.jobs
-        run = functools.partial(execute, folder=folder, data_dir=self._options.data_dir, alone=jobs == 1)
-        for step, why, seconds in in_parallel(self.steps, jobs, start, run):
-            if why is None:
-                ledger.add(step, seconds)
-                report(f"{places[step.name]}: done in {seconds:,.0f} s")
-            else:
-                failed[step.name] = why
-                missing.update(step.writes)
-                report(f"{places[step.name]}: FAILED, {why}")
+        with Children() as children:
+            run = functools.partial(
+                execute, folder=folder, data_dir=self._options.data_dir, children=children, alone=jobs == 1
+            )
+            for step, why, seconds in in_parallel(self.steps, jobs, start, run):
+                if why is None:
+                    ledger.add(step, seconds)
+                    report(f"{places[step.name]}: done in {seconds:,.0f} s")
+                else:
+                    failed[step.name] = why
+                    missing.update(step.writes)
+                    report(f"{places[step.name]}: FAILED, {why}")
         return failed
 
     def _summary(self, ledger: "_Ledger", failed: Mapping[str, str]) -> dict[str, Any]:

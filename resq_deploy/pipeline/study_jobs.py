@@ -3,12 +3,15 @@
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import FrameType
+from typing import IO, Self
 
 from resq_deploy.errors import OptionError
 from resq_deploy.pipeline.study_steps import Step
@@ -26,6 +29,39 @@ def core_shares(jobs: int) -> list[set[int]]:
     if jobs > len(cores):
         raise OptionError(f"--jobs {jobs}: this process may use {len(cores)} cores, and every job needs one")
     return [set(cores[index::jobs]) for index in range(jobs)]
+
+
+class Children:
+    """The processes that steps run as, in a `with`: SIGTERM to this one ends them, too, and then acts as Ctrl-C does.
+
+    Otherwise a killed study would leave a training behind, in whose folder the resumed study could not go on.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python's rule for signals
+            self._before = signal.signal(signal.SIGTERM, self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    def call(self, line: Sequence[str], *, stdout: IO[bytes], stderr: IO[bytes] | None) -> int:
+        """Run a command and return its exit status."""
+        with subprocess.Popen(line, stdout=stdout, stderr=stderr) as process:
+            self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                self._running.discard(process)
+
+    def _end(self, _signal: int, _frame: FrameType | None) -> None:
+        for process in list(self._running):
+            process.terminate()
+        raise KeyboardInterrupt
 
 
 def in_parallel(
@@ -77,13 +113,16 @@ def _timed(run: Callable[[Step], str | None], step: Step) -> tuple[str | None, f
     return run(step), time.monotonic() - began
 
 
-def execute(step: Step, folder: pathlib.Path, data_dir: pathlib.Path | None, *, alone: bool) -> str | None:
+def execute(
+    step: Step, folder: pathlib.Path, data_dir: pathlib.Path | None, children: Children, *, alone: bool
+) -> str | None:
     """Run a step as a process; return why it failed, or None.
 
     Args:
         step: what to run.
         folder: the study's folder.
         data_dir: where named data sets lie.
+        children: gets the process.
         alone: no other step runs beside it, so that its progress may be shown; what it prints goes to a log.
     """
     line = [sys.executable, "-m", "resq_deploy", *step.command_line(folder, data_dir)]
@@ -95,7 +134,7 @@ def execute(step: Step, folder: pathlib.Path, data_dir: pathlib.Path | None, *, 
             stream.write(f"$ {shlex.join(['resq-deploy', *line[3:]])}\n".encode())
             stream.flush()
             shown = alone and sys.stderr.isatty()
-            status = subprocess.call(line, stdout=stream, stderr=None if shown else stream)
+            status = children.call(line, stdout=stream, stderr=None if shown else stream)
     except OSError as error:
         return f"cannot write {error.filename}: {error.strerror}"
     if status == 0:

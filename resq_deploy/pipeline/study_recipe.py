@@ -6,7 +6,7 @@ import importlib.resources
 import itertools
 import pathlib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from resq_deploy.errors import OptionError
@@ -29,7 +29,10 @@ RESERVED: Mapping[str, frozenset[str]] = {
 """Options that the study gives itself."""
 
 _PARTS = ("train", "export-int8", *CAMPAIGNS)
-_TOP = ("study", "grid", "dataset", "network", "profile", *_PARTS)
+_AXES = ("dataset", "network", "variant")
+"""Tables that lay options over those of the commands, the last before the others."""
+
+_TOP = ("study", "grid", *_AXES, "profile", *_PARTS)
 _FOLDER = "recipes"
 
 Tree = dict[str, Any]
@@ -65,7 +68,7 @@ class Recipe:
         datasets: the grid's data sets.
         variants: the grid's corners of the 2x2 table.
         seeds: the grid's seeds.
-        tree: the options by command, and what differs by data set and network.
+        tree: the options by command, and what differs by data set, network and variant.
     """
 
     title: str
@@ -84,10 +87,13 @@ class Recipe:
             yield Cell(network=network, dataset=dataset, variant=variant, seed=seed)
 
     def options(self, cell: Cell) -> Tree:
-        """Return a cell's options by command; of campaigns by name, too. A network's go before a data set's."""
+        """Return a cell's options by command; of campaigns by name, too.
+
+        A variant's go before a network's, and these before a data set's.
+        """
         tree = {part: copy.deepcopy(self.tree.get(part, {})) for part in _PARTS}
-        for axis, key in (("dataset", cell.dataset), ("network", cell.network)):
-            tree = _merged(tree, self.tree.get(axis, {}).get(key, {}))
+        for axis in _AXES:
+            tree = _merged(tree, self.tree.get(axis, {}).get(getattr(cell, axis), {}))
         return tree
 
 
@@ -185,10 +191,12 @@ def _problems(tree: Mapping[str, Any]) -> Iterator[str]:
         for name, options in tree.get(command, {}).items():
             if not isinstance(options, dict):
                 yield f"[{command}] holds '{name}' itself: name the campaign, as in [{command}.ber]"
-    for axis in ("dataset", "network"):
+    yield from _unknown_variants("[variant]", tree.get("variant", {}))
+    for axis in _AXES:
+        known = [part for part in _PARTS if (axis, part) != ("variant", "train")]  # variants share their trainings
         for key, parts in tree.get(axis, {}).items():
-            for part in parts.keys() - set(_PARTS) if isinstance(parts, dict) else ["="]:
-                yield f"[{axis}.{key}] has no '{part}', it has {', '.join(_PARTS)}"
+            for part in parts.keys() - set(known) if isinstance(parts, dict) else ["="]:
+                yield f"[{axis}.{key}] has no '{part}', it has {', '.join(known)}"
 
 
 def _axis_problems(grid: Mapping[str, Any]) -> Iterator[str]:
@@ -204,9 +212,13 @@ def _axis_problems(grid: Mapping[str, Any]) -> Iterator[str]:
         elif any(type(value) is not kind for value in values) or len(set(values)) < len(values):
             yield f"[grid] {name}: give {'numbers' if kind is int else 'names'}, each once"
     if isinstance(grid.get("variant"), list):
-        for variant in grid["variant"]:
-            if variant not in VARIANTS:
-                yield f"[grid] unknown variant '{variant}', known are {', '.join(VARIANTS)}"
+        yield from _unknown_variants("[grid]", grid["variant"])
+
+
+def _unknown_variants(where: str, variants: Iterable[str]) -> Iterator[str]:
+    for variant in variants:
+        if variant not in VARIANTS:
+            yield f"{where} unknown variant '{variant}', known are {', '.join(VARIANTS)}"
 
 
 def _option_problems(tree: Mapping[str, Any], check: CheckArguments) -> Iterator[str]:

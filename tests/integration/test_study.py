@@ -1,6 +1,7 @@
 """A study, run for real: its chain, its tables, its resuming, and what a failing step leaves."""
 
 import csv
+import fcntl
 import importlib.resources
 import json
 import os
@@ -8,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import jsonschema
 import pytest
@@ -138,3 +140,25 @@ def test_a_step_that_fails_leaves_the_rest(done, tmp_path):
     assert "and 1 more: mend it and --resume" in last
     assert [cell["status"] for cell in records(copy)["cells"]] == ["failed", "failed"]
     assert "0 of 2 cells were run" in (copy / "study.md").read_text()
+
+
+def test_a_study_that_is_told_to_end_ends_its_steps(tmp_path):
+    """A training left behind would hold its folder, and the resumed study could not go on."""
+    recipe = tmp_path / "long.toml"
+    recipe.write_text(RECIPE.replace("epochs-baseline = 1", "epochs-baseline = 10000"), encoding="utf-8")
+    line = [sys.executable, "-m", "resq_deploy", "study", str(recipe), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = tmp_path / "out/resnet8/digits/seed-0/train-baseline/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with metrics.with_name(".lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; a run folder goes on with --resume" in said
+    with metrics.with_name(".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

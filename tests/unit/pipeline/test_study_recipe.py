@@ -20,13 +20,13 @@ def written(folder, text):
 @pytest.mark.parametrize("name", shipped_recipes())
 @pytest.mark.parametrize("profile", [None, "cpu"])
 def test_shipped_recipes_are_sound(name, profile):
-    if name == "demo" and profile:
+    if name in ("demo", "reference") and profile:
         with pytest.raises(OptionError, match="has no profile 'cpu': it has none"):
             read_recipe(name, profile, check_arguments)
         return
     recipe = read_recipe(name, profile, check_arguments)
     cells = list(recipe.cells())
-    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 24, "paper": 24}[name]
+    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 24, "paper": 24, "reference": 4}[name]
 
 
 def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
@@ -46,6 +46,14 @@ def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
     assert large == {"epochs-attack": 1, "epochs-fault": 5, "batch-size": 8}
 
 
+def test_a_variant_may_be_exported_in_a_way_of_its_own(tmp_path):
+    text = GRID + "[export-int8]\nopset = 17\n[variant.fault.export-int8]\nranges = 'mse'\n"
+    recipe = read_recipe(written(tmp_path, text), None, check_arguments)
+    exports = {cell.variant: recipe.options(cell)["export-int8"] for cell in recipe.cells()}
+    assert exports["fault"] == {"opset": 17, "ranges": "mse"}
+    assert exports["baseline"] == exports["attack"] == {"opset": 17}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -63,6 +71,8 @@ def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
         ("train = 3\n" + GRID, "'train' is no table"),
         (GRID + "[faultcamp]\nimages = 5\n", "[faultcamp] holds 'images' itself: name the campaign"),
         (GRID + "[dataset.digits]\nepochs = 3\n", "[dataset.digits] has no 'epochs'"),
+        (GRID + "[variant.baseline.train]\nepochs = 3\n", "[variant.baseline] has no 'train', it has export-int8"),
+        (GRID + "[variant.both.export-int8]\nopset = 17\n", "unknown variant 'both', known are baseline, attack,"),
         (GRID + "[train]\nepochs = 3\n", "[train] No such option"),
         (GRID + "[train]\nepochs-attack = 'many'\n", "[train] Invalid value for '--epochs-attack'"),
         (GRID + "[train]\nstages = 'baseline'\n", "[train] stages: the study gives this itself"),
