@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Remake the reference files in models/: train, export and measure them, and write their sidecars and cards.
 
-The digits take three minutes; the others are cells of the recipe `ablation`, hours on two cores, and --resume by
+The digits take three minutes; the others are cells of the recipe `reference`, hours on two cores, and --resume by
 themselves.
 
 Examples:
   OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits --work runs/reference
-  python tools/make_reference_models.py resnet20-cifar10 --data-dir data --work runs/ablation --jobs 2
+  python tools/make_reference_models.py resnet20-cifar10 --data-dir data --work runs/reference-cifar10 --jobs 2
 """
 
 import argparse
 import dataclasses
 import pathlib
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from command_line import with_one_line_errors
 
@@ -21,26 +23,22 @@ from resq_deploy.cli.study import check_arguments
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.pipeline.demo import FILES, DemoOptions, run_demo
-from resq_deploy.pipeline.export import export_source
-from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.study import Study, StudyOptions
 from resq_deploy.pipeline.study_recipe import read_recipe
-from resq_deploy.pipeline.study_steps import STAGE_FILES
-from resq_deploy.quantization.export import ExportOptions
-from resq_deploy.records import read_json
+from resq_deploy.records import read_json, sha256_file, write_json
 from resq_deploy.report.demo import demo_table
 from resq_deploy.report.study_figures import Metric, read_study
 from resq_deploy.report.text import percent
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
-RECIPE = "ablation"
+RECIPE = "reference"
 
 CARD = """# {name}
 
 {network} that reads {inputs}:
 {stages}.
-Static int8 ONNX (QDQ), weights int8 per channel, activations uint8 with MinMax ranges. It takes float32
-images `[batch, 3, 32, 32]` in [0, 1] and returns {classes} logits.
+Static int8 ONNX (QDQ): {form}.
+It takes float32 images `[batch, 3, 32, 32]` in [0, 1] and returns {classes} logits.
 
 - **Remade by** `{command}`, seed 0, with {versions}.
 - **Data**: {data}
@@ -58,8 +56,9 @@ STAGES = {
     "baseline": "stage 0 only, no hardening",
     "resq": "hardened by stage 1 (feature desensitization) and stage 2 (fault-aware fine-tuning)",
 }
-CELLS = {"baseline": ("baseline", "baseline"), "resq": ("attack+fault", "fault")}
-"""By the file's name, its corner of the 2x2 table and the stage whose checkpoint is exported."""
+CELLS = {"baseline": "baseline", "resq": "attack+fault"}
+"""By the file's name, its corner of the 2x2 table."""
+FORMS = {"minmax": "MinMax ranges", "fault-aware": "fault-aware ranges"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,18 +104,15 @@ flip anywhere in the file, {flips} flips, {flip_images} images each. One trainin
 
 def make_digits(work: pathlib.Path) -> None:
     """Run the demo in `work` and turn its two files into reference files."""
-    options = DemoOptions()
-    summary = run_demo(work, options, resume=True, say=print)
+    summary = run_demo(work, DemoOptions(), resume=True, say=print)
     table = demo_table(summary)
-    reading = DIGITS_READING.format(chips=options.chips, **summary)
-    for key, stage in FILES.items():
-        column = 1 + list(FILES).index(key)
+    reading = DIGITS_READING.format(chips=DemoOptions().chips, **summary)
+    for column, key in enumerate(FILES, start=1):
         _write(
             f"resnet8-digits-{key}.int8",
             DIGITS,
-            source=work / "train" / f"{stage}.pt",
+            measured=work / f"{key}.int8.onnx",
             dataset=load_dataset("digits"),
-            measured=summary["files"][key]["sha256"],
             command="OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits",
             rows=((row[0], row[column]) for row in table.rows),
             reading=reading,
@@ -127,7 +123,7 @@ def make_digits(work: pathlib.Path) -> None:
 def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, jobs: int) -> None:
     """Run two cells of the study in `work` and turn their files into reference files."""
     recipe = read_recipe(RECIPE, None, check_arguments)
-    patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant, _ in CELLS.values())
+    patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant in CELLS.values())
     Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs)).run(work, resume=True, report=print)
     _, corners = read_study(work)
     options = recipe.options(next(cell for cell in recipe.cells() if cell.dataset == name))
@@ -140,16 +136,13 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
         flips=f"{flips['samples']:,}",
         flip_images=f"{flips['images']:,}",
     )
-    for key, (variant, stage) in CELLS.items():
+    for key, variant in CELLS.items():
         figures = next(one.seeds[0] for one in corners if (one.dataset, one.variant) == (name, variant))
-        folder = work / "resnet20" / name / "seed-0"
-        training = folder / f"train-{'baseline' if variant == 'baseline' else variant}"
         _write(
             f"resnet20-{name}-{key}.int8",
             SUBJECTS[name],
-            source=training / STAGE_FILES[stage],
+            measured=work / "resnet20" / name / "seed-0" / variant / "net.int8.onnx",
             dataset=load_dataset(name, data_dir),
-            measured=_digest(folder / variant / "net.int8.json"),
             command=f"python tools/make_reference_models.py resnet20-{name} --data-dir data",
             rows=((_heading(metric), percent(value)) for metric, value in figures.items()),
             reading=reading,
@@ -167,28 +160,21 @@ def _heading(metric: Metric) -> str:
     return headings[metric.kind]
 
 
-def _digest(sidecar: pathlib.Path) -> str:
-    return str(read_json(sidecar)["model"]["sha256"])
-
-
 def _write(
     name: str,
     subject: Subject,
     *,
-    source: pathlib.Path,
+    measured: pathlib.Path,
     dataset: Dataset,
-    measured: str,
     command: str,
     rows: Iterable[tuple[str, str]],
     reading: str,
     stages: str,
 ) -> None:
-    """Export a checkpoint into models/ and write its card; stop if it is not the file that was measured."""
-    path = MODELS / f"{name}.onnx"
-    gates = GateOptions(gates=("clean",), enforce=False)
-    sidecar = export_source(source, dataset, path, ExportOptions(seed=0), gates)
-    if sidecar["model"]["sha256"] != measured:
-        raise SystemExit(f"{name} is not the file that was measured: equal inputs gave other bytes")
+    """Copy a file that was measured into models/, with its sidecar, and write its card."""
+    path, sidecar = MODELS / f"{name}.onnx", read_json(measured.with_suffix(".json"))
+    shutil.copyfile(measured, path)
+    write_json(path.with_suffix(".json"), {**sidecar, "model": {**sidecar["model"], "file": path.name}})
     versions = sidecar["provenance"]["versions"]
     lines = "\n".join(f"| {heading} | {value} |" for heading, value in rows)
     card = CARD.format(
@@ -196,16 +182,27 @@ def _write(
         network=subject.network,
         inputs=subject.inputs,
         stages=stages,
+        form=_form(sidecar),
         classes=len(dataset.classes),
         command=command,
         versions=", ".join(f"{package} {versions[package]}" for package in ("torch", "onnx", "onnxruntime")),
         data=subject.data.format(train=f"{len(dataset.train):,}", test=f"{len(dataset.test):,}"),
-        sha256=sidecar["model"]["sha256"],
+        sha256=sha256_file(path),
         table=f"| figure | value |\n|---|---|\n{lines}",
         reading=reading,
     )
     (MODELS / f"{name}.md").write_text(card, encoding="utf-8")
     print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _form(sidecar: Mapping[str, Any]) -> str:
+    """Return how a file is quantized and guarded, in words."""
+    ranges = sidecar["adjustments"]["ranges"]
+    weights = f"weights int8 per {ranges['granularity']} with {FORMS[ranges['mode']]}"
+    if ranges["mode"] == "fault-aware":
+        weights += f" for a bit error rate of {ranges['design_ber']:g} (stage 3)"
+    guarded = ",\nbiases, scales and zero points stored three times and voted" if sidecar["guards"] else ""
+    return f"{weights}, activations uint8 with MinMax ranges{guarded}"
 
 
 @with_one_line_errors

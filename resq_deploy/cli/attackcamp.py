@@ -66,10 +66,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--bit-flip-loss",
-    type=click.Choice(["capped", "cross-entropy"]),
-    default="capped",
+    type=click.Choice(["gathered", "capped", "cross-entropy"]),
+    default="gathered",
     show_default=True,
-    help="What flips raise: the cross-entropy, as published, or capped for images that are answered wrong already.",
+    help="What flips raise: the cross-entropy, as published, or capped for images that are answered wrong already, "
+    "or that until half of the margin is lost and then the commonest class.",
 )
 @click.option("--bit-flip-roles", default="weight", show_default=True, help="Roles whose bits may be flipped, or all.")
 @click.option("--workers", type=int, help="Processes.  [default: all cores]")

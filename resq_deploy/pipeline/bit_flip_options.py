@@ -15,7 +15,7 @@ class BitFlipOptions:
         batches: attacks from scratch, each with an attack batch of its own.
         limit: flipped bits after which an attack that has not reached its end is given up.
         target: class that all images are to be given, by name or number; None to bring accuracy down to chance.
-        loss: `capped` or `cross-entropy`, as published; see `AttackBatch`.
+        loss: `gathered`, `capped`, or `cross-entropy`, as published; see `AttackBatch`.
         roles: roles whose bits may be flipped; empty for all.
         batch_images: images of an attack batch.
     """
@@ -23,7 +23,7 @@ class BitFlipOptions:
     batches: int = 5
     limit: int = 100
     target: str | None = None
-    loss: Literal["capped", "cross-entropy"] = "capped"
+    loss: Literal["gathered", "capped", "cross-entropy"] = "gathered"
     roles: tuple[Role, ...] = (Role.WEIGHT,)
     batch_images: int = 128
 

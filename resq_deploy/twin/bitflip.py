@@ -28,7 +28,7 @@ from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.twin.flip_gains import Flip, best_flips
-from resq_deploy.twin.flip_objective import AttackBatch, Harm, Objective
+from resq_deploy.twin.flip_objective import Aim, AttackBatch, Harm, Objective
 from resq_deploy.twin.twin import Twin
 
 Scores = NDArray[np.float32]
@@ -176,8 +176,8 @@ class BitSearch:
         self, done: Sequence[Flip], slopes: _Slopes, scores: Scores
     ) -> tuple[tuple[Flip, ...], Scores, int] | None:
         """Return the flips to make next, the scores they leave and how many files were tried; None if nothing helps."""
-        ceilings = self._objective.ceilings(scores)
-        worst, found = self._harm(scores, ceilings), None
+        aim = self._objective.aim(scores)
+        worst, found = self._harm(scores, aim), None
         trials = 0
         earlier: list[tuple[Flip, ...]] = []
         for count in range(1, _MOST_BITS + 1):
@@ -188,7 +188,7 @@ class BitSearch:
             with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
                 tried = list(pool.map(lambda flips: self._scores([*done, *flips]), wanted))
             for flips, left in zip(wanted, tried, strict=True):
-                if left is not None and (harm := self._harm(left, ceilings)) > worst:
+                if left is not None and (harm := self._harm(left, aim)) > worst:
                     worst, found = harm, (flips, left)
             if found is not None:
                 return *found, trials
@@ -196,8 +196,8 @@ class BitSearch:
                 break
         return None
 
-    def _harm(self, scores: Scores, ceilings: Tensor) -> Harm:
-        return self._objective(torch.from_numpy(scores), ceilings)[0]
+    def _harm(self, scores: Scores, aim: Aim) -> Harm:
+        return self._objective(torch.from_numpy(scores), aim)[0]
 
     def _scores(self, flips: Sequence[Flip]) -> Scores | None:
         """Return what a session of the file with these flips gives, [N, C]; None where it does not load or run."""
@@ -212,7 +212,7 @@ class BitSearch:
 
         Args:
             flips: what is flipped.
-            scores: what the session gives, which decides how far each image counts.
+            scores: what the session gives, which decides what the next flip is to do.
         """
         values = self._patcher.values(self._patcher.masks(_as_fault(flips)))
         surfaces = {name: prey.surface for prey in self._prey for name in prey.read}
@@ -223,7 +223,7 @@ class BitSearch:
         given = {name: self._leaf(name, codes) for name, codes in stored.items()}
         with torch.enable_grad():
             outputs = self._twin(torch.from_numpy(self._images), stored=given)
-            _, objective = self._objective(outputs, self._objective.ceilings(scores))
+            _, objective = self._objective(outputs, self._objective.aim(scores))
             found = (
                 torch.autograd.grad(objective, list(given.values()), allow_unused=True)
                 if objective.requires_grad

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resq_deploy.faults.outcomes import are_probabilities
 
-Loss = Literal["capped", "cross-entropy"]
+Loss = Literal["gathered", "capped", "cross-entropy"]
 
 _LEAST = 1e-300  # probabilities below it are taken for it
 
@@ -27,12 +27,15 @@ class AttackBatch:
         loss: what is raised where no class is wanted: `cross-entropy`, as published, or `capped`: an image that is
             answered wrong already counts up to the cross-entropy of a uniform answer only, which no image answered
             right exceeds. The published search may spend its flips on these, since they can be made ever more wrong.
+            `gathered` is capped until half of the margin above chance is lost, and then drives all images to the class
+            most of them are given: the last images still right are those of that class, and turning them away brings
+            others back. A baseline ResNet-20 fell to 11 % in 20 and 24 flips instead of 40 and 83.
     """
 
     images: NDArray[Any]
     labels: NDArray[np.int64]
     target: int | None = None
-    loss: Loss = "capped"
+    loss: Loss = "gathered"
 
 
 class Harm(NamedTuple):
@@ -47,6 +50,20 @@ class Harm(NamedTuple):
     objective: float
 
 
+class Aim(NamedTuple):
+    """What the next flip is to do.
+
+    Attributes:
+        classes: the class of each image whose cross-entropy counts, shape [N].
+        sign: 1 to raise it, -1 to lower it.
+        ceilings: up to what it counts, shape [N].
+    """
+
+    classes: Tensor
+    sign: int
+    ceilings: Tensor
+
+
 class Objective:
     """The objective of an attacker with one batch.
 
@@ -56,33 +73,51 @@ class Objective:
     """
 
     def __init__(self, batch: AttackBatch, golden: NDArray[np.float32]) -> None:
-        classes = batch.labels if batch.target is None else np.full_like(batch.labels, batch.target)
-        self._classes = torch.from_numpy(classes)
-        self._sign = 1 if batch.target is None else -1
-        self._capped = batch.target is None and batch.loss == "capped"
+        self._labels = torch.from_numpy(batch.labels)
+        self._target = batch.target
+        self._loss = batch.loss
         self._probabilities = are_probabilities(golden)
+        chance = float(torch.bincount(self._labels).max()) / len(self._labels)
+        self._half = (float(self._standing(torch.from_numpy(golden)).double().mean()) + chance) / 2
 
-    def ceilings(self, scores: NDArray[np.float32]) -> Tensor:
-        """Return up to what the loss of each image counts for the next flip, given the scores it has now. Shape [N]."""
+    def aim(self, scores: NDArray[np.float32]) -> Aim:
+        """Return what the next flip is to do, given the scores of the images now. [N, C]."""
         now = torch.from_numpy(scores)
-        standing = (now.argmax(dim=1) == self._classes) & torch.isfinite(now).all(dim=1)
-        free = standing if self._capped and standing.any() else torch.ones_like(standing)
-        return torch.where(free, math.inf, math.log(scores.shape[1])).double()
+        unlimited = torch.full((len(now),), math.inf, dtype=torch.float64)
+        if self._target is not None:
+            return Aim(torch.full_like(self._labels, self._target), -1, unlimited)
+        standing, finite = self._standing(now), torch.isfinite(now).all(dim=1)
+        if self._loss == "gathered" and finite.any() and float(standing.double().mean()) <= self._half:
+            commonest = torch.bincount(now[finite].argmax(dim=1)).argmax()
+            return Aim(torch.full_like(self._labels, int(commonest)), -1, unlimited)
+        if self._loss == "cross-entropy" or not standing.any():
+            return Aim(self._labels, 1, unlimited)
+        return Aim(self._labels, 1, torch.where(standing, math.inf, math.log(scores.shape[1])).double())
 
     def loss(self, scores: Tensor) -> float:
-        """Return the mean cross-entropy of all images with finite scores; 0 where there are none. [N, C]."""
-        return abs(self(scores.detach(), torch.full((len(scores),), math.inf))[0].objective)
+        """Return the mean cross-entropy of all images with finite scores, towards the class wanted if there is one.
 
-    def __call__(self, scores: Tensor, ceilings: Tensor) -> tuple[Harm, Tensor]:
+        0 where there are none. [N, C].
+        """
+        classes = self._labels if self._target is None else torch.full_like(self._labels, self._target)
+        unlimited = torch.full((len(scores),), math.inf, dtype=torch.float64)
+        return self(scores.detach(), Aim(classes, 1, unlimited))[0].objective
+
+    def __call__(self, scores: Tensor, aim: Aim) -> tuple[Harm, Tensor]:
         """Return what the attacker has reached, and the objective with its gradient.
 
         Args:
             scores: shape [N, C].
-            ceilings: up to what the loss of each image counts, shape [N].
+            aim: of this flip.
         """
         finite = torch.isfinite(scores).all(dim=1)
         outputs = scores[finite].double()
         logarithms = outputs.clamp_min(_LEAST).log() if self._probabilities else outputs.log_softmax(dim=1)
-        losses = -logarithms.gather(1, self._classes[finite][:, None])[:, 0]
-        objective = self._sign * torch.minimum(losses, ceilings[finite]).sum() / max(len(losses), 1)
-        return Harm(self._sign * int((~finite).sum()), float(objective.detach())), objective
+        losses = -logarithms.gather(1, aim.classes[finite][:, None])[:, 0]
+        objective = aim.sign * torch.minimum(losses, aim.ceilings[finite]).sum() / max(len(losses), 1)
+        nonfinite = int((~finite).sum())
+        return Harm(nonfinite if self._target is None else -nonfinite, float(objective.detach())), objective
+
+    def _standing(self, scores: Tensor) -> Tensor:
+        """Return which images are answered right, shape [N]."""
+        return (scores.argmax(dim=1) == self._labels) & torch.isfinite(scores).all(dim=1)

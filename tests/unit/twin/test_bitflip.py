@@ -91,9 +91,32 @@ def test_an_image_that_is_lost_counts_up_to_a_uniform_answer(digits_int8):
     assert fallen > 10
 
 
+def test_once_half_of_the_margin_is_lost_images_are_gathered_in_one_class(digits_int8):
+    model, batch = DeployedModel.load(digits_int8), load_dataset("digits").calibration(64, 0)
+    session = Session(model.patcher().golden, Deployment())
+    images, labels = session.input.prepare(batch.images), batch.labels
+    twin = read_twin(model)
+    sample = AttackBatch(images=images, labels=labels, loss="gathered")
+    search = BitSearch(model, twin, find_prey(model, twin, (Role.WEIGHT,)), sample, deployment=Deployment())
+    before, done, gathered = session.run(images), [], 0
+    half = ((top1(before) == labels).mean() + np.bincount(labels).max() / len(labels)) / 2
+    for step in itertools.islice(search.steps(), 12):
+        done += step.flips
+        after = scores(search.file(done), images)
+        if (top1(before) == labels).mean() <= half:
+            commonest = np.full_like(labels, np.bincount(top1(before)).argmax())
+            assert cross_entropy(after, commonest) < cross_entropy(before, commonest)
+            gathered += 1
+        else:
+            assert cross_entropy(after, labels) > cross_entropy(before, labels)
+        before = after
+    assert gathered > 3
+    assert np.bincount(top1(before)).max() > 0.9 * len(labels)
+
+
 def test_the_flip_that_is_kept_is_the_worst_of_those_tried(attack):
     """With one bit a tensor, no other tensor's best bit would have done more."""
-    model, search, images, answers = attack("cnn-qdq-channel-s8")
+    model, search, images, answers = attack("cnn-qdq-channel-s8", loss="capped")
     first = next(search.steps())
     (flip,) = first.flips
     others = [surface for surface in model.surfaces if surface.role is Role.WEIGHT and surface.tensor != flip.tensor]
@@ -103,7 +126,7 @@ def test_the_flip_that_is_kept_is_the_worst_of_those_tried(attack):
     for surface in others:
         twin = read_twin(model)
         (own,) = (prey for prey in find_prey(model, twin, (Role.WEIGHT,)) if prey.surface == surface)
-        batch = AttackBatch(images=images, labels=answers)
+        batch = AttackBatch(images=images, labels=answers, loss="capped")
         alone = BitSearch(model, twin, [own], batch, deployment=Deployment())
         assert next(alone.steps()).loss <= kept == pytest.approx(first.loss)
 
