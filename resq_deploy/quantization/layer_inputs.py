@@ -122,7 +122,8 @@ class Moments:
         for rows, originals in zip(self._layout.rows(values), self._layout.rows(given), strict=True):
             answers = originals @ self._weights.transpose(0, 2, 1)
             self.count += rows.shape[1]
-            self.second += rows.transpose(0, 2, 1) @ rows
+            for total, matrix in zip(self.second, rows, strict=True):
+                total += matrix.T @ matrix
             self.cross += answers.transpose(0, 2, 1) @ rows
             self.inputs += rows.sum(axis=1)
             self.outputs += answers.sum(axis=1)

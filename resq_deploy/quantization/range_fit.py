@@ -16,44 +16,60 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
 
 from resq_deploy.quantization.ranges import least_clip
 
-STEPS = 100
-"""Steps of FISTA; with 300 the objective is the same to four digits."""
+STEPS = 50
+"""Steps of FISTA: with 100 a ResNet-20 was no better under bit errors."""
+
+_SMALL = 512
+"""Inputs up to which all eigenvalues are had sooner than the largest alone."""
 
 Float = NDArray[np.float64]
 
 
-def fit_within_range(start: Float, second: Float, cross: Float, cost: Float, *, shared: bool) -> Float:
-    """Return weights that minimise `w S w - 2 w B + cost max|w|^2` for each channel, or their sum over all channels.
+def fit_within_range(start: Float, second: Float, cross: Float, cost: Float, ridge: Float, *, shared: bool) -> Float:
+    """Return weights that minimise `w S w - 2 w B + ridge |w - start|^2 + cost max|w|^2`, for each channel.
 
     Args:
         start: the weights to begin with, shape [groups, channels of a group, inputs of a channel].
         second: S, the second moments of the inputs, shape [groups, inputs, inputs]; positive semidefinite.
         cross: B, the moments of the inputs with the outputs wanted, shape of `start`.
         cost: of a squared unit of range, by group, shape [groups].
-        shared: whether all channels have one range.
+        ridge: what a squared unit of change costs by itself, by group, shape [groups].
+        shared: whether all channels have one range; then their sum is minimised.
 
     Returns:
         float64, the shape of `start`.
     """
     groups, channels, _ = start.shape
-    steepest = np.linalg.eigvalsh(second)[:, -1]
+    steepest = np.array([_largest_eigenvalue(matrix) for matrix in second]) + ridge
     if shared:
         steepest = np.full(groups, steepest.max())
-    steepest = np.where(steepest > 0, steepest, 1.0)[:, None, None]
-    costs = cost * channels if shared else np.repeat(cost, channels)
+    steepest = np.where(steepest > 0, steepest, 1.0)
+    costs = np.repeat(cost / steepest, channels)
+    pull, length = ridge[:, None, None], steepest[:, None, None]
     fitted = ahead = start
     momentum = 1.0
     for _ in range(STEPS):
-        moved = ahead - (ahead @ second - cross) / steepest
-        clip = _clips(moved, costs / (steepest[0, 0, 0] if shared else np.repeat(steepest[:, 0, 0], channels)), shared)
+        moved = ahead - (ahead @ second - cross + pull * (ahead - start)) / length
+        clip = _clips(moved, costs, shared)
         clipped = np.clip(moved, -clip, clip)
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = clipped + (momentum - 1) / following * (clipped - fitted)
         fitted, momentum = clipped, following
     return fitted
+
+
+def _largest_eigenvalue(matrix: Float) -> float:
+    """Return the largest eigenvalue of a positive semidefinite matrix."""
+    if len(matrix) <= _SMALL:
+        return float(np.linalg.eigvalsh(matrix)[-1])
+    if not matrix.any():  # which ARPACK refuses
+        return 0.0
+    start = np.random.default_rng(0).normal(size=len(matrix))
+    return float(eigsh(matrix, k=1, v0=start, return_eigenvectors=False)[0])
 
 
 def _clips(weights: Float, costs: Float, shared: bool) -> NDArray[Any]:

@@ -177,7 +177,7 @@ class _Problem:
     """The least squares of one layer, from the moments of its inputs and of the outputs wanted.
 
     Args:
-        moments: with rows added.
+        moments: with rows added; taken over and changed.
         cost: of a squared unit of range for each unit of input power.
         about_mean: whether the moments are to be those about the mean, since the bias takes up what the means lack.
         shared: whether all channels have one range.
@@ -186,21 +186,22 @@ class _Problem:
     def __init__(self, moments: Moments, cost: float, *, about_mean: bool, shared: bool) -> None:
         self._shared = shared
         self._inputs, self._outputs = moments.inputs / moments.count, moments.outputs / moments.count
-        self._second = moments.second / moments.count
-        self._cross, energy = moments.cross / moments.count, moments.energy / moments.count
+        energy = moments.energy / moments.count
+        self._second, self._cross = moments.second, moments.cross  # in place: they are the largest arrays there are
+        self._second /= moments.count
+        self._cross /= moments.count
         self._costs = cost * np.trace(self._second, axis1=1, axis2=2)
         if about_mean:
-            self._second = self._second - self._inputs[:, :, None] * self._inputs[:, None, :]
-            self._cross = self._cross - self._outputs[:, :, None] * self._inputs[:, None, :]
-            energy = energy - np.square(self._outputs)
+            for matrix, mean in zip(self._second, self._inputs, strict=True):
+                matrix -= np.outer(mean, mean)
+            self._cross -= self._outputs[:, :, None] * self._inputs[:, None, :]
+            energy -= np.square(self._outputs)
         self._energy = float(energy.sum())
 
     def solve(self, start: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the weights inside their range."""
-        size = self._second.shape[1]
-        ridge = RIDGE * np.trace(self._second, axis1=1, axis2=2)[:, None, None] / size
-        second, cross = self._second + ridge * np.eye(size), self._cross + ridge * start
-        return fit_within_range(start, second, cross, self._costs, shared=self._shared)
+        ridge = RIDGE * np.trace(self._second, axis1=1, axis2=2) / self._second.shape[1]
+        return fit_within_range(start, self._second, self._cross, self._costs, ridge, shared=self._shared)
 
     def missing(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return by how much the mean output of each channel falls short of that wanted, shape [channels]."""
