@@ -20,8 +20,8 @@ from scipy.sparse.linalg import eigsh
 
 from resq_deploy.quantization.ranges import least_clip
 
-STEPS = 50
-"""Steps of FISTA: with 100 a ResNet-20 was no better under bit errors."""
+STEPS = 100
+"""Steps of FISTA: with 300 the expected errors of a ResNet-20 were the same within a per cent."""
 
 _SMALL = 512
 """Inputs up to which all eigenvalues are had sooner than the largest alone."""
