@@ -12,7 +12,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.errors import ModelError, OptionError
+from resq_deploy.errors import ModelError
 from resq_deploy.grid import quantize, weight_scale
 from resq_deploy.quantization import weight_ranges
 from resq_deploy.quantization.adjust import write_adjusted
@@ -365,53 +365,6 @@ def test_gemm_with_beta_keeps_its_bias(tmp_path):
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
     with pytest.raises(ModelError, match="the weights 'w' are empty or not finite"):
         written_from(convolution(np.full((3, 4, 3, 3), np.nan), np.ones(3)), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"ranges": "percentile"}, "--ranges percentile: give one of minmax, mse, fault-aware"),
-        ({"format": "qlinear"}, "--format qlinear: give one of qdq, qoperator"),
-        ({"granularity": "layer"}, "--granularity layer: give one of channel, tensor"),
-        ({"ranges": "fault-aware", "design_ber": 0.6}, "from 0 to 0.5"),
-        ({"design_ber": 1e-3}, "--design-ber is for --ranges fault-aware, not minmax"),
-        ({"ranges": "mse", "design_ber": 0.0}, "--design-ber is for --ranges fault-aware, not mse"),
-        (
-            {"activation_percentile": 50},
-            "--activation-percentile 50: give auto, or a percentile above 50 and up to 100",
-        ),
-        ({"activation_percentile": 100.1}, "--activation-percentile 100.1: give auto"),
-        ({"activation_percentile": float("nan")}, "--activation-percentile nan: give auto"),
-        ({"activation_percentile": "best"}, "--activation-percentile best: give auto"),
-        ({"bias_correction": "yes"}, "--bias-correction yes: give one of True, False"),
-        ({"equalize": None}, "--equalize None: give one of True, False"),
-    ],
-    ids=[
-        "ranges",
-        "format",
-        "granularity",
-        "rate",
-        "rate of minmax",
-        "rate of mse",
-        "low percentile",
-        "high percentile",
-        "no number",
-        "no percentile",
-        "bias correction",
-        "equalization",
-    ],
-)
-def test_options_that_make_no_sense(options, message):
-    with pytest.raises(OptionError, match=message):
-        ExportOptions(**options)
-
-
-def test_percentiles_of_a_scheme():
-    assert Scheme().percentiles == Scheme(activation_percentile=100).percentiles == (100.0,)
-    assert Scheme(activation_percentile=99.5).percentiles == (99.5,)
-    assert Scheme(activation_percentile="auto").percentiles == (99.9, 99.99, 99.999, 100.0)
-    assert Scheme(activation_percentile="auto").percentile_ber == 1e-3
-    assert Scheme(activation_percentile="auto", ranges="fault-aware", design_ber=2e-4).percentile_ber == 2e-4
 
 
 def test_a_model_without_chains_or_layers_is_written_as_it_is(tmp_path):

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.errors import OptionError
 from resq_deploy.quantization import reconstruct as module
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
@@ -217,13 +216,3 @@ def test_a_fit_that_brings_nothing_is_undone(network):
     assert not entry["kept"]
     assert entry["after"]["squared_error"] > entry["before"]["squared_error"]
     assert int8 == write_adjusted(network, calibration, spec, Scheme(**few, reconstruct=False))[0]
-
-
-def test_when_weights_are_fitted():
-    assert Scheme(ranges="fault-aware").reconstructs
-    assert not Scheme(ranges="fault-aware", reconstruct=False).reconstructs
-    assert not Scheme(ranges="mse").reconstructs
-    assert Scheme(ranges="mse", reconstruct=True).reconstructs
-    assert not Scheme().reconstructs
-    with pytest.raises(OptionError, match="--reconstruct is for narrowed ranges, not minmax"):
-        Scheme(reconstruct=True)
