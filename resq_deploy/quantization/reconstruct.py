@@ -46,8 +46,8 @@ def reconstruct(
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the model with its weights inside ranges for the bit error rate of a scheme, and what was done.
 
-    Weights that several layers read, or that are no matrix or too large (`MOST_INPUTS`), are only limited to the ranges
-    of eq. 6.
+    Weights that several layers read, that are no matrix or too large (`MOST_INPUTS`), or whose inputs are not finite,
+    are only limited to the ranges of eq. 6.
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
@@ -76,15 +76,16 @@ def reconstruct(
     given = _batches(model, images, spec)
     held = [dict(feeds) for feeds in given]
     used = min(sum(len(feeds[spec.name]) for feeds in given), len(images))
-    begin, records = 0, []
+    begin, records = 0, list[dict[str, Any]]()
     for layer in layers:
         if layer.place > begin:
             parts = before.part(begin, layer.place), after.part(begin, layer.place)
             for number, (values, originals) in enumerate(zip(held, given, strict=True)):
                 given[number], held[number] = parts[0].run(originals), parts[1].run(values)
-        records.append(_fit(clipped, layer, held, given, scheme))
+        record = _fit(clipped, layer, held, given, scheme)
+        records += [record] if record else []
         begin = layer.place
-    fitted = {layer.weight.name for layer in layers}
+    fitted = {record["tensor"] for record in records}
     return clipped, {
         "images": used,
         "layers": records,
@@ -142,13 +143,19 @@ def _batches(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> l
 
 def _fit(
     model: onnx.ModelProto, layer: _Layer, held: Sequence[Values], given: Sequence[Values], scheme: Scheme
-) -> dict[str, Any]:
-    """Fit the weights of a layer in a model, in place, and correct its bias; return the record."""
+) -> dict[str, Any] | None:
+    """Fit the weights of a layer in a model, in place, and correct its bias.
+
+    Returns:
+        The record; None, and nothing is changed, where what the layer reads is not finite.
+    """
     layout = layer.layout
     wanted = layout.matrices(layer.weight.values)
     moments = Moments(layout, wanted)
     for values, originals in zip(held, given, strict=True):
         moments.add(values[layer.read], originals[layer.read])
+    if not (np.isfinite(moments.second).all() and np.isfinite(moments.energy).all()):
+        return None
     shared = layer.weight.axis is None
     cost = cost_of_range(scheme.expected_ber, scheme.code_max)
     problem = _Problem(moments, cost, about_mean=layer.bias is not None, shared=shared)

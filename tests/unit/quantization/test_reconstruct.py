@@ -187,6 +187,21 @@ def test_a_layer_whose_inputs_are_always_zero_keeps_its_place(prepared):
     assert error(model, fitted) < 0.5 * error(model, only_clipped(model, DESIGN))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_layer_whose_inputs_are_not_finite_is_only_clipped(prepared):
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["d"], "first"),
+        helper.make_node("Log", ["d"], ["nan"]),  # of what is negative now and then
+        helper.make_node("Conv", ["nan", "w"], ["y"], "second"),
+    ]
+    model = prepared(build(nodes, {"v": RNG.normal(size=(4, 3, 3, 3)), "w": RNG.normal(size=(4, 4, 3, 3))}))
+    fitted, record = reconstruct(model, images(20), spec_of(model), DESIGN)
+    assert [entry["layer"] for entry in record["layers"]] == ["first"]
+    assert record["not_fitted"] == ["w"]
+    clipped = weights_of(only_clipped(model, DESIGN))["w"]
+    np.testing.assert_array_equal(weights_of(fitted)["w"].values, clipped.values)
+
+
 @pytest.mark.parametrize("form", ["qdq", "qoperator"])
 def test_the_file_holds_the_fitted_weights_at_the_scale_of_their_range(network, form):
     data = images(200)
