@@ -10,9 +10,9 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.twin import lookups, rounding
 
 KINDS = ("cnn-qdq-channel-s8", "cnn-qoperator-tensor-u8", "attention-qdq-tensor-u8")
-STEPS = {  # relative to the tensor's spread (scales), or in codes
+STEPS = {  # relative to the tensor's spread (scales), in codes, or in thousands of them (biases)
     Role.WEIGHT: 0.05,
-    Role.BIAS: 2.0,
+    Role.BIAS: 0.002,
     Role.WEIGHT_SCALE: 1e-3,
     Role.ACTIVATION_SCALE: 1e-3,
     Role.ACTIVATION_ZERO_POINT: 0.02,
@@ -58,8 +58,9 @@ def test_with_respect_to_what_is_stored(kind, role, unrounded, models, model_fil
         (gradient,) = torch.autograd.grad((twin(images, stored={name: leaf}) * reading).sum(), leaf, allow_unused=True)
         if gradient is None:  # a kernel reads another copy of it
             continue
-        direction = torch.ones_like(golden) if golden.numel() == 1 else torch.rand_like(golden) - 0.3
-        direction = direction * golden if "scale" in role else direction
+        spread = torch.rand(golden.shape, generator=torch.Generator().manual_seed(2), dtype=golden.dtype) - 0.3
+        direction = torch.ones_like(golden) if golden.numel() == 1 else spread
+        direction = direction * golden if "scale" in role else direction * (1000 if role is Role.BIAS else 1)
         measured = derivative(
             lambda at, name=name: (twin(images, stored={name: at}) * reading).sum().double(),
             golden,
