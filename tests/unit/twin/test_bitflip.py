@@ -71,15 +71,19 @@ def test_each_step_raises_the_loss_that_the_session_has(attack, name):
     assert {surface.role for surface in model.surfaces if surface.tensor in flipped} == {Role.WEIGHT}
 
 
-def test_an_image_that_is_lost_counts_up_to_a_uniform_answer(digits_int8):
-    model, batch = DeployedModel.load(digits_int8), load_dataset("digits").calibration(64, 0)
+def digits_attack(path, loss):
+    """A search on the digits file: with its images, their labels, and their scores without a flip."""
+    model, batch = DeployedModel.load(path), load_dataset("digits").calibration(64, 0)
     session = Session(model.patcher().golden, Deployment())
-    images, labels = session.input.prepare(batch.images), batch.labels
-    twin = read_twin(model)
-    sample = AttackBatch(images=images, labels=labels, loss="capped")
+    images, twin = session.input.prepare(batch.images), read_twin(model)
+    sample = AttackBatch(images=images, labels=batch.labels, loss=loss)
     search = BitSearch(model, twin, find_prey(model, twin, (Role.WEIGHT,)), sample, deployment=Deployment())
-    done, before = [], session.run(images)
-    fallen = 0
+    return search, images, batch.labels, session.run(images)
+
+
+def test_an_image_that_is_lost_counts_up_to_a_uniform_answer(digits_int8):
+    search, images, labels, before = digits_attack(digits_int8, "capped")
+    done, fallen = [], 0
     for step in itertools.islice(search.steps(), 4):
         done += step.flips
         after, standing = scores(search.file(done), images), top1(before) == labels
@@ -92,13 +96,8 @@ def test_an_image_that_is_lost_counts_up_to_a_uniform_answer(digits_int8):
 
 
 def test_once_half_of_the_margin_is_lost_images_are_gathered_in_one_class(digits_int8):
-    model, batch = DeployedModel.load(digits_int8), load_dataset("digits").calibration(64, 0)
-    session = Session(model.patcher().golden, Deployment())
-    images, labels = session.input.prepare(batch.images), batch.labels
-    twin = read_twin(model)
-    sample = AttackBatch(images=images, labels=labels, loss="gathered")
-    search = BitSearch(model, twin, find_prey(model, twin, (Role.WEIGHT,)), sample, deployment=Deployment())
-    before, done, gathered = session.run(images), [], 0
+    search, images, labels, before = digits_attack(digits_int8, "gathered")
+    done, gathered = [], 0
     half = ((top1(before) == labels).mean() + np.bincount(labels).max() / len(labels)) / 2
     for step in itertools.islice(search.steps(), 12):
         done += step.flips
