@@ -87,6 +87,8 @@ def quiet() -> Iterator[None]:
         for handler in logging.getLogger("distributed").handlers:
             stack.callback(handler.setLevel, handler.level)
             handler.setLevel(logging.CRITICAL + 1)
+        stack.enter_context(warnings.catch_warnings())  # of what Ctrl-C kept Dask's event loop from starting
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         stack.enter_context(config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
         yield
 

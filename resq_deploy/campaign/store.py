@@ -61,7 +61,7 @@ class Store:
                 self._database.executemany(f"INSERT INTO faults ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
                 self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                self._database.rollback()  # unlike the statement, no error where Ctrl-C came just after the commit
                 raise
         except sqlite3.Error as error:
             raise RunFolderError(f"cannot write {self._path} ({error}); --resume goes on from here") from error
