@@ -56,8 +56,6 @@ STAGES = {
     "baseline": "stage 0 only, no hardening",
     "resq": "hardened by stage 1 (feature desensitization) and stage 2 (fault-aware fine-tuning)",
 }
-CELLS = {"baseline": "baseline", "resq": "attack+fault"}
-"""By the file's name, its corner of the 2x2 table."""
 FORMS = {"minmax": "MinMax ranges", "fault-aware": "fault-aware ranges"}
 
 
@@ -123,7 +121,7 @@ def make_digits(work: pathlib.Path) -> None:
 def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, jobs: int) -> None:
     """Run two cells of the study in `work` and turn their files into reference files."""
     recipe = read_recipe(RECIPE, None, check_arguments)
-    patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant in CELLS.values())
+    patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant in STAGES)
     Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs)).run(work, resume=True, report=print)
     _, corners = read_study(work)
     options = recipe.options(next(cell for cell in recipe.cells() if cell.dataset == name))
@@ -136,12 +134,12 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
         flips=f"{flips['samples']:,}",
         flip_images=f"{flips['images']:,}",
     )
-    for key, variant in CELLS.items():
-        figures = next(one.seeds[0] for one in corners if (one.dataset, one.variant) == (name, variant))
+    for key in STAGES:
+        figures = next(one.seeds[0] for one in corners if (one.dataset, one.variant) == (name, key))
         _write(
             f"resnet20-{name}-{key}.int8",
             SUBJECTS[name],
-            measured=work / "resnet20" / name / "seed-0" / variant / "net.int8.onnx",
+            measured=work / "resnet20" / name / "seed-0" / key / "net.int8.onnx",
             dataset=load_dataset(name, data_dir),
             command=f"python tools/make_reference_models.py resnet20-{name} --data-dir data",
             rows=((_heading(metric), percent(value)) for metric, value in figures.items()),

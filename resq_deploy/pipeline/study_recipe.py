@@ -16,8 +16,13 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "attack": ("attack",),
     "fault": ("fault",),
     "attack+fault": ("attack", "fault"),
+    "resq": ("attack", "fault"),
 }
-"""The corners of the 2x2 table, and the hardening stages that follow the baseline in each."""
+"""The corners of the 2x2 table, and the hardening stages that follow the baseline in each.
+
+`resq` is the last of them with stage 3: what its export adds stands under [variant.resq.export-int8].
+"""
+_CORNERS = tuple(VARIANTS)[:4]
 
 CAMPAIGNS = ("faultcamp", "attackcamp")
 RESERVED: Mapping[str, frozenset[str]] = {
@@ -66,7 +71,7 @@ class Recipe:
         profile: the profile chosen, or None.
         networks: the grid's networks.
         datasets: the grid's data sets.
-        variants: the grid's corners of the 2x2 table.
+        variants: the grid's corners of the 2x2 table, and `resq`.
         seeds: the grid's seeds.
         tree: the options by command, and what differs by data set, network and variant.
     """
@@ -130,7 +135,7 @@ def read_recipe(source: str, profile: str | None, check: CheckArguments) -> Reci
         profile=profile,
         networks=tuple(grid["network"]),
         datasets=tuple(grid["dataset"]),
-        variants=tuple(grid.get("variant", VARIANTS)),
+        variants=tuple(grid.get("variant", _CORNERS)),
         seeds=tuple(grid.get("seed", [0])),
         tree=tree,
     )
@@ -192,6 +197,8 @@ def _problems(tree: Mapping[str, Any]) -> Iterator[str]:
             if not isinstance(options, dict):
                 yield f"[{command}] holds '{name}' itself: name the campaign, as in [{command}.ber]"
     yield from _unknown_variants("[variant]", tree.get("variant", {}))
+    if "resq" in grid.get("variant", ()) and not tree.get("variant", {}).get("resq"):
+        yield "[grid] variant 'resq' is 'attack+fault' with stage 3: say which under [variant.resq.export-int8]"
     for axis in _AXES:
         known = [part for part in _PARTS if (axis, part) != ("variant", "train")]  # variants share their trainings
         for key, parts in tree.get(axis, {}).items():

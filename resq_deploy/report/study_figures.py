@@ -18,8 +18,10 @@ CONTRASTS: tuple[tuple[str, str, str], ...] = (
     ("both stages", "baseline", "attack+fault"),
     ("stage 2 after stage 1", "attack", "attack+fault"),
     ("stage 1 before stage 2", "fault", "attack+fault"),
+    ("stage 3 after both", "attack+fault", "resq"),
+    ("all three stages", "baseline", "resq"),
 )
-"""What is compared in the 2x2 table: name, from, to."""
+"""What is compared in the 2x2 table and beside it: name, from, to."""
 
 Kind = Literal["clean", "attack", "fault", "sdc"]
 
@@ -54,7 +56,7 @@ Figures = Mapping[Metric, Estimate]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corner:
-    """One corner of the 2x2 table of one network and data set.
+    """One corner of the 2x2 table of one network and data set, or all three stages.
 
     Attributes:
         network: the network.

@@ -26,7 +26,7 @@ def test_shipped_recipes_are_sound(name, profile):
         return
     recipe = read_recipe(name, profile, check_arguments)
     cells = list(recipe.cells())
-    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 24, "paper": 24, "reference": 4}[name]
+    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 30, "paper": 24, "reference": 4}[name]
 
 
 def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
@@ -64,8 +64,9 @@ def test_a_variant_may_be_exported_in_a_way_of_its_own(tmp_path):
         (GRID + "seed = ['x']\n", "[grid] seed: give numbers, each once"),
         (
             GRID + "variant = ['both']\n",
-            "[grid] unknown variant 'both', known are baseline, attack, fault, attack+fault",
+            "[grid] unknown variant 'both', known are baseline, attack, fault, attack+fault, resq",
         ),
+        (GRID + "variant = ['resq']\n", "say which under [variant.resq.export-int8]"),
         (GRID + "networks = ['a']\n", "[grid] has no 'networks'"),
         (GRID + "[trains]\n", "unknown table [trains]"),
         ("train = 3\n" + GRID, "'train' is no table"),

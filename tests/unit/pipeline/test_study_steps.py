@@ -48,6 +48,22 @@ def test_chains_share_their_trainings(recipe):
     ]
 
 
+def test_all_three_stages_are_trained_as_both_and_exported_in_their_own_way(tmp_path):
+    path = tmp_path / "recipe.toml"
+    corners = 'variant = ["attack+fault", "resq"]'
+    text = RECIPE.replace('variant = ["baseline", "fault", "attack+fault"]', corners)
+    path.write_text(f"{text}[variant.resq.export-int8]\nranges = 'fault-aware'\n", encoding="utf-8")
+    recipe = read_recipe(str(path), None, _anything)
+    both, resq = ({step.name: step for step in steps_of(recipe, [cell])} for cell in recipe.cells() if cell.seed == 0)
+    shared = [step for name, step in both.items() if "/train-" in name]
+    assert shared == [step for name, step in resq.items() if "/train-" in name]
+    exports = [
+        steps[f"resnet8/digits/seed-0/{name}/net.int8.onnx"] for name, steps in (("attack+fault", both), ("resq", resq))
+    ]
+    assert exports[0].reads == exports[1].reads
+    assert exports[1].arguments == (*exports[0].arguments, "--ranges", "fault-aware")
+
+
 def test_every_step_reads_only_what_earlier_ones_wrote(recipe):
     written: set[str] = set()
     for step in steps_of(recipe, recipe.cells()):

@@ -158,6 +158,20 @@ def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path)
     assert table.blocks[1].headers == ["change, in points", "both stages"]
 
 
+def test_all_three_stages_stand_beside_the_paper_where_they_were_run(tmp_path):
+    summary, corners = written(
+        tmp_path,
+        [
+            cell(tmp_path, "baseline", 0, (0.90, 0.00, 0.60, 0.004)),
+            cell(tmp_path, "attack+fault", 0, (0.86, 0.40, 0.80, 0.002)),
+            cell(tmp_path, "resq", 0, (0.85, 0.39, 0.84, 0.001)),
+        ],
+    )
+    _, paper, table = study_document(summary, corners).sections
+    assert [row.partition(" [")[0] for row in paper.blocks[-1].rows[0][1:]] == ["-5.0", "+39.0", "+24.0"]
+    assert table.blocks[1].headers[1:] == ["both stages", "stage 3 after both", "all three stages"]
+
+
 def test_cells_that_were_not_run_are_marked(tmp_path):
     summary, corners = written(tmp_path, [left_out("baseline", 0), left_out("attack+fault", 0, "failed")])
     document = study_document(summary, corners)
