@@ -13,7 +13,6 @@ Example:
 
 import argparse
 import concurrent.futures
-import importlib.metadata
 import pathlib
 import resource
 import statistics
@@ -23,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from bench_faultcamp import machine
+from bench_report import begin
 from command_line import with_one_line_errors
 
 from resq_deploy.attacks.ball import Norm
@@ -230,11 +229,9 @@ def _parser() -> argparse.ArgumentParser:
 @with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
-    given = _parser().parse_args(argv)
+    given, head = begin("bench_attackcamp.py", _parser(), argv, SCHEMA)
     options = {name: value for name, value in vars(given).items() if name not in ("model", "out", "data_dir")}
-    report: Result = {"schema": SCHEMA, "machine": machine(), "model": given.model.name, "options": options}
-    report["versions"] = {"art": importlib.metadata.version("adversarial-robustness-toolbox")}
-    report["result"] = measure(given)
+    report: Result = {**head, "model": given.model.name, "options": options, "result": measure(given)}
     write_json(given.out, report)
     print(table(report), end="")
     return 0

@@ -17,7 +17,6 @@ import collections
 import json
 import pathlib
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench_faultcamp import machine
+from bench_report import begin
 from command_line import with_one_line_errors
 
 from resq_deploy.cli.shared import progress_bar
@@ -245,18 +244,9 @@ def _parser() -> argparse.ArgumentParser:
 @with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    given = _parser().parse_args(words)
-    bare = [re.sub(r"[^=,]*/", "", word) for word in words]  # folders differ from machine to machine
-    report: Result = {
-        "schema": SCHEMA,
-        "command": shlex.join(["python", "tools/bench_export.py", *bare]),
-        "machine": machine(),
-        "options": {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name, *_ in NUMBERS},
-        "complete": False,
-        "networks": {},
-    }
-    write_json(given.out, report)  # a place that cannot be written is found now
+    given, head = begin("bench_export.py", _parser(), argv, SCHEMA)
+    options = {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name, *_ in NUMBERS}
+    report: Result = {**head, "options": options, "complete": False}
     report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
     report["options"]["scheme"] = read_scheme(given.scheme)
     report["complete"] = True

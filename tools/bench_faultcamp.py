@@ -13,27 +13,22 @@ Example:
 
 import argparse
 import collections
-import contextlib
-import importlib.metadata
 import itertools
 import json
-import os
 import pathlib
-import platform
-import re
-import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench_report import begin
 from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
 from command_line import with_one_line_errors
 
 from resq_deploy.cli.shared import progress_bar
 from resq_deploy.errors import FailedError, InputError
-from resq_deploy.records import provenance, write_json
+from resq_deploy.records import write_json
 
 VARIANTS = ("reload_1", "replay_1", "reload_n", "replay_n", "dask_n")
 RATIOS = {  # how many times faster the first of the two is
@@ -236,22 +231,6 @@ def mismatches(results: Mapping[str, Result]) -> int:
     return sum(part[kind]["mismatches"] for part in parts for kind in ("audit", "compared") if part.get(kind))
 
 
-def machine() -> Result:
-    """Return what the figures depend on besides the code."""
-    info = pathlib.Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8") if info.exists() else "")
-    about = provenance()
-    for package in ("dask", "distributed", "pytorchfi"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            about["versions"][package] = importlib.metadata.version(package)
-    return {
-        "cpu": next(iter(names), platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-        **about,
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NET=MODEL.onnx[,CHECKPOINT.pt]", help="what to measure on")
@@ -279,18 +258,9 @@ def _whole(least: int) -> Callable[[str], int]:
 @with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 1 if records differ, 2 if something given cannot be used."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    given = _parser().parse_args(words)
-    bare = [re.sub(r"[^=,]*/", "", word) for word in words]  # folders differ from machine to machine
-    report: Result = {
-        "schema": SCHEMA,
-        "command": shlex.join(["python", "tools/bench_faultcamp.py", *bare]),
-        "machine": machine(),
-        "options": {key: value for key, value in vars(given).items() if isinstance(value, int)},
-        "complete": False,
-        "networks": {},
-    }
-    write_json(given.out, report)  # a place that cannot be written is found now
+    given, head = begin("bench_faultcamp.py", _parser(), argv, SCHEMA)
+    options = {key: value for key, value in vars(given).items() if isinstance(value, int)}
+    report: Result = {**head, "options": options, "complete": False}
     report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
     write_json(given.out, {**report, "complete": True})
     print(tables(report), end="")

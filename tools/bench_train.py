@@ -14,8 +14,6 @@ import argparse
 import dataclasses
 import itertools
 import pathlib
-import re
-import shlex
 import statistics
 import sys
 import tempfile
@@ -23,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench_faultcamp import machine
+from bench_report import begin
 from command_line import with_one_line_errors
 
 from resq_deploy.data import load_dataset
@@ -208,15 +206,7 @@ def run(given: argparse.Namespace) -> tuple[dict[str, Result], Result]:
 @with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    given = _parser().parse_args(words)
-    bare = [re.sub(r"[^=,]*/", "", word) for word in words]  # folders differ from machine to machine
-    report: Result = {
-        "schema": SCHEMA,
-        "command": shlex.join(["python", "tools/bench_train.py", *bare]),
-        "machine": machine(),
-    }
-    write_json(given.out, report)  # a place that cannot be written is found now
+    given, report = begin("bench_train.py", _parser(), argv, SCHEMA)
     report["variants"], report["options"] = run(given)
     write_json(given.out, report)
     text = table(report)

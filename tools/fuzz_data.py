@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ from PIL import Image
 _SECONDS = 1.0
 _BYTES = 1 << 30
 
-SURFACE = {"tensor": "w", "layer": "conv", "dtype": "int8", "shape": (4, 4), "width": 8}
+SURFACE: dict[str, Any] = {"tensor": "w", "layer": "conv", "dtype": "int8", "shape": (4, 4), "width": 8}
 
 
 def sound_npz() -> bytes:

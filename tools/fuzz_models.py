@@ -116,7 +116,7 @@ def _on_graph(change: Callable[[random.Random, onnx.ModelProto], None]) -> Calla
     def mutate(rng: random.Random, data: bytes) -> bytes:
         model = onnx.ModelProto.FromString(data)
         change(rng, model)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
 
     return mutate
 
@@ -142,7 +142,8 @@ def shifted(rng: random.Random, data: bytes) -> bytes:
 
 
 def _tensor(rng: random.Random, model: onnx.ModelProto) -> onnx.TensorProto:
-    return rng.choice(model.graph.initializer)
+    tensor: onnx.TensorProto = rng.choice(model.graph.initializer)
+    return tensor
 
 
 def swapped_type(rng: random.Random, model: onnx.ModelProto) -> None:

@@ -142,7 +142,7 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
             measured=work / "resnet20" / name / "seed-0" / key / "net.int8.onnx",
             dataset=load_dataset(name, data_dir),
             command=f"python tools/make_reference_models.py resnet20-{name} --data-dir data",
-            rows=((_heading(metric), percent(value)) for metric, value in figures.items()),
+            rows=((_heading(metric), percent(value.as_dict())) for metric, value in figures.items()),
             reading=reading,
             stages=STAGES[key],
         )

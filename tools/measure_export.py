@@ -100,7 +100,7 @@ def measure_plain(job: Job) -> Result:
     return result
 
 
-class Batches(CalibrationDataReader):
+class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Gives calibration images so many at a time, as the readers of onnxruntime's tutorials do.
 
     Args:

@@ -229,7 +229,7 @@ def measure_pytorchfi(job: Job) -> Result:
     return {"threads": torch.get_num_threads(), "faults": len(places), "s_per_fault": statistics.mean(seconds)}
 
 
-def _layer_types() -> tuple[type, ...]:
+def _layer_types() -> tuple[type["torch.nn.Module"], ...]:
     from torch import nn
 
     return (nn.Conv2d, nn.Linear)
@@ -242,14 +242,16 @@ def _forward(network: "torch.nn.Module", inputs: "torch.Tensor") -> None:
 
 def _float_faults(plan: Plan, network: "torch.nn.Module", count: int) -> list[dict[str, Any]]:
     """Return the first weight faults that have a place in the float network, as arguments of PyTorchFI."""
-    layers = {name: part for name, part in network.named_modules() if isinstance(part, _layer_types())}
+    layers: dict[str, torch.nn.Module] = {
+        name: part for name, part in network.named_modules() if isinstance(part, _layer_types())
+    }
     places: list[dict[str, Any]] = []
     for number in range(len(plan)):
         (edit,) = plan.fault(number).edits
         surface = plan.surface(edit.tensor)
         if len(places) == count or surface.layer not in layers:
             continue
-        weight = layers[surface.layer].weight.detach().numpy()
+        weight = layers[surface.layer].get_parameter("weight").detach().numpy()
         index = np.unravel_index(int(edit.index[0]), surface.shape)
         if surface.shape != weight.shape:
             index = index[::-1]  # ONNX may store a linear layer the other way round

@@ -96,7 +96,7 @@ def accuracies_under_flips(
         flips = grid.draw_flips(list(grid.layers), rate, torch.Generator().manual_seed(chip))
         with torch.no_grad():
             tensors = folded.tensors(grid.weights(stored, flips))
-            logits = torch.cat([folded.run(part, tensors) for part in inputs.split(_BATCH)])
+            logits = torch.cat([folded.run(part, tensors) for part in torch.split(inputs, _BATCH)])
         yield (logits.argmax(1) == test.labels).double().mean().item()
 
 
