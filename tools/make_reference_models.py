@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Remake the reference files in models/: train, export and measure them, and write their sidecars and cards.
 
-The digits take three minutes; the others are cells of the recipe `reference`, hours on two cores, and --resume by
-themselves.
+The digits take three minutes; the others are cells of the recipe `ablation`, hours on two cores. What is done already
+in --work, perhaps by `resq-deploy study ablation`, is not done again.
 
 Examples:
   OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits --work runs/reference
-  python tools/make_reference_models.py resnet20-cifar10 --data-dir data --work runs/reference-cifar10 --jobs 2
+  python tools/make_reference_models.py resnet20-cifar10 --data-dir data --work runs/ablation --jobs 2
 """
 
 import argparse
@@ -31,7 +31,7 @@ from resq_deploy.report.study_figures import Metric, read_study
 from resq_deploy.report.text import percent
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
-RECIPE = "reference"
+RECIPE = "ablation"
 
 CARD = """# {name}
 

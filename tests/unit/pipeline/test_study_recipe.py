@@ -20,13 +20,13 @@ def written(folder, text):
 @pytest.mark.parametrize("name", shipped_recipes())
 @pytest.mark.parametrize("profile", [None, "cpu"])
 def test_shipped_recipes_are_sound(name, profile):
-    if name in ("demo", "reference") and profile:
+    if name == "demo" and profile:
         with pytest.raises(OptionError, match="has no profile 'cpu': it has none"):
             read_recipe(name, profile, check_arguments)
         return
     recipe = read_recipe(name, profile, check_arguments)
     cells = list(recipe.cells())
-    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 30, "paper": 24, "reference": 4}[name]
+    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 30, "paper": 24}[name]
 
 
 def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
