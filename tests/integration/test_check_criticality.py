@@ -38,7 +38,7 @@ def campaigns(tmp_path_factory):
 @pytest.fixture
 def train(campaigns, tmp_path):
     """A ranking that is, in mode scaled, the order of SDC-1 itself."""
-    layers = check_criticality.layer_faults(campaigns / "even")
+    layers = check_criticality.layer_faults(campaigns / "even", MODEL)
     figures = ranking({name: of.sdc1 for name, of in layers.items()})
     write_json(tmp_path / "criticality.json", {"before": figures, "after": figures})
     return tmp_path
@@ -46,7 +46,7 @@ def train(campaigns, tmp_path):
 
 @pytest.mark.parametrize("name", ["even", "strata"])
 def test_layers_of_a_campaign_are_those_of_the_network(campaigns, name):
-    layers = check_criticality.layer_faults(campaigns / name)
+    layers = check_criticality.layer_faults(campaigns / name, MODEL)
     assert {"body.conv1", "body.layer3.0.conv2"} & layers.keys()
     assert all(0 <= of.sdc1 <= 1 and of.faults >= 1 for of in layers.values())
     summary = json.loads((campaigns / name / "summary.json").read_text())
@@ -54,10 +54,13 @@ def test_layers_of_a_campaign_are_those_of_the_network(campaigns, name):
 
 
 def test_a_ranking_by_sdc_itself_correlates_fully(train, campaigns, tmp_path, capsys):
-    assert check_criticality.main([str(train), str(campaigns / "even"), f"--out={tmp_path / 'out.json'}"]) == 0
+    assert (
+        check_criticality.main([str(train), str(campaigns / "even"), str(MODEL), f"--out={tmp_path / 'out.json'}"]) == 0
+    )
     text = capsys.readouterr().out
-    assert text.count("stage 1, scaled | 1.00 [1.00, 1.00]") == 2
-    assert text.count("stage 1, gradient | -1.00 [-1.00, -1.00]") == 2
+    for when in ("before", "after"):
+        assert f"| scaled, {when} stage 1 | 1.00 [1.00, 1.00] |" in text
+        assert f"| gradient, {when} stage 1 | -1.00 [-1.00, -1.00] |" in text
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["unmatched"] == []
     assert found["faults"]["total"] == sum(of["faults"] for of in found["layers"].values())
@@ -65,17 +68,25 @@ def test_a_ranking_by_sdc_itself_correlates_fully(train, campaigns, tmp_path, ca
 
 def test_a_known_correlation():
     layers = {
-        name: check_criticality.LayerFaults(sdc1=value, faults=9) for name, value in zip("abcde", range(5), strict=True)
+        name: check_criticality.LayerFaults(sdc1=value, faults=9, bits=10 ** (2 * (4 - value)))
+        for name, value in zip("abcde", range(1, 6), strict=True)
     }
-    found = check_criticality.correlate(ranking(dict(zip("abcdef", (1, 0, 2, 4, 3, 9), strict=True))), layers, "scaled")
+    ranked = ranking(dict(zip("abcdef", (1, 0, 2, 4, 3, 9), strict=True)))
+    found = check_criticality.correlate(ranked, layers, "scaled", "sdc1")
     assert found.value == pytest.approx(0.8)
     assert found.n == 5
     assert found.low < 0.8 < found.high
+    assert check_criticality.correlate(ranked, layers, "scaled", "risk").value == pytest.approx(-0.8)
+
+
+def test_the_file_must_be_the_one_of_the_campaign(campaigns):
+    with pytest.raises(InputError, match=r"is no campaign on .*digits-resq"):
+        check_criticality.layer_faults(campaigns / "even", MODEL.with_name("resnet8-digits-resq.int8.onnx"))
 
 
 def test_strata_of_mixed_roles_are_refused(campaigns):
     with pytest.raises(InputError, match="mixes roles in its strata: give a campaign with --roles weight"):
-        check_criticality.layer_faults(campaigns / "mixed")
+        check_criticality.layer_faults(campaigns / "mixed", MODEL)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +95,7 @@ def test_strata_of_mixed_roles_are_refused(campaigns):
 )
 def test_bad_input_is_one_line(campaigns, tmp_path, capsys, content, message):
     (tmp_path / "criticality.json").write_text(content)
-    assert check_criticality.main([str(tmp_path), str(campaigns / "even")]) == 2
+    assert check_criticality.main([str(tmp_path), str(campaigns / "even"), str(MODEL)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("check_criticality: ")
     assert message in line
