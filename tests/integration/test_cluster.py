@@ -81,7 +81,7 @@ def scheduler(tmp_path_factory):
     call = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard")
     routes = {"DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": "[]"}
     with started(*call, "--scheduler-file", file, **routes):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)
         yield json.loads(file.read_text())["address"]
@@ -99,7 +99,7 @@ def workers(scheduler):
 def await_workers(scheduler, count):
     """Wait until the scheduler knows of exactly so many workers."""
     with distributed.Client(scheduler, set_as_default=False) as client:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(client.nthreads()) != count:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -173,9 +173,9 @@ def test_ctrl_c_ends_a_local_cluster_soon_and_in_one_line(digits_int8, tmp_path)
     call = faultcamp(digits_int8, out, *LONG, "--scheduler", "local", "--workers", 2)
     with killable(call, out) as campaign:
         os.killpg(campaign.pid, signal.SIGINT)
-        assert campaign.wait(timeout=20) == 130
+        assert campaign.wait(timeout=60) == 130
         assert campaign.stderr.read().strip() == "resq-deploy: interrupted; a run folder goes on with --resume"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     with contextlib.suppress(ProcessLookupError):  # nothing is left of the group, once init has reaped it
         while time.monotonic() < deadline:
             os.killpg(campaign.pid, 0)
