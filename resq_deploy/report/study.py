@@ -32,7 +32,8 @@ def study_document(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Doc
     return Document(
         title=summary["title"],
         lead=f"Networks by data sets by stages by seeds{profile}: every figure is of the deployed int8 file, with its "
-        "95 % interval; over two or more seeds it is Student's over the seeds, of one seed it is that seed's own.",
+        "95 % interval; over two or more seeds it is Student's over the seeds, of one seed, or of seeds that agree to "
+        "the last digit, it is the seed's own.",
         sections=sections,
     )
 
@@ -149,7 +150,7 @@ def _table(pair: tuple[str, str], corners: Sequence[Corner]) -> Section:
         if before in named and after in named and named[before].seeds.keys() & named[after].seeds.keys()
     ]
     figures = Table(
-        headers=["", *named],
+        headers=["", *(_heading(corner, run) for corner in run)],
         rows=[[str(metric), *(_figure(corner, metric) for corner in run)] for metric in metrics],
     )
     changes = Table(
@@ -159,9 +160,19 @@ def _table(pair: tuple[str, str], corners: Sequence[Corner]) -> Section:
     seeds = max(len(corner.seeds) for corner in corners)
     return Section(
         title=f"{pair[0]} on {pair[1]}",
-        topic=count(seeds, "seed"),
+        topic=_seeds(seeds),
         blocks=[figures, changes] if contrasts else [figures],
     )
+
+
+def _heading(corner: Corner, run: Sequence[Corner]) -> str:
+    """Return a corner's name, with its number of seeds where corners differ in it."""
+    alike = len({len(one.seeds) for one in run}) == 1
+    return corner.variant if alike else f"{corner.variant}, {_seeds(len(corner.seeds))}"
+
+
+def _seeds(number: int) -> str:
+    return count(number, "seed" if number == 1 else "seeds")
 
 
 def _figure(corner: Corner, metric: Metric) -> str:

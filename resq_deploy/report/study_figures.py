@@ -79,23 +79,35 @@ class Corner:
     untrusted: tuple[int, ...]
 
     def mean(self, metric: Metric) -> Estimate | None:
-        """Return a figure over the seeds: their mean with Student's interval; of one seed its own interval."""
+        """Return a figure over the seeds: their mean with Student's interval; of one seed its own interval.
+
+        Seeds that agree to the last digit, as where none answers right, say nothing of their spread: then it is the
+        widest interval of theirs.
+        """
         values = [figures[metric] for figures in self.seeds.values() if metric in figures]
-        if len(values) < 2:
-            return values[0] if values else None
+        if len({value.value for value in values}) < 2:
+            return max(values, key=_width, default=None)
         return student([value.value for value in values], _CONFIDENCE)
 
 
 def change(before: Corner, after: Corner, metric: Metric) -> Estimate | None:
-    """Return the second corner's figure less the first's, seed by seed; of one seed from both intervals."""
+    """Return the second corner's figure less the first's, seed by seed.
+
+    Of one seed, or where all seeds agree to the last digit, the interval follows from both figures' own.
+    """
     shared = [
         (before.seeds[seed][metric], after.seeds[seed][metric])
         for seed in sorted(before.seeds.keys() & after.seeds.keys())
         if metric in before.seeds[seed] and metric in after.seeds[seed]
     ]
-    if len(shared) < 2:
-        return difference(*shared[0]) if shared else None
-    return paired_difference([second.value - first.value for first, second in shared], _CONFIDENCE)
+    changes = [second.value - first.value for first, second in shared]
+    if len(set(changes)) < 2:
+        return max((difference(*pair) for pair in shared), key=_width, default=None)
+    return paired_difference(changes, _CONFIDENCE)
+
+
+def _width(estimate: Estimate) -> float:
+    return estimate.high - estimate.low
 
 
 def read_study(folder: pathlib.Path) -> tuple[dict[str, Any], list[Corner]]:

@@ -128,6 +128,23 @@ def test_changes_are_paired_by_seed(two_seeds):
     assert gain.high - gain.value == pytest.approx(12.7062 * 0.01, rel=1e-4)
 
 
+def test_seeds_that_agree_to_the_last_digit_keep_the_widest_interval_of_their_own(tmp_path):
+    figures = (0.90, 0.00, 0.60, 0.004)
+    cells = [cell(tmp_path, variant, seed, figures) for variant in ("baseline", "fault") for seed in (0, 1)]
+    _, (baseline, fault) = written(tmp_path, cells)
+    assert baseline.mean(ATTACK).as_dict() == estimate(0.0)
+    shift = change(baseline, fault, ATTACK)
+    assert (shift.value, shift.low, shift.high) == pytest.approx((0.0, -0.02 * 2**0.5, 0.02 * 2**0.5))
+
+
+def test_corners_with_fewer_seeds_say_so(tmp_path):
+    figures = (0.90, 0.00, 0.60, 0.004)
+    cells = [cell(tmp_path, "baseline", seed, figures) for seed in (0, 1)] + [cell(tmp_path, "fault", 0, figures)]
+    table = study_document(*written(tmp_path, cells)).sections[-1]
+    assert table.topic == "2 seeds"
+    assert table.blocks[0].headers == ["", "baseline, 2 seeds", "fault, 1 seed"]
+
+
 def test_one_seed_keeps_its_own_interval(tmp_path):
     _, (baseline, both) = written(
         tmp_path,
