@@ -50,7 +50,7 @@ class LayerFaults:
 
     @property
     def risk(self) -> float:
-        """Image runs changed in all by flipping one bit after the other."""
+        """Sum over the bits of the share of image runs that the flip of each changes."""
         return self.sdc1 * self.bits
 
 

@@ -22,7 +22,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 
 `resq` is the last of them with stage 3: what its export adds stands under [variant.resq.export-int8].
 """
-_CORNERS = tuple(VARIANTS)[:4]
+_CORNERS = tuple(variant for variant in VARIANTS if variant != "resq")
 
 CAMPAIGNS = ("faultcamp", "attackcamp")
 RESERVED: Mapping[str, frozenset[str]] = {
@@ -196,8 +196,10 @@ def _problems(tree: Mapping[str, Any]) -> Iterator[str]:
         for name, options in tree.get(command, {}).items():
             if not isinstance(options, dict):
                 yield f"[{command}] holds '{name}' itself: name the campaign, as in [{command}.ber]"
-    yield from _unknown_variants("[variant]", tree.get("variant", {}))
-    if "resq" in grid.get("variant", ()) and not tree.get("variant", {}).get("resq"):
+    variants = tree.get("variant", {})
+    yield from _unknown_variants("[variant]", variants)
+    asked = grid.get("variant")
+    if isinstance(asked, list) and "resq" in asked and not variants.get("resq"):
         yield "[grid] variant 'resq' is 'attack+fault' with stage 3: say which under [variant.resq.export-int8]"
     for axis in _AXES:
         known = [part for part in _PARTS if (axis, part) != ("variant", "train")]  # variants share their trainings

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from resq_deploy.errors import RunFolderError
@@ -85,7 +85,7 @@ class Corner:
         widest interval of theirs.
         """
         values = [figures[metric] for figures in self.seeds.values() if metric in figures]
-        if len({value.value for value in values}) < 2:
+        if _agree(value.value for value in values):
             return max(values, key=_width, default=None)
         return student([value.value for value in values], _CONFIDENCE)
 
@@ -101,9 +101,14 @@ def change(before: Corner, after: Corner, metric: Metric) -> Estimate | None:
         if metric in before.seeds[seed] and metric in after.seeds[seed]
     ]
     changes = [second.value - first.value for first, second in shared]
-    if len(set(changes)) < 2:
+    if _agree(changes):
         return max((difference(*pair) for pair in shared), key=_width, default=None)
     return paired_difference(changes, _CONFIDENCE)
+
+
+def _agree(values: Iterable[float]) -> bool:
+    """Return whether there are no two values that differ by more than their arithmetic rounds."""
+    return len({round(value, 12) for value in values}) < 2
 
 
 def _width(estimate: Estimate) -> float:

@@ -354,12 +354,6 @@ def nhwc_uint8():
     )
 
 
-def two_inputs():
-    proto = _head([node("Gemm", "flat w", "g", transB=1), node("Add", "g x2", "y")], [stored("w", CLASSES, 3)])
-    proto.graph.input.append(helper.make_tensor_value_info("x2", TensorProto.FLOAT, ["N", CLASSES]))
-    return proto
-
-
 def integer_bias():
     """An int32 bias added to the integer product, and scaled together with it."""
     return _head(

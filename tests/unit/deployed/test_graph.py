@@ -216,7 +216,10 @@ def unusable(models, tmp_path, proto, word):
 
 
 def test_two_image_inputs_are_refused(models, tmp_path):
-    unusable(models, tmp_path, models.two_inputs(), r"takes 2 inputs \('x', 'x2'\)")
+    nodes = [models.node("Gemm", "flat w", "g", transB=1), models.node("Add", "g x2", "y")]
+    proto = models.model([*models.HEAD, *nodes], [models.stored("w", models.CLASSES, 3)])
+    proto.graph.input.append(helper.make_tensor_value_info("x2", TensorProto.FLOAT, ["N", models.CLASSES]))
+    unusable(models, tmp_path, proto, r"takes 2 inputs \('x', 'x2'\)")
 
 
 def test_an_input_without_a_shape_is_refused(models, tmp_path):

@@ -66,6 +66,7 @@ def test_a_variant_may_be_exported_in_a_way_of_its_own(tmp_path):
             GRID + "variant = ['both']\n",
             "[grid] unknown variant 'both', known are baseline, attack, fault, attack+fault, resq",
         ),
+        (GRID + "variant = 3\n", "[grid] needs variant = [...]"),
         (GRID + "variant = ['resq']\n", "say which under [variant.resq.export-int8]"),
         (GRID + "networks = ['a']\n", "[grid] has no 'networks'"),
         (GRID + "[trains]\n", "unknown table [trains]"),

@@ -137,6 +137,17 @@ def test_seeds_that_agree_to_the_last_digit_keep_the_widest_interval_of_their_ow
     assert (shift.value, shift.low, shift.high) == pytest.approx((0.0, -0.02 * 2**0.5, 0.02 * 2**0.5))
 
 
+def test_changes_that_differ_by_rounding_alone_agree(tmp_path):
+    """0.3 - 0.1 and 0.4 - 0.2 are two floats."""
+    cells = [
+        cell(tmp_path, variant, seed, (0.9, 0.0, before + gain, 0.004))
+        for seed, before in enumerate((0.1, 0.2))
+        for variant, gain in (("baseline", 0.0), ("fault", 0.2))
+    ]
+    shift = change(*written(tmp_path, cells)[1], FAULT)
+    assert (shift.value, shift.high) == pytest.approx((0.2, 0.2 + 0.02 * 2**0.5))
+
+
 def test_corners_with_fewer_seeds_say_so(tmp_path):
     figures = (0.90, 0.00, 0.60, 0.004)
     cells = [cell(tmp_path, "baseline", seed, figures) for seed in (0, 1)] + [cell(tmp_path, "fault", 0, figures)]
