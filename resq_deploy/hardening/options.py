@@ -25,6 +25,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Defaults that differ by data set; what the user gives goes before them."""
 
+OPTIMIZERS: dict[str, Literal["sgd", "adamw"]] = {"swin_t": "adamw"}
+"""The optimizer of networks that want another than SGD: transformers hardly train with it (Liu et al. 2021)."""
+
+ADAMW: dict[str, Any] = {"rate_baseline": 1e-3, "rate_attack": 2e-4, "rate_fault": 1e-4, "weight_decay": 0.05}
+"""Defaults that go with AdamW, whose rates have nothing to do with those of SGD."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -44,11 +50,12 @@ class TrainOptions:
         seed: of weights, order, augmentation, perturbation and faults.
         device: `auto`, `cpu` or `cuda`.
         precision: `bf16` or `float32` arithmetic in training; `auto` takes bf16 where the processor gains by it.
+        optimizer: `sgd` (with Nesterov's momentum) or `adamw` (Loshchilov and Hutter 2019).
         rate_baseline: peak learning rate of stage 0.
         rate_attack: peak learning rate of stage 1.
         rate_fault: peak learning rate of stage 2.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        momentum: of SGD; beta 1 of AdamW.
+        weight_decay: of SGD, on every parameter; of AdamW, on none of biases, norms and position tables.
         warmup_share: share of a stage's steps in which the learning rate rises.
         label_smoothing: of the cross-entropies of stage 0.
         hardening_smoothing: of the cross-entropies of stages 1 and 2.
@@ -93,6 +100,7 @@ class TrainOptions:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     rate_baseline: float = 0.1
     rate_attack: float = 0.05
     rate_fault: float = 0.02
@@ -227,7 +235,9 @@ def _spoken(name: str) -> str:
 
 
 def with_recipe(dataset: str, given: Mapping[str, Any]) -> TrainOptions:
-    """Make the options of a run: what the user gave, else the data set's recipe, else the general defaults.
+    """Make the options of a run: what the user gave, else the recipe, else the general defaults.
+
+    The recipe is that of the data set and, before it, that of the optimizer: the one given, or the network's own.
 
     Args:
         dataset: the data set's name.
@@ -237,4 +247,6 @@ def with_recipe(dataset: str, given: Mapping[str, Any]) -> TrainOptions:
         OptionError: if an option, or a combination of them, makes no sense.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
-    return TrainOptions(**{"dataset": dataset, **RECIPES.get(dataset, {}), **chosen})
+    optimizer = chosen.get("optimizer", OPTIMIZERS.get(chosen["network"], "sgd"))
+    recipe = RECIPES.get(dataset, {}) | (ADAMW if optimizer == "adamw" else {})
+    return TrainOptions(**{"dataset": dataset, "optimizer": optimizer, **recipe, **chosen})

@@ -16,6 +16,7 @@ from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
 from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.events import EpochDone, Notice, StepDone
 from resq_deploy.hardening.norm_statistics import running_statistics, settle
+from resq_deploy.hardening.optimizer import learning_rate, make_optimizer
 from resq_deploy.hardening.progress import LAST, Progress, Record
 from resq_deploy.hardening.stage import Stage, StepResult
 from resq_deploy.hardening.stage0_baseline import Baseline
@@ -23,20 +24,8 @@ from resq_deploy.hardening.stage1_desensitize import Desensitize
 from resq_deploy.hardening.stage2_fault_aware import FaultAware
 from resq_deploy.hardening.workbench import Batch, Workbench, seeded_globals
 
-_LOWEST_RATE = 0.04
 _MOST_UNDONE = 5
 _SETTLED_STEPS = 16  # by then running averages have forgotten four fifths of their starting values
-
-
-def learning_rate(progress: float, *, peak: float, warmup: float) -> float:
-    """Return the one-cycle learning rate (Smith and Topin 2018) at a share of a stage's steps.
-
-    It rises linearly from 4 % of the peak during the warm-up and falls along a cosine to 0 after it.
-    """
-    if progress < warmup:
-        return peak * (_LOWEST_RATE + (1 - _LOWEST_RATE) * progress / warmup)
-    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
-    return peak * 0.5 * (1 + math.cos(math.pi * rest))
 
 
 class StageRun:
@@ -56,13 +45,7 @@ class StageRun:
         if name == "attack":
             ranked(bench, "before")
         self.stage = _make_stage(bench, name, hardened="attack" in earlier)
-        self.optimiser = torch.optim.SGD(
-            bench.network.parameters(),
-            lr=bench.options.rate(name),
-            momentum=bench.options.momentum,
-            weight_decay=bench.options.weight_decay,
-            nesterov=bench.options.momentum > 0,
-        )
+        self.optimiser = make_optimizer(bench.network, self.options, rate=self.options.rate(name))
         self.average = WeightAverage(bench.network, bench.options.ema) if bench.options.ema else None
         self.progress = Progress(stage=name, history=list(history))
 

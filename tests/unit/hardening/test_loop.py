@@ -13,7 +13,6 @@ from resq_deploy.hardening.events import EpochDone, Notice, StepDone
 from resq_deploy.hardening.loop import train
 from resq_deploy.hardening.progress import Progress
 from resq_deploy.hardening.stage1_desensitize import Desensitize
-from resq_deploy.hardening.stage_run import learning_rate
 from resq_deploy.records import RunFolder
 
 TIMES = ("seconds", "images_per_second")
@@ -138,6 +137,15 @@ def test_a_run_killed_within_an_epoch_ends_like_one_never_killed(
     assert_same_run(path, finished[0])
 
 
+def test_adamw_goes_on_with_the_moments_it_had(options, dataset, tmp_path):
+    options = dataclasses.replace(options, optimizer="adamw", rate_baseline=1e-3, rate_attack=1e-3, rate_fault=1e-3)
+    run(options, dataset, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(options, dataset, tmp_path / "run", report=kill_at_step("fault", 2, 2))
+    run(options, dataset, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("when", "saves"), [("before", 1), ("before", 6), ("between", 4), ("between", 9)])
 def test_a_run_killed_while_saving_ends_like_one_never_killed(
     finished, options, dataset, tmp_path, monkeypatch, when, saves
@@ -247,10 +255,3 @@ def test_a_broken_state_is_one_line(finished, options, dataset, tmp_path):
     (path / "last.pt").write_bytes((path / "last.pt").read_bytes()[:500])
     with pytest.raises(CheckpointError, match=r"last\.pt is no readable"):
         run(options, dataset, path, resume=True)
-
-
-def test_the_learning_rate_rises_and_falls():
-    rates = [learning_rate(share, peak=0.1, warmup=0.25) for share in (0, 0.125, 0.25, 0.625, 1)]
-    assert rates == pytest.approx([0.004, 0.052, 0.1, 0.05, 0])
-    assert learning_rate(0, peak=0.1, warmup=0) == pytest.approx(0.1)
-    assert learning_rate(0.5, peak=0.1, warmup=1) == pytest.approx(0.052)

@@ -45,6 +45,16 @@ def test_what_the_user_gives_goes_before_the_recipe():
     assert with_recipe("cifar10", {"network": "resnet20", "epsilon_warmup": None}).epsilon_warmup == 0
 
 
+def test_a_transformer_gets_adamw_and_its_rates_unless_told_otherwise():
+    swin = with_recipe("gtsrb", {"network": "swin_t"})
+    assert (swin.optimizer, swin.rate_baseline, swin.weight_decay) == ("adamw", 1e-3, 0.05)
+    assert swin.epsilon_warmup == 0.3, "what the data set asks beside the rates stays"
+    assert with_recipe("gtsrb", {"network": "swin_t", "rate_baseline": 5e-4}).rate_baseline == 5e-4
+    assert with_recipe("gtsrb", {"network": "swin_t", "optimizer": "sgd"}).rate_baseline == 0.05
+    assert with_recipe("cifar10", {"network": "resnet20", "optimizer": "adamw"}).rate_fault == 1e-4
+    assert with_recipe("cifar10", {"network": "resnet20"}).optimizer == "sgd"
+
+
 def test_the_identity_is_json_and_holds_all_that_decides_the_figures():
     options = TrainOptions(**BASE)
     identity = json.loads(json.dumps(options.identity()))
