@@ -19,7 +19,7 @@ from typing import Any
 
 from command_line import with_one_line_errors
 
-from resq_deploy.cli.study import check_arguments
+from resq_deploy.cli.study import check_options
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.pipeline.demo import FILES, DemoOptions, run_demo
@@ -120,7 +120,7 @@ def make_digits(work: pathlib.Path) -> None:
 
 def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, jobs: int) -> None:
     """Run two cells of the study in `work` and turn their files into reference files."""
-    recipe = read_recipe(RECIPE, None, check_arguments)
+    recipe = read_recipe(RECIPE, None, check_options)
     patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant in STAGES)
     Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs)).run(work, resume=True, report=print)
     _, corners = read_study(work)

@@ -92,7 +92,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy attackcamp net.int8.onnx --dataset digits --with-faults 1e-3 --out run
     """
     data_dir, out, resume = (given.pop(name) for name in ("data_dir", "out", "resume"))
-    options = _options(given)
+    options = read_options(given)
     _need_extras(options.chosen)
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
@@ -106,8 +106,12 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     _print(summary, options, out)
 
 
-def _options(given: dict[str, Any]) -> "AttackOptions":
-    """Turn the command's options into those of a campaign."""
+def read_options(given: dict[str, Any]) -> "AttackOptions":
+    """Turn the command's options into those of a campaign.
+
+    Raises:
+        OptionError: if one, or a combination of them, makes no sense.
+    """
     from resq_deploy.attacks.ball import Norm
     from resq_deploy.pipeline.attack_options import AttackOptions
 

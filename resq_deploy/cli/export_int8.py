@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,6 +16,10 @@ from resq_deploy.cli.shared import (
     seed_option,
 )
 from resq_deploy.errors import OptionError
+
+if TYPE_CHECKING:
+    from resq_deploy.pipeline.gates import GateOptions
+    from resq_deploy.quantization.export import ExportOptions
 
 
 @click.command()
@@ -115,12 +119,25 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
         need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
     from resq_deploy.data import load_dataset
     from resq_deploy.pipeline.export import export_source
+
+    if out.suffix != ".onnx":
+        raise OptionError(f"--out {out}: the file's name must end in .onnx")
+    options, gates = read_options(given)
+    data = load_dataset(dataset, data_dir)
+    sidecar = export_source(source, data, out, options, gates, report=lambda step: click.echo(step, err=True))
+    _print(sidecar, out)
+
+
+def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]:
+    """Turn the command's options into those of the export and of its gates.
+
+    Raises:
+        OptionError: if one, or a combination of them, makes no sense.
+    """
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.quantization.export import ExportOptions
     from resq_deploy.quantization.guard_plan import read_rates
 
-    if out.suffix != ".onnx":
-        raise OptionError(f"--out {out}: the file's name must end in .onnx")
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
     campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
     rates = read_rates(campaign) if campaign else None
@@ -133,9 +150,7 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
         ber=options.percentile_ber,
         seed=options.seed,
     )
-    data = load_dataset(dataset, data_dir)
-    sidecar = export_source(source, data, out, options, gates, report=lambda step: click.echo(step, err=True))
-    _print(sidecar, out)
+    return options, gates
 
 
 def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:

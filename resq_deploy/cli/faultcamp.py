@@ -126,7 +126,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
 
-    options = _options(given)
+    options = read_options(given)
     data = load_dataset(dataset, data_dir)
     campaign = Campaign(DeployedModel.load(model), data, options, say=lambda text: click.echo(text, err=True))
     for note in data.notes:
@@ -139,8 +139,12 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     _hold_against(summary, bounds)
 
 
-def _options(given: dict[str, Any]) -> "CampaignOptions":
-    """Turn the command's options into those of a campaign."""
+def read_options(given: dict[str, Any]) -> "CampaignOptions":
+    """Turn the command's options into those of a campaign.
+
+    Raises:
+        OptionError: if one, or a combination of them, makes no sense.
+    """
     from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
     from resq_deploy.deployed.session import Deployment
 

@@ -2,13 +2,16 @@
 
 import importlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from resq_deploy.cli.shared import data_dir_option, need_extra, out_option, resume_option
-from resq_deploy.errors import FailedError
+from resq_deploy.errors import FailedError, ResqError
+
+_WHERE = {"model", "source", "init", "dataset", "data_dir", "out", "resume", "dry_run", "fail_above"}
+"""What of a command is no option of what it computes."""
 
 
 @click.command()
@@ -60,9 +63,7 @@ def command(
     from resq_deploy.pipeline.study import Study, StudyOptions, command_lines
     from resq_deploy.pipeline.study_recipe import read_recipe
 
-    study = Study(
-        read_recipe(recipe, profile, check_arguments), StudyOptions(data_dir=data_dir, cells=cells, jobs=jobs)
-    )
+    study = Study(read_recipe(recipe, profile, check_options), StudyOptions(data_dir=data_dir, cells=cells, jobs=jobs))
     if dry_run:
         click.echo("\n".join(command_lines(study, out, data_dir)))
         return
@@ -76,15 +77,43 @@ def command(
     _write_tables(out)
 
 
-def check_arguments(name: str, arguments: Sequence[str]) -> str | None:
-    """Return what is wrong with options of a command, or None."""
-    command: click.Command = importlib.import_module(f"resq_deploy.cli.{name.replace('-', '_')}").command
-    required = {"train": ["--network", "-", "--dataset", "-"], "export-int8": ["-", "--dataset", "-"]}
-    line = [*required.get(name, ["-", "--dataset", "-"]), "--out", "-", *arguments]
+def check_options(name: str, given: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with options of a command as a recipe gives them, or None; reads no data and no model."""
+    from resq_deploy.pipeline.study_recipe import arguments, needs_surrogate
+
+    module = importlib.import_module(f"resq_deploy.cli.{name.replace('-', '_')}")
+    options = {
+        flag.removeprefix("--"): option
+        for option in module.command.params
+        for flag in (*option.opts, *option.secondary_opts)
+        if isinstance(option, click.Option)
+    }
+    for option, value in given.items():
+        wrong = _value_problem(options.get(option), value)
+        if wrong:
+            return f"{option}: {wrong}"
+    line = ["--network", "-"] if name == "train" else ["-"]
+    line += ["--surrogate", "-"] if name == "attackcamp" and needs_surrogate(given) else []
     try:
-        command.make_context(name, line)
+        context = module.command.make_context(name, [*line, "--dataset", "-", "--out", "-", *arguments(given)])
+        module.read_options({key: value for key, value in context.params.items() if key not in _WHERE})
     except click.UsageError as error:
         return error.format_message()
+    except ResqError as error:
+        return str(error)
+    return None
+
+
+def _value_problem(option: click.Option | None, value: object) -> str | None:
+    """Return why a TOML value cannot be given to an option of a command, or None."""
+    if option is None:
+        return "no such option"
+    if isinstance(value, list) and not option.multiple:
+        return "takes one value, not a list"
+    if isinstance(value, bool) and not option.is_flag:
+        return f"takes a value; {str(value).lower()} is for flags"
+    if any(not isinstance(single, str | int | float) for single in (value if isinstance(value, list) else [value])):
+        return "give text, a number, true, or a list of them"
     return None
 
 

@@ -19,7 +19,7 @@ from resq_deploy.cli.shared import (
     resume_option,
     seed_option,
 )
-from resq_deploy.hardening.options import TrainOptions
+from resq_deploy.hardening.options import TrainOptions, with_recipe
 
 if TYPE_CHECKING:
     from resq_deploy.hardening.events import Report
@@ -137,14 +137,12 @@ def command(
     from resq_deploy.hardening.checkpoint import load_checkpoint
     from resq_deploy.hardening.events import silent
     from resq_deploy.hardening.loop import train
-    from resq_deploy.hardening.options import with_recipe
     from resq_deploy.hardening.ranks import joined_ranks
     from resq_deploy.records import sha256_file
 
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
         data = load_dataset(dataset, data_dir)
-        wanted = tuple(stage.strip() for stage in stages.split(",") if stage.strip())
-        options = with_recipe(data.name, {**_in_unit_pixels(given), "stages": wanted})
+        options = read_options({**given, "stages": stages}, data.name)
         start = load_checkpoint(init) if init else None
         report: Report = silent
         if ranks.leads:
@@ -158,6 +156,16 @@ def command(
         result = train(options, data, out, report, init=start, ranks=ranks)
     if ranks.leads:
         _print_summary(result.summary)
+
+
+def read_options(given: Mapping[str, Any], dataset: str = "-") -> TrainOptions:
+    """Turn the command's options into those of a training, with the recipe of a data set.
+
+    Raises:
+        OptionError: if one, or a combination of them, makes no sense.
+    """
+    stages = tuple(stage.strip() for stage in given["stages"].split(",") if stage.strip())
+    return with_recipe(dataset, {**_in_unit_pixels(given), "stages": stages})
 
 
 def _run_folder(

@@ -11,18 +11,18 @@ import functools
 import hashlib
 import pathlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from resq_deploy.data import load_dataset
-from resq_deploy.errors import FailedError, OptionError, RunFolderError
+from resq_deploy.errors import FailedError, OptionError
 from resq_deploy.pipeline.study_jobs import LOGS, Children, core_shares, execute, in_parallel
+from resq_deploy.pipeline.study_ledger import Ledger
 from resq_deploy.pipeline.study_recipe import Recipe
 from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
-from resq_deploy.records import RunFolder, read_json, sha256_file, write_json
+from resq_deploy.records import RunFolder, write_json
 
 SCHEMA = 1
-_STATE = "steps.json"
 
 Report = Callable[[str], None]
 
@@ -62,14 +62,15 @@ class Study:
         core_shares(options.jobs)
         self.recipe = recipe
         self._options = options
+        folders = {cell: cell_folder(cell) for cell in recipe.cells()}
+        for pattern in options.cells:
+            if not fnmatch.filter(folders.values(), pattern):
+                raise OptionError(f"no cell matches {pattern}: the recipe has {', '.join(folders.values())}")
         self.chosen = [
             cell
-            for cell in recipe.cells()
-            if any(fnmatch.fnmatchcase(cell_folder(cell), pattern) for pattern in options.cells)
+            for cell, folder in folders.items()
+            if any(fnmatch.fnmatchcase(folder, pattern) for pattern in options.cells)
         ]
-        if not self.chosen:
-            known = ", ".join(cell_folder(cell) for cell in recipe.cells())
-            raise OptionError(f"no cell matches {' or '.join(options.cells)}: the recipe has {known}")
         self.steps = steps_of(recipe, self.chosen)
 
     def run(self, out: pathlib.Path, *, resume: bool = False, report: Report = lambda _: None) -> dict[str, Any]:
@@ -87,14 +88,15 @@ class Study:
             RunFolderError: if the folder cannot be used.
             FailedError: after all that can be run, if a step failed.
         """
+        data = self._data_digests()
         with RunFolder.open(
             out,
             command="study",
             options=self._identity(),
-            settings={"cells": list(self._options.cells)},
+            settings={"title": self.recipe.title, "cells": list(self._options.cells)},
             resume=resume,
         ) as folder:
-            ledger = _Ledger(folder.path, self._data_digests())
+            ledger = Ledger(folder.path, data)
             failed = self._run_steps(folder.path, ledger, report)
             summary = self._summary(ledger, failed)
             write_json(folder.path / "summary.json", summary)
@@ -105,10 +107,9 @@ class Study:
         return summary
 
     def _identity(self) -> dict[str, Any]:
-        """Return what decides the figures; which cells are run does not."""
+        """Return what decides the figures; which cells are run does not, nor does the title."""
         recipe = self.recipe
         return {
-            "title": recipe.title,
             "profile": recipe.profile,
             "networks": list(recipe.networks),
             "datasets": list(recipe.datasets),
@@ -125,7 +126,7 @@ class Study:
             digests[name] = hashlib.sha256("".join(splits).encode()).hexdigest()
         return digests
 
-    def _run_steps(self, folder: pathlib.Path, ledger: "_Ledger", report: Report) -> dict[str, str]:
+    def _run_steps(self, folder: pathlib.Path, ledger: "Ledger", report: Report) -> dict[str, str]:
         """Run the steps that are not done; return what failed, and why."""
         failed: dict[str, str] = {}
         missing: set[str] = set()
@@ -152,12 +153,14 @@ class Study:
                     ledger.add(step, seconds)
                     report(f"{places[step.name]}: done in {seconds:,.0f} s")
                 else:
+                    if step.resumable and (folder / step.out).exists():
+                        why += f"; to run this step anew, remove {folder / step.out}"
                     failed[step.name] = why
                     missing.update(step.writes)
                     report(f"{places[step.name]}: FAILED, {why}")
         return failed
 
-    def _summary(self, ledger: "_Ledger", failed: Mapping[str, str]) -> dict[str, Any]:
+    def _summary(self, ledger: "Ledger", failed: Mapping[str, str]) -> dict[str, Any]:
         """Return what was run of every cell, and where its records lie."""
         cells = []
         for cell in self.recipe.cells():
@@ -176,68 +179,13 @@ class Study:
                     "steps": done,
                 }
             )
-        return {"schema": SCHEMA, **self._identity(), "cells": cells, "failed": dict(failed)}
-
-
-class _Ledger:
-    """What is done, by digests; kept in the study's folder.
-
-    Args:
-        folder: the study's folder.
-        data: a digest of every data set.
-
-    Raises:
-        RunFolderError: if the ledger is broken.
-    """
-
-    def __init__(self, folder: pathlib.Path, data: Mapping[str, str]) -> None:
-        self._folder = folder
-        self._data = data
-        self._path = folder / _STATE
-        self._entries: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
-        if not isinstance(self._entries, dict):
-            raise RunFolderError(f"{self._path} is not what a study writes: the folder is broken, give another --out")
-        self._known: dict[str, str | None] = {}
-
-    def has(self, step: Step) -> bool:
-        """Return whether a step is done: same arguments, same files read, and what it wrote is there unchanged."""
-        entry = self._entries.get(step.name)
-        if not isinstance(entry, dict) or entry.get("asked") != self._asked(step):
-            return False
-        return entry.get("wrote") == self._digests(step.writes)
-
-    def add(self, step: Step, seconds: float) -> None:
-        """Record a step that has just been run."""
-        for path in step.writes:
-            self._known.pop(path, None)
-        self._entries[step.name] = {
-            "asked": self._asked(step),
-            "wrote": self._digests(step.writes),
-            "seconds": round(seconds, 1),
-        }
-        write_json(self._path, self._entries)
-
-    def entry(self, step: Step) -> dict[str, Any]:
-        """Return the time a step took and the files it wrote."""
-        return {"seconds": self._entries[step.name]["seconds"], "wrote": list(step.writes)}
-
-    def _asked(self, step: Step) -> dict[str, Any]:
-        dataset = step.arguments[step.arguments.index("--dataset") + 1]
         return {
-            "command": step.command,
-            "arguments": list(step.arguments),
-            "data": self._data.get(dataset),
-            "read": self._digests(path for _, path in step.reads),
+            "schema": SCHEMA,
+            "title": self.recipe.title,
+            **self._identity(),
+            "cells": cells,
+            "failed": dict(failed),
         }
-
-    def _digests(self, paths: Iterable[str]) -> dict[str, str | None]:
-        return {path: self._digest(path) for path in paths}
-
-    def _digest(self, path: str) -> str | None:
-        if path not in self._known:
-            file = self._folder / path
-            self._known[path] = sha256_file(file) if file.is_file() else None
-        return self._known[path]
 
 
 def command_lines(study: Study, out: pathlib.Path, data_dir: pathlib.Path | None) -> list[str]:

@@ -18,6 +18,19 @@ from resq_deploy.pipeline.study_steps import Step
 
 LOGS = "logs"
 
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: outlives exec
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("the study has ended")
+os.execv(sys.executable, [sys.executable, "-m", "resq_deploy", *sys.argv[2:]])
+"""
+"""Run as the command, but ended when the study is killed with no time to say so, as by kill -9.
+
+A step left behind would hold its run folder against the study that goes on. Popen's `preexec_fn` could do the same, but
+is not safe where there are threads."""
+
 
 def core_shares(jobs: int) -> list[set[int]]:
     """Share this process's cores out among jobs, as evenly as they go.
@@ -125,13 +138,13 @@ def execute(
         children: gets the process.
         alone: no other step runs beside it, so that its progress may be shown; what it prints goes to a log.
     """
-    line = [sys.executable, "-m", "resq_deploy", *step.command_line(folder, data_dir)]
+    line = [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *step.command_line(folder, data_dir)]
     log = folder / LOGS / f"{step.name.replace('/', '.')}.log"
     try:
         (folder / step.out).parent.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:
-            stream.write(f"$ {shlex.join(['resq-deploy', *line[3:]])}\n".encode())
+            stream.write(f"$ {shlex.join(['resq-deploy', *line[4:]])}\n".encode())
             stream.flush()
             shown = alone and sys.stderr.isatty()
             status = children.call(line, stdout=stream, stderr=None if shown else stream)

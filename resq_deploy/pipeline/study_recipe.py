@@ -6,43 +6,16 @@ import importlib.resources
 import itertools
 import pathlib
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from resq_deploy.errors import OptionError
+from resq_deploy.pipeline.study_format import AXES, CAMPAIGNS, CORNERS, PARTS, RESERVED, Tree, table_problems
 
-VARIANTS: Mapping[str, tuple[str, ...]] = {
-    "baseline": (),
-    "attack": ("attack",),
-    "fault": ("fault",),
-    "attack+fault": ("attack", "fault"),
-    "resq": ("attack", "fault"),
-}
-"""The corners of the 2x2 table, and the hardening stages that follow the baseline in each.
-
-`resq` is the last of them with stage 3: what its export adds stands under [variant.resq.export-int8].
-"""
-_CORNERS = tuple(variant for variant in VARIANTS if variant != "resq")
-
-CAMPAIGNS = ("faultcamp", "attackcamp")
-RESERVED: Mapping[str, frozenset[str]] = {
-    "train": frozenset({"network", "dataset", "data-dir", "out", "stages", "init", "seed", "resume"}),
-    "export-int8": frozenset({"out", "dataset", "data-dir", "seed"}),
-    "faultcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "dry-run", "fail-above"}),
-    "attackcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "surrogate"}),
-}
-"""Options that the study gives itself."""
-
-_PARTS = ("train", "export-int8", *CAMPAIGNS)
-_AXES = ("dataset", "network", "variant")
-"""Tables that lay options over those of the commands, the last before the others."""
-
-_TOP = ("study", "grid", *_AXES, "profile", *_PARTS)
 _FOLDER = "recipes"
 
-Tree = dict[str, Any]
-CheckArguments = Callable[[str, Sequence[str]], str | None]
-"""Takes a command and its arguments; returns what is wrong with them, or None."""
+CheckOptions = Callable[[str, Mapping[str, Any]], str | None]
+"""Takes a command and its options; returns what is wrong with them, or None."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
@@ -96,8 +69,8 @@ class Recipe:
 
         A variant's go before a network's, and these before a data set's.
         """
-        tree = {part: copy.deepcopy(self.tree.get(part, {})) for part in _PARTS}
-        for axis in _AXES:
+        tree = {part: copy.deepcopy(self.tree.get(part, {})) for part in PARTS}
+        for axis in AXES:
             tree = _merged(tree, self.tree.get(axis, {}).get(getattr(cell, axis), {}))
         return tree
 
@@ -108,41 +81,48 @@ def shipped_recipes() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def read_recipe(source: str, profile: str | None, check: CheckArguments) -> Recipe:
-    """Read a recipe and check all of it.
+def read_recipe(source: str, profile: str | None, check: CheckOptions) -> Recipe:
+    """Read a recipe and check all of it, profiles that are not asked for as well.
 
     Args:
         source: a TOML file, or the name of a recipe that comes with the package.
         profile: the table under `profile` that is laid over the rest, or None.
-        check: tells what is wrong with a command's arguments.
+        check: tells what is wrong with a command's options.
 
     Raises:
         OptionError: if it cannot be read, or with everything that is wrong in it.
     """
     tree = _parsed(source)
-    if profile is not None:
-        profiles = tree.get("profile", {})
-        if profile not in profiles:
-            known = ", ".join(sorted(profiles)) or "none"
-            raise OptionError(f"{source} has no profile '{profile}': it has {known}")
-        tree = _merged(tree, profiles[profile])
-    problems = list(_problems(tree))
-    if problems:
-        raise OptionError(f"{source}: " + "; ".join(problems))
+    profiles = tree.pop("profile", {})
+    if not isinstance(profiles, dict) or not all(isinstance(table, dict) for table in profiles.values()):
+        raise OptionError(f"{source}: 'profile' holds something that is no table: write [profile.NAME.train]")
+    if profile is not None and profile not in profiles:
+        known = ", ".join(sorted(profiles)) or "none"
+        raise OptionError(f"{source} has no profile '{profile}': it has {known}")
+    trees = {None: tree} | {name: _merged(tree, table) for name, table in profiles.items()}
+    for name in sorted(trees, key=lambda name: name != profile):  # first the one asked for
+        problems = list(table_problems(trees[name], [each.get("grid", {}) for each in trees.values()]))
+        if not problems:
+            recipe = _recipe(trees[name], name, source)
+            wrong = {text for cell in recipe.cells() for text in _option_problems(recipe.options(cell), check)}
+            problems = sorted(wrong)
+        if problems:
+            where = "" if name in (None, profile) else f" [profile.{name}]"
+            raise OptionError(f"{source}:{where} " + "; ".join(problems))
+    return _recipe(trees[profile], profile, source)
+
+
+def _recipe(tree: Tree, profile: str | None, source: str) -> Recipe:
     grid = tree["grid"]
-    recipe = Recipe(
-        title=str(tree.get("study", {}).get("title", source)),
+    return Recipe(
+        title=tree.get("study", {}).get("title", pathlib.Path(source).stem),
         profile=profile,
         networks=tuple(grid["network"]),
         datasets=tuple(grid["dataset"]),
-        variants=tuple(grid.get("variant", _CORNERS)),
+        variants=tuple(grid.get("variant", CORNERS)),
         seeds=tuple(grid.get("seed", [0])),
         tree=tree,
     )
-    problems = sorted({problem for cell in recipe.cells() for problem in _option_problems(recipe.options(cell), check)})
-    if problems:
-        raise OptionError(f"{source}: " + "; ".join(problems))
-    return recipe
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
@@ -180,57 +160,13 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
     return both
 
 
-def _problems(tree: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the tables of a recipe."""
-    for name in tree.keys() - set(_TOP):
-        yield f"unknown table [{name}], known are {', '.join(_TOP)}"
-    for name in _TOP:
-        if not isinstance(tree.get(name, {}), dict):
-            yield f"'{name}' is no table"
-            return
-    grid = tree.get("grid", {})
-    for name in grid.keys() - {"network", "dataset", "variant", "seed"}:
-        yield f"[grid] has no '{name}', it has network, dataset, variant, seed"
-    yield from _axis_problems(grid)
-    for command in CAMPAIGNS:
-        for name, options in tree.get(command, {}).items():
-            if not isinstance(options, dict):
-                yield f"[{command}] holds '{name}' itself: name the campaign, as in [{command}.ber]"
-    variants = tree.get("variant", {})
-    yield from _unknown_variants("[variant]", variants)
-    asked = grid.get("variant")
-    if isinstance(asked, list) and "resq" in asked and not variants.get("resq"):
-        yield "[grid] variant 'resq' is 'attack+fault' with stage 3: say which under [variant.resq.export-int8]"
-    for axis in _AXES:
-        known = [part for part in _PARTS if (axis, part) != ("variant", "train")]  # variants share their trainings
-        for key, parts in tree.get(axis, {}).items():
-            for part in parts.keys() - set(known) if isinstance(parts, dict) else ["="]:
-                yield f"[{axis}.{key}] has no '{part}', it has {', '.join(known)}"
+def needs_surrogate(attackcamp: Mapping[str, Any]) -> bool:
+    """Return whether an attack campaign wants the float network: where its attacks are not named, it is used."""
+    attacks = attackcamp.get("attacks")
+    return attacks is None or "transfer-pgd" in {name.strip() for name in str(attacks).split(",")}
 
 
-def _axis_problems(grid: Mapping[str, Any]) -> Iterator[str]:
-    for name, kind, default in (
-        ("network", str, None),
-        ("dataset", str, None),
-        ("variant", str, ()),
-        ("seed", int, ()),
-    ):
-        values = grid.get(name, default)
-        if not isinstance(values, list | tuple) or (not values and default is None):
-            yield f"[grid] needs {name} = [...]"
-        elif any(type(value) is not kind for value in values) or len(set(values)) < len(values):
-            yield f"[grid] {name}: give {'numbers' if kind is int else 'names'}, each once"
-    if isinstance(grid.get("variant"), list):
-        yield from _unknown_variants("[grid]", grid["variant"])
-
-
-def _unknown_variants(where: str, variants: Iterable[str]) -> Iterator[str]:
-    for variant in variants:
-        if variant not in VARIANTS:
-            yield f"{where} unknown variant '{variant}', known are {', '.join(VARIANTS)}"
-
-
-def _option_problems(tree: Mapping[str, Any], check: CheckArguments) -> Iterator[str]:
+def _option_problems(tree: Mapping[str, Any], check: CheckOptions) -> Iterator[str]:
     """Yield what is wrong with a cell's options."""
     for part, options in tree.items():
         named = options.items() if part in CAMPAIGNS else [("", options)]
@@ -238,6 +174,6 @@ def _option_problems(tree: Mapping[str, Any], check: CheckArguments) -> Iterator
             where = f"[{part}.{name}]" if name else f"[{part}]"
             for option in sorted(given.keys() & RESERVED[part]):
                 yield f"{where} {option}: the study gives this itself"
-            wrong = check(part, arguments({key: value for key, value in given.items() if key not in RESERVED[part]}))
+            wrong = check(part, {key: value for key, value in given.items() if key not in RESERVED[part]})
             if wrong:
                 yield f"{where} {wrong}"

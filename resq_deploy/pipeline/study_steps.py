@@ -4,7 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from resq_deploy.pipeline.study_recipe import VARIANTS, Cell, Recipe, Tree, arguments
+from resq_deploy.pipeline.study_format import VARIANTS, Tree, folder_name
+from resq_deploy.pipeline.study_recipe import Cell, Recipe, arguments, needs_surrogate
 
 STAGE_FILES = {"baseline": "baseline.pt", "attack": "attack.pt", "fault": "fault.pt"}
 
@@ -16,6 +17,7 @@ class Step:
     Attributes:
         name: the folder or file it writes.
         command: the command's name.
+        dataset: the data set it uses.
         arguments: what follows it, without data folder and output.
         reads: files of earlier steps that it reads: (option, or nothing for the argument proper; path).
         writes: files that hold its result.
@@ -25,6 +27,7 @@ class Step:
 
     name: str
     command: str
+    dataset: str
     arguments: tuple[str, ...]
     reads: tuple[tuple[str, str], ...]
     writes: tuple[str, ...]
@@ -65,6 +68,7 @@ def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:
         Step(
             name=file,
             command="export-int8",
+            dataset=cell.dataset,
             arguments=(*_data(cell), *arguments(options["export-int8"])),
             reads=(("", checkpoint),),
             writes=(file, f"{folder}/net.int8.json"),
@@ -74,11 +78,12 @@ def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:
     )
     for command in ("faultcamp", "attackcamp"):
         for name, given in options[command].items():
-            surrogate = (("--surrogate", checkpoint),) if command == "attackcamp" else ()
+            surrogate = (("--surrogate", checkpoint),) if command == "attackcamp" and needs_surrogate(given) else ()
             steps.append(
                 Step(
                     name=f"{folder}/{command}-{name}",
                     command=command,
+                    dataset=cell.dataset,
                     arguments=(*_data(cell), *arguments(given)),
                     reads=(("", file), *surrogate),
                     writes=(f"{folder}/{command}-{name}/summary.json",),
@@ -100,6 +105,7 @@ def _trainings(cell: Cell, options: Tree) -> list[Step]:
             Step(
                 name=out,
                 command="train",
+                dataset=cell.dataset,
                 arguments=(
                     "--network",
                     cell.network,
@@ -128,6 +134,5 @@ def _data(cell: Cell) -> tuple[str, ...]:
 
 
 def _chain_folder(cell: Cell) -> str:
-    """Return the folder of all that one network, data set and seed share; a data set given as a path by its name."""
-    names = [part.replace(":", ".").replace("/", ".").strip(".") for part in (cell.network, cell.dataset)]
-    return f"{names[0]}/{names[1]}/seed-{cell.seed}"
+    """Return the folder of all that one network, data set and seed share."""
+    return f"{folder_name(cell.network)}/{folder_name(cell.dataset)}/seed-{cell.seed}"

@@ -32,10 +32,18 @@ def study_document(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Doc
     return Document(
         title=summary["title"],
         lead=f"Networks by data sets by stages by seeds{profile}: every figure is of the deployed int8 file, with its "
-        "95 % interval; over two or more seeds it is Student's over the seeds, of one seed, or of seeds that agree to "
-        "the last digit, it is the seed's own.",
+        f"interval ({_levels(corners)}); over two or more seeds it is Student's over the seeds, of one seed, or of "
+        "seeds that agree to the last digit, it is the seed's own.",
         sections=sections,
     )
+
+
+def _levels(corners: Sequence[Corner]) -> str:
+    """Return the confidence of the intervals; a recipe may ask its campaigns for another."""
+    metrics = metrics_of(corners)
+    found = [corner.mean(metric) for corner in corners for metric in metrics]
+    levels = sorted({estimate.confidence for estimate in found if estimate is not None} or {0.95})
+    return " or ".join(f"{100 * level:g} %" for level in levels)
 
 
 def study_csv(corners: Sequence[Corner]) -> str:
@@ -56,6 +64,7 @@ def study_csv(corners: Sequence[Corner]) -> str:
             "high",
             "n",
             "confidence",
+            "norm",
         ]
     )
     for corner in corners:
@@ -70,14 +79,14 @@ def study_csv(corners: Sequence[Corner]) -> str:
                     metric.campaign,
                     metric.level,
                 ]
-                writer.writerow([*place, found.value, found.low, found.high, found.n, found.confidence])
+                writer.writerow([*place, found.value, found.low, found.high, found.n, found.confidence, metric.norm])
     return stream.getvalue()
 
 
 def _scope(corners: Sequence[Corner]) -> Section:
     blocks: list[Block] = [
         Table(
-            headers=["network, data set, stages", "seeds done", "hours"],
+            headers=["network, data set, stages", "seeds done", "hours, each step's last session"],
             rows=[
                 [f"{corner.network}, {corner.dataset}, {corner.variant}", _done(corner), f"{corner.seconds / 3600:.2f}"]
                 for corner in corners
@@ -88,8 +97,8 @@ def _scope(corners: Sequence[Corner]) -> Section:
     if untrusted:
         text = f"Robust accuracy failed a validity check and is not to be trusted in: {'; '.join(untrusted)}."
         blocks.insert(0, Notice(text=text))
-    done = sum(bool(corner.seeds) for corner in corners)
-    return Section(title=f"{done} of {len(corners)} cells were run", topic="what was run", blocks=blocks)
+    done, asked = sum(len(corner.seeds) for corner in corners), sum(corner.asked for corner in corners)
+    return Section(title=f"{done} of {asked} cells were run", topic="what was run", blocks=blocks)
 
 
 def _done(corner: Corner) -> str:
@@ -136,7 +145,7 @@ def _best(named: Mapping[str, Corner], kind: str) -> str:
     if not found:
         return "not run"
     shift, metric = max(found, key=lambda pair: pair[0].value)
-    return points(shift.as_dict()) + (f" at {metric.level}" if metric.level else "")
+    return points(shift.as_dict()) + (f" at {metric.place}" if metric.level else "")
 
 
 def _table(pair: tuple[str, str], corners: Sequence[Corner]) -> Section:

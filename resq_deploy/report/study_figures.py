@@ -34,17 +34,24 @@ class Metric:
         kind: clean accuracy, accuracy under attack, accuracy under bit errors, or the share of silent corruptions.
         campaign: the name of the recipe's campaign; empty for clean accuracy.
         level: radius or bit error rate, as the record has it; empty where there is none.
+        norm: of a radius, `linf` (in 1/255) or `l2` (in units of [0, 1] pixels); empty where there is none.
     """
 
     kind: Kind
     campaign: str = ""
     level: str = ""
+    norm: str = ""
+
+    @property
+    def place(self) -> str:
+        """Return the level with its unit."""
+        return {"linf": f"{self.level}/255 Linf", "l2": f"{self.level} L2"}.get(self.norm, self.level)
 
     def __str__(self) -> str:
         """Return the column's heading."""
         named = {
             "clean": "clean accuracy",
-            "attack": f"accuracy under attack, {self.campaign}, epsilon {self.level}",
+            "attack": f"accuracy under attack, {self.place}, {self.campaign}",
             "fault": f"accuracy at bit error rate {self.level}, {self.campaign}",
             "sdc": f"SDC-1, {self.campaign}",
         }
@@ -165,8 +172,10 @@ def _figures(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Me
         if step["command"] == "export-int8":
             yield Metric(kind="clean"), Estimate(**read_json(folder / step["wrote"][1])["accuracy"]["int8"])
         elif step["command"] == "attackcamp":
-            for epsilon, found in read_json(folder / step["wrote"][0])["worst_case"].items():
-                yield Metric(kind="attack", campaign=campaign, level=epsilon), Estimate(**found)
+            summary = read_json(folder / step["wrote"][0])
+            for epsilon, found in summary["worst_case"].items():
+                norm = summary["threat"]["norm"]
+                yield Metric(kind="attack", campaign=campaign, level=epsilon, norm=norm), Estimate(**found)
         elif step["command"] == "faultcamp":
             summary = read_json(folder / step["wrote"][0])
             for point in summary.get("curve", ()):

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,11 @@ import time
 import jsonschema
 import pytest
 
+from resq_deploy.cli.study import check_options
 from resq_deploy.errors import RunFolderError
+from resq_deploy.pipeline.study_ledger import Ledger
+from resq_deploy.pipeline.study_recipe import read_recipe
+from resq_deploy.pipeline.study_steps import steps_of
 from resq_deploy.report.study_figures import read_study
 
 RECIPE = """
@@ -142,23 +147,106 @@ def test_a_step_that_fails_leaves_the_rest(done, tmp_path):
     assert "0 of 2 cells were run" in (copy / "study.md").read_text()
 
 
-def test_a_study_that_is_told_to_end_ends_its_steps(tmp_path):
+def test_what_is_done_stays_done_when_other_data_are_run(done, tmp_path):
+    out, recipe, _ = done
+    copy, more = tmp_path / "out", tmp_path / "small.toml"
+    shutil.copytree(out, copy)
+    (tmp_path / "tree/a").mkdir(parents=True)  # an image folder that is never read, since its cell is not asked for
+    other = str(tmp_path / "tree")
+    more.write_text(recipe.read_text().replace('["digits"]', f'["digits", "{other}"]'), encoding="utf-8")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["options"]["datasets"].append(other)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    said = study(str(more), "--out", str(copy), "--resume", "--cells", "*/digits/*/baseline")
+    assert said.returncode == 0, said.stderr
+    assert [cell["status"] for cell in records(copy)["cells"]] == ["done", "done", "not run", "not run"]
+    read = read_recipe(str(recipe), None, check_options)
+    assert all(Ledger(copy, {}).has(step) for step in steps_of(read, read.cells())), "data not loaded are believed"
+    assert not any(Ledger(copy, {"digits": "other"}).has(step) for step in steps_of(read, read.cells()))
+
+
+def test_a_step_whose_options_changed_says_which_folder_to_remove(done, tmp_path):
+    out, recipe, _ = done
+    copy, changed = tmp_path / "out", tmp_path / "small.toml"
+    shutil.copytree(out, copy)
+    changed.write_text(recipe.read_text().replace("chips = 3", "chips = 4"), encoding="utf-8")
+    stale = copy / "resnet8/digits/seed-0/baseline/faultcamp-chips"
+    said = study(str(changed), "--out", str(copy), "--resume", "--cells", "*/baseline")
+    assert said.returncode == 1
+    assert "chips was 3 and is now 4" in said.stderr
+    assert f"to run this step anew, remove {stale}" in said.stderr
+    shutil.rmtree(stale)
+    said = study(str(changed), "--out", str(copy), "--resume", "--cells", "*/baseline")
+    assert said.returncode == 0, said.stderr
+
+
+def test_the_recipe_may_be_spelled_in_another_way_and_retitled(done, tmp_path):
+    out, recipe, _ = done
+    copy, same = tmp_path / "out", tmp_path / "again.toml"
+    shutil.copytree(out, copy)
+    same.write_text(recipe.read_text().replace("A small study", "A short study"), encoding="utf-8")
+    said = study(str(same), "--out", str(copy), "--resume")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("# A short study")
+
+
+def test_a_ledger_that_is_broken_says_what_to_do(done, tmp_path):
+    out, recipe, _ = done
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    (copy / "steps.json").write_text("{", encoding="utf-8")
+    said = study(str(recipe), "--out", str(copy), "--resume")
+    assert said.returncode == 2
+    assert "steps.json is not valid JSON" in said.stderr
+    assert "delete it and --resume" in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1
+
+
+def test_data_that_are_not_there_leave_no_folder(tmp_path):
+    recipe = tmp_path / "nowhere.toml"
+    recipe.write_text(RECIPE.replace('"digits"', '"no-such.npz"'), encoding="utf-8")
+    said = study(str(recipe), "--out", str(tmp_path / "out"))
+    assert said.returncode == 2
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ("terminate", 130),
+        pytest.param(
+            "kill", -signal.SIGKILL, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the steps")
+        ),
+    ],
+)
+def test_a_study_that_is_told_to_end_ends_its_steps(tmp_path, how, status):
     """A training left behind would hold its folder, and the resumed study could not go on."""
     recipe = tmp_path / "long.toml"
     recipe.write_text(RECIPE.replace("epochs-baseline = 1", "epochs-baseline = 10000"), encoding="utf-8")
     line = [sys.executable, "-m", "resq_deploy", "study", str(recipe), "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "out/resnet8/digits/seed-0/train-baseline/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not metrics.exists():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    with metrics.with_name(".lock").open() as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    process.terminate()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; a run folder goes on with --resume" in said
-    with metrics.with_name(".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert is_locked(metrics.with_name(".lock"))
+    getattr(process, how)()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    if how == "terminate":
+        assert "interrupted; a run folder goes on with --resume" in said
+    while is_locked(metrics.with_name(".lock")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_locked(path: pathlib.Path) -> bool:
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

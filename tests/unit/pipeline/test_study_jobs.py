@@ -17,6 +17,7 @@ def step(name, *reads):
     return Step(
         name=name,
         command="train",
+        dataset="digits",
         arguments=(),
         reads=tuple(("", path) for path in reads),
         writes=(name,),

@@ -10,7 +10,7 @@ from resq_deploy.pipeline.study_recipe import read_recipe
 from resq_deploy.pipeline.study_steps import steps_of
 
 
-def _anything(_command, _arguments):
+def _anything(_command, _options):
     """Find nothing wrong."""
 
 
@@ -92,9 +92,26 @@ def test_command_lines(recipe):
         f"--out {cell}/fault/net.int8.onnx --data-dir data",
         f"resq-deploy faultcamp {cell}/fault/net.int8.onnx {common} --faults ber "
         f"--out {cell}/fault/faultcamp-chips --data-dir data --resume",
-        f"resq-deploy attackcamp {cell}/fault/net.int8.onnx --surrogate {cell}/train-fault/fault.pt {common} "
+        f"resq-deploy attackcamp {cell}/fault/net.int8.onnx {common} "
         f"--attacks twin-pgd --out {cell}/fault/attackcamp-pgd --data-dir data --resume",
     ]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "needed"), [("square, transfer-pgd", True), (None, True), ("square", False), ("twin-pgd", False)]
+)
+def test_an_attack_campaign_gets_the_float_network_only_where_it_uses_it(tmp_path, attacks, needed):
+    path = tmp_path / "recipe.toml"
+    given = "" if attacks is None else f'attacks = "{attacks}"'
+    path.write_text(RECIPE.replace('attacks = "twin-pgd"', given), encoding="utf-8")
+    recipe = read_recipe(str(path), None, _anything)
+    attacked = [step for step in steps_of(recipe, recipe.cells()) if step.command == "attackcamp"]
+    assert {"--surrogate" in dict(step.reads) for step in attacked} == {needed}
+
+
+def test_every_pattern_of_cells_must_match(recipe):
+    with pytest.raises(OptionError, match=r"no cell matches nope/\*: the recipe has"):
+        Study(recipe, StudyOptions(cells=("*/fault", "nope/*")))
 
 
 def test_no_cell_left(recipe):

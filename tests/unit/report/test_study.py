@@ -10,7 +10,7 @@ from resq_deploy.report.study_figures import Metric, change, read_study
 
 CLEAN, ATTACK, FAULT, SDC = (
     Metric(kind="clean"),
-    Metric(kind="attack", campaign="pgd", level="4"),
+    Metric(kind="attack", campaign="pgd", level="4", norm="linf"),
     Metric(kind="fault", campaign="chips", level="0.001"),
     Metric(kind="sdc", campaign="flips"),
 )
@@ -35,7 +35,7 @@ def cell(folder, variant, seed, figures, *, trustworthy=True):
         f"{home}/attackcamp-pgd": (
             "attackcamp",
             "attackcamp-pgd/summary.json",
-            {"worst_case": {"4": estimate(attack)}, "trustworthy": trustworthy},
+            {"threat": {"norm": "linf"}, "worst_case": {"4": estimate(attack)}, "trustworthy": trustworthy},
         ),
         f"{home}/faultcamp-chips": (
             "faultcamp",
@@ -177,12 +177,14 @@ def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path)
     texts = json.dumps([[getattr(block, "text", "") for block in section.blocks] for section in document.sections])
     assert "not to be trusted in: net, set, attack+fault" in texts
     scope, paper, table = document.sections
-    assert scope.title == "2 of 2 cells were run"
+    assert scope.title == "4 of 4 cells were run"
     rows = paper.blocks[-1].rows
     assert rows[0][0] == "net, set"
     assert rows[0][2].startswith("+41.0 [")
     assert rows[-1][2:] == ["+10.35", "+12.47"]
     assert table.blocks[0].headers == ["", "baseline", "attack+fault"]
+    assert table.blocks[0].rows[1][0] == "accuracy under attack, 4/255 Linf, pgd"
+    assert "at 4/255 Linf" in rows[0][2]
     assert table.blocks[1].headers == ["change, in points", "both stages"]
 
 
@@ -208,11 +210,19 @@ def test_cells_that_were_not_run_are_marked(tmp_path):
     assert [row[1:] for row in document.sections[1].blocks[-1].rows[:1]] == [["not run"] * 3]
 
 
+def test_a_campaign_of_another_confidence_is_not_called_95_percent(tmp_path):
+    one = cell(tmp_path, "baseline", 0, (0.90, 0.00, 0.60, 0.004))
+    path = tmp_path / one["folder"] / "attackcamp-pgd" / "summary.json"
+    path.write_text(path.read_text().replace('"confidence": 0.95', '"confidence": 0.6'))
+    summary, corners = written(tmp_path, [one])
+    assert "with its interval (60 % or 95 %)" in study_document(summary, corners).lead
+
+
 def test_rows(two_seeds):
     _, corners = two_seeds
     lines = study_csv(corners).splitlines()
     assert len(lines) == 1 + 4 * 4
-    assert lines[2] == "net,set,baseline,0,attack,pgd,4,0.0,-0.02,0.02,100,0.95"
+    assert lines[2] == "net,set,baseline,0,attack,pgd,4,0.0,-0.02,0.02,100,0.95,linf"
 
 
 def test_a_broken_record_is_one_line(tmp_path):
