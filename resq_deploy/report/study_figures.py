@@ -44,7 +44,9 @@ class Metric:
 
     @property
     def place(self) -> str:
-        """Return the level with its unit."""
+        """Return the level, with what it is of."""
+        if self.kind == "fault":
+            return f"bit error rate {self.level}"
         return {"linf": f"{self.level}/255 Linf", "l2": f"{self.level} L2"}.get(self.norm, self.level)
 
     def __str__(self) -> str:
@@ -52,7 +54,7 @@ class Metric:
         named = {
             "clean": "clean accuracy",
             "attack": f"accuracy under attack, {self.place}, {self.campaign}",
-            "fault": f"accuracy at bit error rate {self.level}, {self.campaign}",
+            "fault": f"accuracy at {self.place}, {self.campaign}",
             "sdc": f"SDC-1, {self.campaign}",
         }
         return named[self.kind]
