@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.records import provenance, write_json
 
 _BESIDE = ("dask", "distributed", "pytorchfi", "adversarial-robustness-toolbox")
@@ -56,7 +57,7 @@ def _machine() -> dict[str, Any]:
             about["versions"][package] = importlib.metadata.version(package)
     return {
         "cpu": next(iter(names), platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(usable_cores()),
         "load": os.getloadavg()[0],
         **about,
     }

@@ -16,7 +16,6 @@ import dataclasses
 import gc
 import json
 import logging
-import os
 import pathlib
 import re
 import resource
@@ -30,6 +29,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.integer_share import integer_share
@@ -145,7 +145,7 @@ def _quality(data: bytes, dataset: Dataset, test: Split) -> Result:
 
 
 def _every_core() -> Deployment:
-    return Deployment(threads=len(os.sched_getaffinity(0)))
+    return Deployment(threads=len(usable_cores()))
 
 
 def _scheme(job: Job) -> Scheme:

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import pathlib
 import resource
 import statistics
@@ -35,6 +34,7 @@ from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.run import Campaign
+from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
@@ -207,7 +207,7 @@ def measure_pytorchfi(job: Job) -> Result:
         return {"skipped": f"{error.name} is not installed: pip install {error.name}"}
     from resq_deploy.hardening.checkpoint import load_checkpoint
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(len(usable_cores()))
     model, dataset = _load(job)
     network = load_checkpoint(pathlib.Path(job["checkpoint"])).build()
     inputs = torch.from_numpy(to_model_input(dataset.evaluation(job["images"]).images))

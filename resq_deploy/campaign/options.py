@@ -3,10 +3,10 @@
 import dataclasses
 import enum
 import math
-import os
 import pathlib
 from typing import Any, Literal
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
@@ -136,7 +136,7 @@ class CampaignOptions:
     @property
     def worker_count(self) -> int:
         """How many workers: what was asked for, else every core this process may run on."""
-        return self.workers if self.workers is not None else len(os.sched_getaffinity(0))
+        return self.workers if self.workers is not None else len(usable_cores())
 
     @property
     def audit_share(self) -> float:

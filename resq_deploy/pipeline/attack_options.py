@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-import os
 import pathlib
 from typing import Any
 
 from resq_deploy.attacks.ball import Norm
 from resq_deploy.attacks.square import LEAST_QUERIES
+from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import OptionError
 from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
@@ -105,7 +105,7 @@ class AttackOptions:
     @property
     def worker_count(self) -> int:
         """How many workers: what was asked for, else every core this process may run on."""
-        return self.workers if self.workers is not None else len(os.sched_getaffinity(0))
+        return self.workers if self.workers is not None else len(usable_cores())
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""

@@ -6,7 +6,6 @@ difference. The figure decides, as it was measured; its interval stands beside i
 
 import dataclasses
 import math
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from resq_deploy.campaign.executors import Threads
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
+from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
@@ -297,7 +297,7 @@ def _attackable(dataset: Dataset, images: int) -> Split:
 
 
 def _every_core() -> Deployment:
-    return Deployment(threads=len(os.sched_getaffinity(0)))
+    return Deployment(threads=len(usable_cores()))
 
 
 def _paired(float_right: Flags, int8_right: Flags) -> Gate:

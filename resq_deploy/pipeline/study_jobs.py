@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import FrameType
 from typing import IO, Self
 
+from resq_deploy.cores import keep_to, usable_cores
 from resq_deploy.errors import OptionError
 from resq_deploy.pipeline.study_steps import Step
 
@@ -38,7 +39,7 @@ def core_shares(jobs: int) -> list[set[int]]:
     Raises:
         OptionError: if there are more jobs than cores.
     """
-    cores = sorted(os.sched_getaffinity(0))
+    cores = usable_cores()
     if jobs > len(cores):
         raise OptionError(f"--jobs {jobs}: this process may use {len(cores)} cores, and every job needs one")
     return [set(cores[index::jobs]) for index in range(jobs)]
@@ -100,7 +101,7 @@ def in_parallel(
 
     def take_cores() -> None:
         with lock:
-            os.sched_setaffinity(0, shares.pop())
+            keep_to(shares.pop())
 
     waiting, running = list(steps), dict[Future[tuple[str | None, float]], Step]()
     with ThreadPoolExecutor(jobs, initializer=take_cores) as pool:

@@ -1,7 +1,6 @@
 """Stage 3 from float file to int8 file, still unjudged: adjusted, quantized, guarded and measured."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.session import Deployment, InputSpec, Session
@@ -114,7 +114,7 @@ def export_int8(
     report("preparing the float model")
     model = prepare_float_model(source, options.opset)
     float_file = model.SerializeToString()
-    every_core = Deployment(threads=len(os.sched_getaffinity(0)))
+    every_core = Deployment(threads=len(usable_cores()))
     session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
     int8_file, adjustments = write_adjusted(model, calibration, session.input, options, report=report)

@@ -1,13 +1,13 @@
 """How near an int8 file comes to the float model it was made from, on calibration images."""
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.faults.outcomes import top1
@@ -81,4 +81,4 @@ def logits(model: bytes, images: NDArray[Any]) -> NDArray[np.float32]:
 
 def every_core() -> Deployment:
     """Return how models are run while exporting: one session on every core."""
-    return Deployment(threads=len(os.sched_getaffinity(0)))
+    return Deployment(threads=len(usable_cores()))

@@ -11,7 +11,6 @@ through the vote: its bits are flipped in two copies at once, and count as two f
 
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session
 from resq_deploy.deployed.surfaces import Role, Surface
@@ -136,7 +136,7 @@ class BitSearch:
         self._prey = prey
         self._patcher = model.patcher()
         self._images = batch.images
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or len(usable_cores())
         self._deployment = deployment
         self._objective = Objective(batch, Session(self._patcher.golden, deployment).run(batch.images))
 
