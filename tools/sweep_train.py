@@ -86,7 +86,7 @@ def accuracies_under_flips(
     from resq_deploy.hardening.workbench import as_images
 
     network = checkpoint.build()
-    test = as_images(dataset.evaluation(images))
+    test = as_images(dataset.evaluation(images), "test")
     pixels = test.pixels.permute(0, 3, 1, 2)
     inputs = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
     pairs = find_pairs(network, inputs[:2])

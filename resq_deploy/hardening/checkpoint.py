@@ -77,8 +77,13 @@ class Checkpoint:
         values = {field.name: payload[field.name] for field in dataclasses.fields(cls)}
         for name in ("classes", "mean", "std", "lineage"):
             values[name] = tuple(values[name])
-        if not all(isinstance(tensor, torch.Tensor) for tensor in values["state"].values()):
-            raise TypeError("the state holds something other than tensors")
+        for name, tensor in values["state"].items():
+            if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
+                raise TypeError("the state holds something other than dense tensors")
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise TypeError(f"'{name}' holds a number that is not finite")
+        if not all(isinstance(value, float) for value in (*values["mean"], *values["std"])):
+            raise TypeError("mean and std are no numbers")
         return cls(**values)
 
 
@@ -93,7 +98,7 @@ def load_checkpoint(path: pathlib.Path) -> Checkpoint:
         return Checkpoint.from_payload(payload)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"checkpoint {path} is incomplete ({error}): train again, or give another file"
+            f"checkpoint {path} is broken or incomplete ({error}): train again, or give another file"
         ) from error
 
 

@@ -3,6 +3,7 @@
 `m_l <- rho m_l + (1 - rho) ||grad_{W_l} L||_2`, bias-corrected as in Adam (Kingma and Ba 2015).
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ class LayerCriticality:
     Attributes:
         layer: module path.
         gradient: m_l of (4).
-        scaled: s_l m_l, with s_l the mean int8 step of the layer's output channels. Batch-norm folding multiplies a
-            channel's step by |k_c| and divides its gradient by k_c, so the unfolded layer gives the same product.
+        scaled: s_l m_l, with s_l the mean int8 step of the layer's output channels, both of the unfolded layer. For
+            each channel alone the folded layer gives the same product: its step is |k_c| times as large, its gradient
+            as many times smaller.
     """
 
     layer: str
@@ -79,17 +81,21 @@ def measure(bench: Workbench) -> list[LayerCriticality]:
     """
     layers = weighted_layers(bench.network)
     weights = [layer.weight for layer in layers.values()]
+    frozen = [weight for weight in weights if not weight.requires_grad]
     norms = GradientNorms(bench.options.criticality_memory)
-    with evaluation_mode(bench.network):
+    with evaluation_mode(bench.network), _learning(frozen):  # what does not learn is stored, and hit, all the same
         for batch in itertools.islice(_endless(bench), bench.options.criticality_batches):
             with bench.autocast():
                 logits = bench.network(batch.images)
             loss = F.cross_entropy(logits.float(), batch.labels)
-            gradients = torch.autograd.grad(loss, weights)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
             bench.ranks.average(gradients)
             found = torch.stack([gradient.norm() for gradient in gradients])
             if not found.isfinite().all():
-                raise TrainingError("a gradient is not finite while layers are ranked: lower the learning rate")
+                raise TrainingError(
+                    "a gradient is not finite while layers are ranked: lower the learning rate or give --precision "
+                    "float32"
+                )
             norms.add(dict(zip(layers, found.tolist(), strict=True)))
     averages = norms.corrected()
     ranking = [
@@ -108,6 +114,8 @@ def ranked(bench: Workbench, when: When) -> list[LayerCriticality]:
     """
     path = bench.folder / FILE
     known = bench.ranks.first(lambda: read_json(path) if path.is_file() else {})
+    if not isinstance(known, dict):
+        raise RunFolderError(f"{path} does not hold a ranking of layers: remove it and resume")
     if when not in known:
         bench.report(Notice(message=f"ranking layers over {bench.options.criticality_batches} batches"))
         known[when] = [dataclasses.asdict(entry) for entry in measure(bench)]
@@ -117,6 +125,18 @@ def ranked(bench: Workbench, when: When) -> list[LayerCriticality]:
         return [LayerCriticality(**entry) for entry in known[when]]
     except TypeError as error:
         raise RunFolderError(f"{path} does not hold a ranking of layers ({error}): remove it and resume") from error
+
+
+@contextlib.contextmanager
+def _learning(weights: list[Tensor]) -> Iterator[None]:
+    """Let frozen weights have gradients for a while."""
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
 
 
 def _figure(bench: Workbench, entry: LayerCriticality) -> float:

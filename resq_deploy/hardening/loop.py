@@ -102,3 +102,5 @@ def _check_init(options: TrainOptions, dataset: Dataset, init: Checkpoint) -> No
             f"the checkpoint has {len(init.classes)} classes and {dataset.name} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
+    if sorted(init.classes) == sorted(dataset.classes) and init.classes != tuple(dataset.classes):
+        raise CheckpointError(f"the checkpoint has the classes of {dataset.name} in another order: train afresh")

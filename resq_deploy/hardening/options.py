@@ -184,8 +184,6 @@ class TrainOptions:
             raise OptionError("batch-size is 1, and batch-norm needs 2 images: give at least 2")
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}: give 0 or more")
-        if self.fault_rate == 0:
-            raise OptionError("fault-rate is 0: give a bit error rate above 0, or leave out the stage fault")
 
     def epochs(self, stage: Stage) -> int:
         """Return how many epochs a stage runs."""
@@ -220,7 +218,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("feature_weight", 0, 1e6),
     ("consistency_weight", 0, 1e6),
     ("collapse_drop", 0, 1),
-    ("fault_rate", 0, 0.5),
+    ("fault_rate", 1e-9, 0.5),
     ("criticality_memory", 0, 0.9999),
     ("distill_weight", 0, 1e6),
     ("gradient_clamp", 0, 1e6),

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -75,6 +75,7 @@ class StageRun:
                 self._report_step(tally, time.perf_counter() - began)
             if self._unsettled:
                 settle(self.bench)
+        self._check_weights()
         trained = time.perf_counter() - began
         metrics = self.stage.watch()
         with self._judged():
@@ -204,12 +205,20 @@ class StageRun:
 
     def _check_finite(self, result: StepResult, step: int) -> None:
         if not math.isfinite(result.loss):
-            kept = f"{self.name}.pt of epoch {self.progress.best_epoch}" if self.progress.best_epoch else "last.pt"
-            raise TrainingError(
-                f"the loss is {result.loss} in stage {self.name}, epoch {self.progress.epoch + 1}, "
-                f"step {step % self.bench.steps + 1}: lower the learning rate or give --precision float32; "
-                f"{self.bench.folder / kept.partition(' ')[0]} is kept"
-            )
+            self._diverged(f"the loss is {result.loss}", f", step {step % self.bench.steps + 1}")
+
+    def _check_weights(self) -> None:
+        """Stop before weights are kept that the epoch's last step has spoilt: no loss has told of it yet."""
+        for name, tensor in self.bench.network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                self._diverged(f"{name} holds a number that is not finite", "")
+
+    def _diverged(self, what: str, step: str) -> NoReturn:
+        kept = f"{self.name}.pt" if self.progress.best_epoch else "last.pt"
+        raise TrainingError(
+            f"{what} in stage {self.name}, epoch {self.progress.epoch + 1}{step}: lower the learning rate or give "
+            f"--precision float32; {self.bench.folder / kept} is kept"
+        )
 
     def _report_step(self, tally: "_Tally", seconds: float) -> None:
         self.bench.report(

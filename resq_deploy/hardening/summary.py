@@ -5,16 +5,15 @@ from typing import Any
 from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
 from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.evaluate import correct, correct_under_pgd, estimate
-from resq_deploy.hardening.workbench import Images, Workbench, as_images
+from resq_deploy.hardening.workbench import Images, Workbench
 
 
 def summarise(bench: Workbench, checkpoints: list[Checkpoint]) -> dict[str, Any]:
     """Measure each stage's best epoch, in float32, on validation and test images."""
     options = bench.options
-    test = as_images(bench.dataset.evaluation(options.test_images))
     parts = {
         "validation": (bench.validation, bench.validation.head(options.validation_images)),
-        "test": (test, test.head(options.robust_test_images)),
+        "test": (bench.test, bench.test.head(options.robust_test_images)),
     }
     stages = {}
     for checkpoint in checkpoints:

@@ -23,15 +23,14 @@ OPSET = 18
 """What torch's exporter writes natively; onnxruntime's static quantizer takes it."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_CHANNELS = 3
 
 
 def export_float_onnx(
-    source: Checkpoint | nn.Module, path: pathlib.Path, *, image_size: int = 32, opset: int = OPSET
+    source: Checkpoint | nn.Module, path: pathlib.Path, *, image_size: int = 32, channels: int = 3, opset: int = OPSET
 ) -> None:
     """Write a network as a float32 ONNX file with batch-norm folded into the convolutions.
 
-    The file takes `input`, float32 [batch, 3, H, W] in [0, 1], and returns `logits`, float32 [batch, classes].
+    The file takes `input`, float32 [batch, C, H, W] in [0, 1], and returns `logits`, float32 [batch, classes].
     Nodes carry the path of their module, parameters the path of their tensor (`body.conv1.weight`). Equal weights
     give equal bytes (for one version of torch), and no path of the machine remains in the file.
 
@@ -39,6 +38,7 @@ def export_float_onnx(
         source: a checkpoint, or a network whose forward pass takes images in [0, 1].
         path: the file to write.
         image_size: height and width in pixels, where `source` is a network; a checkpoint knows its own.
+        channels: of the images, likewise.
         opset: the ONNX operator set, 18 or later.
 
     Raises:
@@ -48,7 +48,8 @@ def export_float_onnx(
     """
     network = source.build() if isinstance(source, Checkpoint) else source
     size = source.image_size if isinstance(source, Checkpoint) else image_size
-    example = torch.linspace(0, 1, 2 * _CHANNELS * size * size).reshape(2, _CHANNELS, size, size)
+    channels = len(source.mean) if isinstance(source, Checkpoint) else channels
+    example = torch.linspace(0, 1, 2 * channels * size * size).reshape(2, channels, size, size)
     folded = fold_batchnorm(network, find_pairs(network, example)).cpu()
     try:
         model = _export(folded, example, opset)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from resq_deploy.data import Dataset, Split
-from resq_deploy.errors import DataError, OptionError
+from resq_deploy.errors import CheckpointError, DataError, OptionError
 from resq_deploy.hardening.augment import augment
 from resq_deploy.hardening.checkpoint import Checkpoint
 from resq_deploy.hardening.events import Notice, Report
 from resq_deploy.hardening.options import TrainOptions
 from resq_deploy.hardening.ranks import Ranks
+from resq_deploy.hardening.rehearsal import rehearse
 from resq_deploy.networks.base import Network
 from resq_deploy.networks.registry import build_network
 from resq_deploy.records import cpu_features
@@ -72,6 +73,7 @@ class Workbench:
         network: the network being trained, on the device.
         train: training images.
         validation: held-out images, which choose the epochs.
+        test: test images of the final figures.
         classes: number of classes.
     """
 
@@ -92,15 +94,24 @@ class Workbench:
         self.report = report
         self.classes = len(dataset.classes)
         self.device = _device(options.device, self.ranks)
-        self.train = as_images(dataset.train.head(options.train_images))
+        self.train = as_images(dataset.train.head(options.train_images), "training")
         self.validation = self._validation()
+        self.test = self._test()
         self.mean, self.std = (init.mean, init.std) if init else dataset.mean_std()
+        if len(self.mean) != (channels := self.train.pixels.shape[3]):
+            raise CheckpointError(
+                f"the checkpoint is of images with {len(self.mean)} channels, those of {dataset.name} have {channels}: "
+                "give data of the kind it was trained on"
+            )
         self.image_size = self.train.pixels.shape[1]
         self.network = self._network()
         self.bf16 = _wants_bf16(options.precision, self.device, self.network)
         if len(self.train) < 2:
             raise DataError(f"{dataset.name} has {len(self.train)} training image: batch-norm needs at least 2")
         self._check_shares()
+        if ":" in options.network:
+            images, labels = self.train.pixels[: self.batch_size], self.train.labels[: self.batch_size]
+            rehearse(options.network, self.network, self.model_input(images), labels.to(self.device))
 
     def _check_shares(self) -> None:
         share, rest = divmod(self.batch_size, self.ranks.count)
@@ -113,9 +124,22 @@ class Workbench:
     def _validation(self) -> Images:
         if len(self.dataset.validation):
             # A run on a few images is meant to be quick: it is not checked on more than it trains on.
-            return as_images(self.dataset.validation.head(self.options.train_images))
+            return as_images(self.dataset.validation.head(self.options.train_images), "validation")
         self.report(Notice(message="no class can spare a validation image: epochs are chosen on training images"))
         return self.train
+
+    def _test(self) -> Images:
+        """Return the test images, read before the training that they are to judge."""
+        test = as_images(self.dataset.evaluation(self.options.test_images), "test")
+        (height, width, channels), found = self.train.pixels.shape[1:], tuple(test.pixels.shape[1:])
+        if found != (height, width, channels):
+            raise DataError(
+                f"{self.dataset.name} has training images of {height}x{width} pixels and {channels} channels, test "
+                f"images of {found[0]}x{found[1]} and {found[2]}: bring all to one size"
+            )
+        if height != width:
+            raise DataError(f"images of {height}x{width} pixels: training takes square ones; crop or pad them")
+        return test
 
     def _network(self) -> Network:
         with torch.random.fork_rng(devices=self.cuda_devices), torch.device("cpu"):
@@ -190,8 +214,12 @@ class Workbench:
         return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def as_images(split: Split) -> Images:
+def as_images(split: Split, which: str) -> Images:
     """Turn a split into tensors.
+
+    Args:
+        split: the images.
+        which: of the data set's splits, for the message.
 
     Raises:
         DataError: if the images are neither uint8 [N, H, W, C] nor float32 [N, C, H, W] in [0, 1].
@@ -199,11 +227,12 @@ def as_images(split: Split) -> Images:
     pixels = split.images
     if pixels.dtype == np.float32 and pixels.ndim == 4:
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise DataError("float images for training must lie in [0, 1]: divide by 255, or give uint8")
+            raise DataError(f"float {which} images must lie in [0, 1]: divide by 255, or give uint8")
         pixels = pixels.transpose(0, 2, 3, 1)
     elif pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise DataError(
-            f"images are {pixels.dtype} {list(pixels.shape)}: training takes uint8 [N, H, W, C] or float32 [N, C, H, W]"
+            f"{which} images are {pixels.dtype} {list(pixels.shape)}: training takes uint8 [N, H, W, C] or float32 "
+            "[N, C, H, W]"
         )
     return Images(torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(split.labels.copy()))
 

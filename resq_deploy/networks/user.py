@@ -24,14 +24,14 @@ def call_user_function(spec: str, num_classes: int) -> nn.Module:
     with _current_directory_importable():
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"cannot import {module_name!r} for --network {spec}: {_reason(error)}") from error
         function = getattr(module, function_name, None)
         if not callable(function):
             raise ModelError(f"the module {module_name!r} has no function {function_name!r}: see --network {spec}")
         try:
             body = function(num_classes=num_classes)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{spec}(num_classes={num_classes}) failed: {_reason(error)}") from error
     if not isinstance(body, nn.Module):
         raise ModelError(f"{spec} returned a {type(body).__name__}: it must return a torch.nn.Module")
@@ -109,5 +109,5 @@ def _current_directory_importable() -> Iterator[None]:
             sys.path.remove(directory)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
