@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import stat
 import tempfile
 from collections.abc import Mapping
 from types import TracebackType
@@ -36,25 +37,53 @@ def sha256_file(path: pathlib.Path) -> str:
 def write_atomic(path: pathlib.Path, data: bytes | str) -> None:
     """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part.
 
+    A symbolic link stays, and what it points to is written. A device or a named pipe is written through: it holds no
+    content that could be replaced.
+
     Raises:
         RunFolderError: if the disk is full or the folder cannot be written.
+        BrokenPipeError: if the reader of a pipe has gone.
     """
     payload = data.encode() if isinstance(data, str) else data
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(payload)
-                stream.flush()
-                os.fsync(stream.fileno())
-            pathlib.Path(name).chmod(0o644)
-            pathlib.Path(name).replace(path)
-        except BaseException:
-            pathlib.Path(name).unlink(missing_ok=True)
-            raise
+        if _is_special(path):
+            with path.open("wb", buffering=0) as stream:
+                _write_all(stream, payload)
+        else:
+            _replace(pathlib.Path(os.path.realpath(path)), payload)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Return whether a path leads to something that is neither missing nor a regular file."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _write_all(stream: IO[bytes], payload: bytes) -> None:
+    rest = memoryview(payload)
+    while rest:  # a pipe takes as much as fits
+        rest = rest[stream.write(rest) :]
+
+
+def _replace(path: pathlib.Path, payload: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        pathlib.Path(name).chmod(0o644)
+        pathlib.Path(name).replace(path)
+    except BaseException:
+        pathlib.Path(name).unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
