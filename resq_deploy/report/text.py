@@ -66,6 +66,11 @@ def count(value: float | None, what: str = "") -> str:
     return f"{text} {what}".strip()
 
 
+def counted(number: int, what: str) -> str:
+    """Write a number and what it counts, in the plural where it must be."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def listed(words: Sequence[Any], last: str = "and") -> str:
     """Join words by commas, the last by a conjunction."""
     texts = [str(word) for word in words]
