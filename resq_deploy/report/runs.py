@@ -159,7 +159,15 @@ def _load(path: pathlib.Path, label: str) -> Run:
     if version != 1:
         raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads 1: run again")
     check_schema(summary, manifest["command"], file)
+    _cut_expected(summary)
     return Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
+
+
+def _cut_expected(summary: Mapping[str, Any]) -> None:
+    """Cut the first-order SDC-1 of earlier versions at 1, as campaigns now do: no probability is larger."""
+    for at in (summary.get("exposure") or {"at": ()})["at"]:
+        for found in (at["expected_sdc1"], *at["by_role"].values()):
+            found.update({end: min(1.0, found[end]) for end in ("value", "low", "high")})
 
 
 def _labels(paths: Sequence[pathlib.Path]) -> list[str]:

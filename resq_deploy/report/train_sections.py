@@ -164,9 +164,8 @@ def _critical(train: Run, runs: Sequence[Run]) -> Section:
     for place, entry in enumerate(ranking[:TOP_LAYERS], start=1):
         row = [str(place), entry["layer"], f"{entry['gradient']:.3g}", f"{entry['scaled']:.3g}"]
         for _, measured, _ in injections:
-            by_harm = sorted(known & measured.keys(), key=lambda layer: -measured[layer]["value"])
-            hit = entry["layer"] in measured
-            row += [str(by_harm.index(entry["layer"]) + 1), percent(measured[entry["layer"]])] if hit else [NONE, NONE]
+            sdc1 = measured.get(entry["layer"])
+            row += [_rank(sdc1, [measured[layer] for layer in known & measured.keys()]), percent(sdc1)]
         rows.append(row)
     blocks: list[Block] = [
         f"Moving averages of gradient norms over training batches, measured {when}; the highest "
@@ -178,6 +177,13 @@ def _critical(train: Run, runs: Sequence[Run]) -> Section:
         blocks.append("No fault campaign given names these layers on these data: nothing stands beside the ranking.")
     title = f"{train.label}: {ranking[0]['layer']} is the layer with the largest gradients" if ranking else train.label
     return Section(title=title, topic="Critical layers", blocks=blocks)
+
+
+def _rank(sdc1: JsonEstimate | None, all_of_them: Sequence[JsonEstimate]) -> str:
+    """Return the place of a layer by harm; layers that did none have no place, and equal ones share theirs."""
+    if sdc1 is None or not sdc1["value"]:
+        return NONE
+    return str(1 + sum(other["value"] > sdc1["value"] for other in all_of_them))
 
 
 def _ranking(train: Run) -> tuple[list[dict[str, Any]], str]:

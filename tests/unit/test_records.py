@@ -130,7 +130,7 @@ def test_a_link_to_nothing_makes_its_target_and_a_link_to_itself_is_one_clear_er
     write_atomic(tmp_path / "link", "new")
     assert (tmp_path / "made").read_text() == "new"
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(RunFolderError, match="cannot write .*loop"):
+    with pytest.raises(RunFolderError, match=r"cannot write .*loop"):
         write_atomic(tmp_path / "loop", "new")
     assert (tmp_path / "loop").is_symlink()
 
@@ -150,7 +150,7 @@ def test_a_named_pipe_is_written_through(tmp_path):
 def test_an_error_of_a_device_is_one_clear_error(tmp_path):
     link = tmp_path / "full"
     link.symlink_to("/dev/full")  # the old code would have replaced no more than this link
-    with pytest.raises(RunFolderError, match="cannot write .*full: No space left on device"):
+    with pytest.raises(RunFolderError, match=r"cannot write .*full: No space left on device"):
         write_atomic(link, "new")
     assert link.is_symlink()
     assert pathlib.Path("/dev/full").is_char_device()
