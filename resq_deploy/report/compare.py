@@ -248,7 +248,8 @@ class _Pairing:
             ]
         rates = len(self.rates())
         at = "" if rates == 1 else f" at each of {rates} rates"
-        chips = f"all {same // rates} chips{at}" if rates and same % rates == 0 else f"all {same} masks"
+        every = "all" if same == len(self._tables[0]) == len(self._tables[1]) else "the shared"
+        chips = f"{every} {same // rates} chips{at}" if rates and same % rates == 0 else f"{every} {same} masks"
         return [f"{chips} flip the very same bits in both files"]
 
     def single_faults(self) -> list[Difference]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from resq_deploy.faults.outcomes import COUNTS
 from resq_deploy.faults.statistics import as_estimate, difference
-from resq_deploy.report.document import Block, Dots, HeatMap, Lines, Section, Series, Table
+from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
 from resq_deploy.report.runs import Run
@@ -18,6 +18,7 @@ MOST_SERIES = 6
 
 _WORST_SHOWN = 20
 _LAYERS_SHOWN = 10
+_NO_WIDTH = 1e-12
 _LADDER = ("sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite", "corrupted", "corrected")
 _MEANING = {
     "masked": "outputs bit-equal to the fault-free ones",
@@ -65,12 +66,13 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
     highest = [(run.label, run.summary["curve"][-1]) for run in runs]
     rates = {point["ber"] for _, point in highest}
     at = f"At a bit error rate of {rate(max(rates))}" if len(rates) == 1 else "At its highest bit error rate"
-    means = [(label, mean := point["accuracy"]["value"], share(mean)) for label, point in highest]
+    means = [(label, point["accuracy"]["value"], percent(point["accuracy"])) for label, point in highest]
     title = f"{at}, accuracy is {side_by_side(means)}"
     blocks: list[Block] = [
-        "Every stored bit that was chosen flips with the given probability. A line is the mean over simulated chips, "
-        "its band the interval for further chips (Student), a pale dot one chip. Images and their number stay the "
-        "same; the fault-free accuracy stands in the first row.",
+        "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips, "
+        "their intervals for further chips (Student). Images and their number stay the same; the fault-free accuracy "
+        f"stands in the first row.{_agreeing(runs)}",
+        Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
         series = [_curve(run) for run in runs[start : start + MOST_SERIES]]
@@ -84,6 +86,14 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
             )
         )
     return Section(title=title, topic="Bit errors", blocks=[*blocks, _curve_table(runs)])
+
+
+def _agreeing(runs: Sequence[Run]) -> str:
+    """Say of intervals without width what they are worth."""
+    points = [point["accuracy"] for run in runs for point in run.summary["curve"]]
+    if all(point["high"] - point["low"] > _NO_WIDTH for point in points):
+        return ""
+    return " Where all chips agree, there is no spread to tell of further chips by, and the interval has no width."
 
 
 def _curve(run: Run) -> Series:
@@ -121,7 +131,8 @@ def _outcomes(runs: Sequence[Run]) -> Section:
     title = f"SDC-1 of a fault is {side_by_side(figures)}" if figures else "No fault could be judged"
     blocks: list[Block] = [
         "Share of image runs by what a fault does to them, averaged over faults; the interval is about the other "
-        "faults of the same file, on the same images. Open dots at the left edge: none seen.",
+        "faults of the same file, on the same images.",
+        Caption(text="Open dots at the left edge: none seen."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
         some = runs[start : start + MOST_SERIES]
@@ -150,7 +161,8 @@ def _places(run: Run, table: FaultTable) -> Section:
     if run.summary["fault_model"] != "word":  # which has no bits
         maps = [_heat(table, "layer", _largest_role(table), list(run.summary["by_layer"])), _heat(table, "role")]
         drawn = [found for found in maps if found is not None]
-        blocks += ["Mean SDC-1 of the faults drawn, by colour." + _design_note(run), *drawn] if drawn else []
+        told = Caption(text=f"Mean SDC-1 of the faults drawn, by colour.{_design_note(run)}")
+        blocks += [told, *drawn] if drawn else []
     blocks.append(_group_table("layer", layers[:_LAYERS_SHOWN]))
     if len(layers) > _LAYERS_SHOWN:
         blocks.append(_group_table("layer", layers, folded=f"All {len(layers)} layers"))

@@ -73,6 +73,13 @@ class Run:
         """Name of the file under test, as far as it was recorded."""
         return str(self.manifest["settings"].get("model_file") or self.label)
 
+    @property
+    def confidence(self) -> float:
+        """Coverage of its intervals."""
+        if self.command == "train":
+            return float(next(iter(self.summary["stages"].values()))["test"]["clean"]["confidence"])
+        return float(self.summary["accuracy" if self.command == "faultcamp" else "clean"]["confidence"])
+
     def digest(self, what: str) -> str | None:
         """Return the SHA-256 of something the run read: model, data, fault_list, surrogate, train, test, init."""
         found: str | None = self.manifest["sha256"].get(what)
@@ -136,6 +143,12 @@ def _expanded(path: pathlib.Path) -> Iterable[pathlib.Path]:
     if manifest.get("command") == "study":
         raise RunFolderError(f"{path} is a study: its tables are in {path / 'study.html'}; give run folders inside it")
     inside = sorted(child.parent for child in path.glob("*/manifest.json"))
+    lost = next((one for one in sorted(path.glob("*/summary.json")) if one.parent not in inside), None)
+    if lost is not None:
+        raise RunFolderError(
+            f"{lost.parent} holds a summary.json and no manifest.json: copy the whole folder again, run again, or give "
+            "the run folders beside it one by one"
+        )
     found = [folder for folder in inside if read_manifest(folder).get("command") in COMMANDS]
     if not found:
         raise RunFolderError(
