@@ -83,6 +83,23 @@ def test_a_broken_folder_is_one_clear_line(single, copied, file, change, message
     assert str(folder) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"worst_case": {}},
+        {"worst_case": {"far": 1}},
+        {"bit_flip": {"flips": 3, "accuracy": None, "batches": []}},
+        {"fault_attack": {"faults": {"model": "ber", "faults": 3}, "clean": {}, "attacked": {}}},
+    ],
+    ids=lambda harm: next(iter(harm)),
+)
+def test_a_broken_attack_campaign_is_one_clear_line(attack_folder, tmp_path, harm):
+    folder = attack_folder(tmp_path / "attacks", "0" * 64)
+    edit(folder / "summary.json", lambda value: value.update(harm))
+    with pytest.raises(RunFolderError, match=r"summary.json is broken or half-written"):
+        load_runs([folder])
+
+
 @pytest.mark.parametrize("file", ["summary.json", "manifest.json"])
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": 1' + "0" * 400 + "}", "[" * 200_000, "[" * 500])
 def test_json_that_no_report_can_hold_is_one_clear_line(single, copied, file, text):
