@@ -59,7 +59,8 @@ def command(folders: Sequence[pathlib.Path], out: pathlib.Path, form: str | None
         text = render(document(evidence))
     write_atomic(out, text)
     paired = f", {counted(len(evidence.comparisons), 'pair')} compared" if evidence.comparisons else ""
-    click.echo(f"{counted(len(evidence.runs), 'run')}{paired}: {click.format_filename(out)}")
+    said = f"{counted(len(evidence.runs), 'run')}{paired}: {click.format_filename(out)}"
+    click.echo(said, err=not out.is_file())  # a pipe, such as /dev/stdout, is to hold the report alone
 
 
 def _check_out(out: pathlib.Path, folders: Sequence[pathlib.Path], form: str) -> None:

@@ -27,6 +27,7 @@ _RECORDS = (
     "metrics.jsonl",
     "bitflips.*",
     "fault_attack.json",
+    "steps.json",
     ".lock",
     "*.pt",
     "*.npz",

@@ -102,6 +102,23 @@ def test_a_report_may_stand_in_its_run_folder_and_be_written_again(resq, campaig
         assert printed.startswith("1 run: ")
 
 
+def test_a_pipe_holds_the_report_alone(campaigns):
+    call = [
+        sys.executable,
+        "-m",
+        "resq_deploy",
+        "report",
+        campaigns / "one",
+        "--format",
+        "json",
+        "--out",
+        "/dev/stdout",
+    ]
+    ended = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["runs"][0]["run"] == "one"
+    assert ended.stderr == "1 run: /dev/stdout\n"
+
+
 def test_a_run_folder_whose_name_is_not_utf8(resq, campaigns, tmp_path):
     folder = tmp_path / os.fsdecode(b"r\xff")
     shutil.copytree(campaigns / "one", folder)
