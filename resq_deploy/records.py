@@ -10,11 +10,13 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -24,6 +26,8 @@ from resq_deploy.errors import RunFolderError
 SCHEMA = 1
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
+_DEEPEST = 64
+"""Levels of nesting in a JSON file; none of ours has more than ten."""
 _RECORDED_PACKAGES = ("numpy", "scipy", "onnx", "onnxruntime", "torch", "torchvision")
 
 
@@ -36,25 +40,54 @@ def sha256_file(path: pathlib.Path) -> str:
 def write_atomic(path: pathlib.Path, data: bytes | str) -> None:
     """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part.
 
+    A symbolic link stays, and what it points to is written. A device or a named pipe is written through: it holds no
+    content that could be replaced.
+
     Raises:
         RunFolderError: if the disk is full or the folder cannot be written.
+        BrokenPipeError: if the reader of a pipe has gone.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    # A name that is not UTF-8 may stand in a text, as Python's lone surrogates: it is written so that it can be told.
+    payload = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(payload)
-                stream.flush()
-                os.fsync(stream.fileno())
-            pathlib.Path(name).chmod(0o644)
-            pathlib.Path(name).replace(path)
-        except BaseException:
-            pathlib.Path(name).unlink(missing_ok=True)
-            raise
+        if _is_special(path):
+            with path.open("wb", buffering=0) as stream:
+                _write_all(stream, payload)
+        else:
+            _replace(pathlib.Path(os.path.realpath(path)), payload)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Return whether a path leads to something that is neither missing nor a regular file."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _write_all(stream: IO[bytes], payload: bytes) -> None:
+    rest = memoryview(payload)
+    while rest:  # a pipe takes as much as fits
+        rest = rest[stream.write(rest) :]
+
+
+def _replace(path: pathlib.Path, payload: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        pathlib.Path(name).chmod(0o644)
+        pathlib.Path(name).replace(path)
+    except BaseException:
+        pathlib.Path(name).unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
@@ -66,14 +99,45 @@ def read_json(path: pathlib.Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        RunFolderError: if the file is missing or is not JSON.
+        RunFolderError: if the file is missing, is not JSON, or holds a number that is not finite.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        _check_depth(value)
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is not valid JSON ({error}): the file is broken or half-written") from error
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # a whole number beyond all floats breaks arithmetic later
+    return int(text)
+
+
+def _check_depth(value: object) -> None:
+    """Refuse nesting that neither a schema nor a writer could follow."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _members(outer)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {_DEEPEST} deep")
+
+
+def _members(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def provenance() -> dict[str, Any]:

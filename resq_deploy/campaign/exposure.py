@@ -1,5 +1,6 @@
 """Which few per cent of the bits carry the risk: first-order exposure by role, and failures in time."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ def exposure(plan: Plan, by_role: Mapping[str, Any], overall: Mapping[str, Any] 
     """Return the expected SDC-1 at each bit error rate asked for, split by role.
 
     To first order, expected SDC = sum over roles of bits * rate * SDC-1 of a single flip in that role; it holds while
-    two faults at once are unlikely (bits * rate well below 1). With a raw rate in FIT/Mbit (Mbit: 10^6 bits) it gives
+    two faults at once are unlikely (bits * rate well below 1), and bounds the probability from above beyond that: it is
+    cut at 1. With a raw rate in FIT/Mbit (Mbit: 10^6 bits) it gives
     failures per 10^9 hours, too.
 
     Args:
@@ -45,18 +47,22 @@ def exposure(plan: Plan, by_role: Mapping[str, Any], overall: Mapping[str, Any] 
     return {
         "roles": roles,
         "complete": len(known) == len(bits),
-        "at": [{"ber": ber, **_scaled(bits, known, overall, ber)} for ber in plan.options.ber],
+        "at": [{"ber": ber, **_scaled(bits, known, overall, ber, most=1.0)} for ber in plan.options.ber],
         "fit": None if rate is None else {"fit_per_mbit": rate, **_scaled(bits, known, overall, rate / _MBIT)},
     }
 
 
 def _scaled(
-    bits: Mapping[str, int], known: Mapping[str, Mapping[str, float]], overall: Mapping[str, float], factor: float
+    bits: Mapping[str, int],
+    known: Mapping[str, Mapping[str, float]],
+    overall: Mapping[str, float],
+    factor: float,
+    most: float = math.inf,
 ) -> dict[str, Any]:
-    """Return bits * factor * SDC-1, over all roles and for each, with the intervals scaled alike."""
+    """Return bits * factor * SDC-1, over all roles and for each, with the intervals scaled alike and cut."""
 
     def times(count: int, estimate: Mapping[str, float]) -> dict[str, float]:
-        scaled = {key: count * factor * estimate[key] for key in ("value", "low", "high")}
+        scaled = {key: min(most, count * factor * estimate[key]) for key in ("value", "low", "high")}
         return {**scaled, "n": estimate["n"], "confidence": estimate["confidence"]}
 
     return {

@@ -92,7 +92,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
             "accuracy": share(golden.right, len(golden.labels), confidence).as_dict(),
             "images": len(golden.labels),
         },
-        "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size)},
+        "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size), **_layers(plan)},
         "faults": {
             "evaluated": len(records),
             "due": int((~figures.judged).sum()),
@@ -108,6 +108,13 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
         for key in ("role", "layer", "bit"):
             summary[f"by_{key}"] = _by_group(figures, key)
     return summary
+
+
+def _layers(plan: Plan) -> dict[str, list[str]]:
+    """Return which layers could be hit, so that those no fault fell on can be named."""
+    if plan.population is None:
+        return {}
+    return {"layers": list(dict.fromkeys(cell.group("layer") for cell in plan.population.cells))}
 
 
 def _by_group(figures: Figures, key: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from resq_deploy import __version__
-from resq_deploy.errors import ResqError
+from resq_deploy.errors import OptionError, ResqError
 
 _COMMANDS = {
     "demo": "Train, export and test a small network on digits: the whole line in three minutes.",
@@ -55,7 +55,9 @@ def group() -> None:
 def main() -> None:
     """Run the command line; every expected error is one line and an exit status, never a traceback."""
     try:
+        _check_output()
         status = group.main(standalone_mode=False)
+        sys.stdout.flush()  # here, where an error can still be told
     except ResqError as error:
         _complain(f"resq-deploy: {' '.join(str(error).split())}")
         status = error.exit_status
@@ -70,14 +72,31 @@ def main() -> None:
         _complain(f"resq-deploy: {error.format_message()}")
         status = 2
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         status = 1
+    except OSError as error:
+        what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        _complain(f"resq-deploy: {what}: {error.strerror or error}; make room, or give another place")
+        _drop_output()
+        status = 2
     except MemoryError:
         _complain("resq-deploy: out of memory; give fewer images or workers")
         status = 2
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _check_output() -> None:
+    """Refuse to work for a closed standard output: the first file opened would take its place and its text."""
+    if sys.stdout is None:
+        raise OptionError("standard output is closed: send it to a file, or to /dev/null")
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere, so that leaving raises no second error."""
+    with contextlib.suppress(OSError, ValueError):  # tests, among others, have an output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(message: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         click.echo(message, err=True)

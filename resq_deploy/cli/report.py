@@ -40,10 +40,10 @@ def command(folders: Sequence[pathlib.Path], out: pathlib.Path, form: str | None
     need_extra("the report", "report", "jinja2", "jsonschema", "plotly")
     from resq_deploy.records import write_atomic
     from resq_deploy.report.build import document, gather
+    from resq_deploy.report.text import counted
 
     form = form or (out.suffix[1:] if out.suffix[1:] in _FORMATS else "html")
-    if out.is_dir():
-        raise OptionError(f"--out {out} is a folder: give a file, such as {out / f'report.{form}'}")
+    _check_out(out, folders, form)
     evidence = gather(folders, must_compare=compare)
     if form in ("json", "csv"):
         from resq_deploy.report.machine import as_csv, as_json
@@ -58,5 +58,20 @@ def command(folders: Sequence[pathlib.Path], out: pathlib.Path, form: str | None
 
         text = render(document(evidence))
     write_atomic(out, text)
-    paired = f", {len(evidence.comparisons)} compared" if evidence.comparisons else ""
-    click.echo(f"{len(evidence.runs)} runs{paired}: {out}")
+    paired = f", {counted(len(evidence.comparisons), 'pair')} compared" if evidence.comparisons else ""
+    said = f"{counted(len(evidence.runs), 'run')}{paired}: {click.format_filename(out)}"
+    click.echo(said, err=not out.is_file())  # a pipe, such as /dev/stdout, is to hold the report alone
+
+
+def _check_out(out: pathlib.Path, folders: Sequence[pathlib.Path], form: str) -> None:
+    """Refuse, before anything is read, an output that cannot be written or that would cost a run its records."""
+    from resq_deploy.report.runs import is_record
+
+    try:
+        folder = out.is_dir()
+    except OSError as error:
+        raise OptionError(f"cannot write --out {str(out)[:60]}...: {error.strerror}; give another name") from error
+    if folder:
+        raise OptionError(f"--out {out} is a folder: give a file, such as {out / f'report.{form}'}")
+    if is_record(out, folders):
+        raise OptionError(f"--out {out} would overwrite a file that the run consists of: give another name")

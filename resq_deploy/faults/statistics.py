@@ -6,11 +6,15 @@ interval over image runs is far too narrow. Rates are averaged over faults, and 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+_ROUNDING = 1e-12
+"""Shares that differ by less differ by the rounding of their arithmetic alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,11 @@ class Estimate:
     def as_dict(self) -> dict[str, float | int]:
         """Return the estimate as the JSON object of the file formats."""
         return dataclasses.asdict(self)
+
+
+def as_estimate(given: Mapping[str, Any]) -> Estimate:
+    """Return the estimate that a JSON object of the file formats holds."""
+    return Estimate(**{field.name: given[field.name] for field in dataclasses.fields(Estimate)})
 
 
 def planned_sample(population: int, margin: float, confidence: float, cut_off: float | None = None) -> float:
@@ -179,6 +188,23 @@ def paired_difference(differences: ArrayLike, confidence: float) -> Estimate:
     return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
 
 
+def widened(estimate: Estimate, lowest: float = 0.0) -> Estimate:
+    """Return a mean over units with an interval even where all units gave the same figure, which has no spread.
+
+    As in `cluster`, the bound for events not seen limits the share of further units that may behave otherwise, and
+    those could have any figure.
+
+    Args:
+        estimate: of a mean over `n` units.
+        lowest: the least figure a unit can have: 0 for shares, -1 for differences of shares; the largest is 1.
+    """
+    if estimate.high - estimate.low > _ROUNDING:
+        return estimate
+    unseen = zero_event_bound(estimate.n, math.inf, estimate.confidence)
+    kept = estimate.value * (1.0 - unseen)
+    return dataclasses.replace(estimate, low=kept + lowest * unseen, high=kept + unseen)
+
+
 def matched(lost: int, gained: int, n: int, confidence: float) -> Estimate:
     """Estimate the difference of two shares of the same images, (lost - gained) / n.
 
@@ -202,7 +228,8 @@ def matched(lost: int, gained: int, n: int, confidence: float) -> Estimate:
 def paired_p(differences: ArrayLike) -> float:
     """Return the two-sided p-value of Student's paired test that the mean difference over units is 0.
 
-    Units that all differ alike leave no doubt: 1 where they do not differ at all, else 0. Fewer than two tell nothing.
+    Units that all differ alike have no spread to test by: the sign test takes its place, 1 where they do not differ at
+    all. Fewer than two tell nothing.
 
     Args:
         differences: second figure less the first, shape [n].
@@ -210,8 +237,8 @@ def paired_p(differences: ArrayLike) -> float:
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
         return 1.0
-    if np.ptp(values) == 0.0:
-        return 1.0 if values[0] == 0.0 else 0.0
+    if np.ptp(values) <= _ROUNDING:
+        return 1.0 if abs(values[0]) <= _ROUNDING else 2.0 * 0.5 ** len(values)
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 

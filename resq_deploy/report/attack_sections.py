@@ -3,17 +3,28 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resq_deploy.report.document import Block, Lines, Notice, Section, Series, Table
+from resq_deploy.report.document import Block, Caption, Lines, Notice, Section, Series, Table
 from resq_deploy.report.runs import Run
 from resq_deploy.report.text import NONE, count, listed, percent, points, quantity, rate, share, short, side_by_side
 
 _MOST_SERIES = 6
+_NORMS = {"linf": "Linf", "l2": "L2"}
+_BLACK_BOX = ("square", "hopskipjump")
+_GRADIENTS = ("transfer-pgd", "twin-pgd", "twin-apgd")
+
+UNPAIRED = "attacks are not paired, since an attack searches anew on each file"
+"""Why no difference between two attack campaigns is tested."""
+
 _VERDICT = {True: "passed", False: "FAILED", None: "not run"}
 
 
 def attack_sections(campaigns: Sequence[Run]) -> list[Section]:
     """Return the sections about attack campaigns."""
-    sections = [_worst_cases(campaigns)] if len(campaigns) > 1 else []
+    attacked = [run for run in campaigns if run.summary["worst_case"]]
+    groups = _alike(attacked)
+    sections = [_worst_cases(group, [one for one in attacked if one not in group]) for group in groups if group[1:]]
+    if len(groups) > 1:
+        sections.append(_apart(attacked))
     for run in campaigns:
         sections += [_robust(run)] if run.summary["robust"] else []
         sections += [_bit_flip(run)] if run.summary.get("bit_flip") else []
@@ -22,8 +33,42 @@ def attack_sections(campaigns: Sequence[Run]) -> list[Section]:
 
 
 def radius(run: Run, epsilon: str) -> str:
-    """Write a radius of a campaign, such as 4/255."""
-    return f"{epsilon}/255" if run.options.get("norm", "linf") == "linf" else f"{epsilon} (L2)"
+    """Write a radius of a campaign with unit and norm, such as 4/255 Linf."""
+    return f"{epsilon}/255 Linf" if _norm(run) == "linf" else f"{epsilon} L2"
+
+
+def _norm(run: Run) -> str:
+    return str(run.options.get("norm", "linf"))
+
+
+def _scene(run: Run) -> tuple[str | None, int, str]:
+    """Return what must be the same for two worst cases to stand in one heading: data, images and norm."""
+    return run.digest("data"), run.summary["clean"]["n"], _norm(run)
+
+
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: dict[tuple[str | None, int, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_scene(run), []).append(run)
+    return list(groups.values())
+
+
+def _apart(runs: Sequence[Run]) -> Section:
+    """Say which runs were attacked on other images or within another norm, and must not be held against each other."""
+    rows = [
+        [
+            run.label,
+            f"{run.options.get('dataset', NONE)} ({short(run.digest('data'))})",
+            count(run.summary["clean"]["n"]),
+            _NORMS[_norm(run)],
+        ]
+        for run in runs
+    ]
+    return Section(
+        title="Attacks on other data, other images or within another norm are not held against each other",
+        topic="Attacks",
+        blocks=[Table(headers=["run", "data (SHA-256)", "images", "norm"], rows=rows)],
+    )
 
 
 def untrusted(run: Run) -> str | None:
@@ -39,23 +84,41 @@ def _why(run: Run, check: str) -> str:
     return str(run.summary["checks"][check].get("reason") or "")
 
 
-def _worst_cases(runs: Sequence[Run]) -> Section:
-    attacked = [run for run in runs if run.summary["worst_case"]]
-    figures = [(run.label, _strongest(run.summary["worst_case"])) for run in attacked]
-    told = [(label, found["value"], f"{share(found['value'])} at {epsilon}") for label, (epsilon, found) in figures]
-    title = f"Under the worst attack, accuracy is {side_by_side(told)}" if told else "No attack on images was run"
-    blocks: list[Block] = [f"An image counts if it withstands all attacks of its run. {_bands(runs)}"]
-    for norm in dict.fromkeys(run.options.get("norm", "linf") for run in attacked):
-        same = [run for run in attacked if run.options.get("norm", "linf") == norm]
-        for start in range(0, len(same), _MOST_SERIES):
-            some = same[start : start + _MOST_SERIES]
-            series = [_over_epsilon(run.label, run.summary["clean"], run.summary["worst_case"]) for run in some]
-            blocks.append(_lines(series, norm, title))
+def _worst_cases(runs: Sequence[Run], others: Sequence[Run]) -> Section:
+    """Show runs on the same images side by side, and name those that are not among them."""
+    epsilon = _common_radius(runs)
+    told = []
+    for run in runs:
+        at, found = (epsilon, run.summary["worst_case"][epsilon]) if epsilon else _strongest(run.summary["worst_case"])
+        told.append((run.label, found["value"], f"{percent(found)}{'' if epsilon else f' at {radius(run, at)}'}"))
+    at = f" at {radius(runs[0], epsilon)}" if epsilon else ""
+    title = f"Under the worst attack{at}, accuracy is {side_by_side(told)}"
+    blocks: list[Block] = [
+        f"An image counts if it withstands all attacks of its run. {UNPAIRED[0].upper()}{UNPAIRED[1:]}: the runs stand "
+        "side by side, and no difference is tested.",
+        Caption(text=_bands(runs)),
+    ]
+    if others:
+        blocks.append(f"Not among them, on other data, other images or within another norm: {_labels(others)}.")
+    for start in range(0, len(runs), _MOST_SERIES):
+        some = runs[start : start + _MOST_SERIES]
+        series = [_over_epsilon(run.label, run.summary["clean"], run.summary["worst_case"]) for run in some]
+        blocks.append(_lines(series, _norm(runs[0]), title))
     return Section(title=title, topic="Attacks", blocks=blocks)
 
 
+def _labels(runs: Sequence[Run]) -> str:
+    return listed([run.label for run in runs])
+
+
+def _common_radius(runs: Sequence[Run]) -> str | None:
+    """Return the largest radius that all runs have; None where they share none."""
+    common = set.intersection(*(set(run.summary["worst_case"]) for run in runs))
+    return max(common, key=float, default=None)
+
+
 def _robust(run: Run) -> Section:
-    summary, norm = run.summary, run.options.get("norm", "linf")
+    summary, norm = run.summary, _norm(run)
     epsilon, worst = _strongest(summary["worst_case"])
     title = f"{run.label}: {percent(worst)} withstand all attacks at {radius(run, epsilon)}"
     lines = [_over_epsilon(name, summary["clean"], found) for name, found in summary["robust"].items()]
@@ -68,7 +131,8 @@ def _robust(run: Run) -> Section:
     knowledge = summary.get("threat", {}).get("attacks", {})
     if summary.get("upper_bound") and not reason:
         blocks.append("No attack had the gradients of the file itself: robust accuracy is no more than an upper bound.")
-    blocks.append(f"Threat model: {_threat(run, knowledge)}. Epsilon 0 is the clean accuracy. {_bands([run])}")
+    blocks.append(f"Threat model: {_threat(run, knowledge)}.")
+    blocks.append(Caption(text=f"Epsilon 0 is the clean accuracy. {_bands([run])}"))
     blocks += [_lines(lines[start : start + _MOST_SERIES], norm, title) for start in range(0, len(lines), _MOST_SERIES)]
     blocks += [_robust_table(run), _checks(run)]
     twin = summary.get("twin")
@@ -83,7 +147,7 @@ def _robust(run: Run) -> Section:
 
 
 def _bands(runs: Sequence[Run]) -> str:
-    confidence = listed(sorted({f"{100 * run.summary['clean']['confidence']:g} %" for run in runs}))
+    confidence = listed(sorted({f"{100 * run.confidence:g} %" for run in runs}))
     return f"Bands: {confidence} intervals over images."
 
 
@@ -113,10 +177,11 @@ def _lines(series: Sequence[Series], norm: str, title: str) -> Lines:
 def _threat(run: Run, knowledge: Mapping[str, str]) -> str:
     options = run.options
     attacks = [f"{name} ({knowledge[name]})" if name in knowledge else name for name in options.get("attacks", ())]
-    told = [f"norm {options.get('norm', 'linf')}", f"attacks {', '.join(attacks)}"]
-    if "queries" in options:
+    told = [f"norm {_NORMS[_norm(run)]}", f"attacks {', '.join(attacks)}"]
+    done = options.get("attacks", run.summary["robust"])
+    if "queries" in options and any(name in _BLACK_BOX for name in done):
         told.append(f"{count(options['queries'])} queries an image for black-box attacks")
-    if "steps" in options:
+    if "steps" in options and any(name in _GRADIENTS for name in done):
         told.append(f"{options['steps']} steps for those with gradients")
     return ", ".join([*told, f"{count(run.summary['clean']['n'])} images"])
 

@@ -11,7 +11,7 @@ from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
 from resq_deploy.report.runs import Run, load_runs, of_command
 from resq_deploy.report.scope import not_tested
-from resq_deploy.report.text import NONE, listed, percent, rate
+from resq_deploy.report.text import NONE, counted, listed, percent, rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,9 +42,18 @@ def gather(folders: Sequence[pathlib.Path], *, must_compare: bool = False) -> Ev
     runs = load_runs(folders)
     pairs, singles = pair_up(of_command(runs, "faultcamp"))
     if must_compare and (singles or not pairs):
-        reason = f"{singles[0].run.label}: {singles[0].reason}" if singles else "runs: give two or more of faultcamp"
-        raise RunFolderError(f"cannot compare {reason}")
+        raise RunFolderError(f"cannot compare {_why_not(runs, singles)}")
     return Evidence(runs=runs, comparisons=[compare(*pair) for pair in pairs], singles=singles)
+
+
+def _why_not(runs: Sequence[Run], singles: Sequence[Single]) -> str:
+    if singles:
+        return f"{singles[0].run.label}: {singles[0].reason}"
+    attacks = of_command(runs, "attackcamp")
+    if len(attacks) > 1:
+        named = listed([run.label for run in attacks])
+        return f"{named}: {attack_sections.UNPAIRED}; without --compare they are shown side by side"
+    return "runs: give two or more of faultcamp"
 
 
 def document(evidence: Evidence) -> Document:
@@ -73,8 +82,18 @@ def document(evidence: Evidence) -> Document:
             names.setdefault(run.model, run.file)
     files = list(names.values())
     about = f"{len(files)} deployed file{'s' if len(files) > 1 else ''} ({listed(files)})" if files else "training"
-    lead = f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {about}. In brackets: intervals."
+    lead = f"{counted(len(runs), 'run')} on {about}. In brackets: {_levels(runs)}."
     return Document(title="resq-deploy report", lead=lead, sections=sections)
+
+
+def _levels(runs: Sequence[Run]) -> str:
+    """Name the level of the intervals, run by run where it differs."""
+    by_level: dict[str, list[str]] = {}
+    for run in runs:
+        by_level.setdefault(f"{100 * run.confidence:g} %", []).append(run.label)
+    if len(by_level) == 1:
+        return f"{next(iter(by_level))} intervals"
+    return f"intervals, of {listed([f'{level} in {listed(labels)}' for level, labels in by_level.items()])}"
 
 
 def _headlines(runs: Sequence[Run]) -> Section:

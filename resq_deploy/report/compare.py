@@ -7,6 +7,7 @@ where both files were hit at the same bits; where they share too few, the popula
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from resq_deploy.faults.statistics import (
     Estimate,
+    as_estimate,
+    cluster,
     difference,
     holm,
     matched,
@@ -23,6 +26,7 @@ from resq_deploy.faults.statistics import (
     paired_p,
     permutation_p,
     student,
+    widened,
 )
 from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
 from resq_deploy.report.runs import Run
@@ -61,7 +65,7 @@ class Difference:
         estimate: second less first, with its interval over units, given the images.
         unit: what `estimate.n` counts: chips, shared faults, images, or faults drawn independently.
         p_units: p-value over the units, by Student's paired or a permutation test; None where the interval decides.
-        p_images: McNemar's p-value over images, for figures of right answers.
+        p_images: McNemar's p-value over images, for figures of right answers where the images are known.
         p: the larger of both, adjusted for the number of figures of the comparison; None where no p-value is known.
     """
 
@@ -80,6 +84,22 @@ class Difference:
         apart = self.estimate.low > 0.0 or self.estimate.high < 0.0
         return apart and (self.p is None or self.p <= 1.0 - self.estimate.confidence)
 
+    @property
+    def over_images(self) -> bool:
+        """Whether the verdict is about further images, too: they were tested, or are the units."""
+        return self.p_images is not None or self.unit.startswith("images")
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words, with what it holds for."""
+        way = "higher" if self.estimate.value > 0 else "lower"
+        if self.real:
+            return f"{way}, real" if self.over_images else f"{way}, for further faults on these images"
+        apart = self.estimate.low > 0.0 or self.estimate.high < 0.0
+        if apart and (self.p_images or 0.0) > max(self.p_units or 0.0, 1.0 - self.estimate.confidence):
+            return "not beyond chance for further images"
+        return "not beyond chance"
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {
@@ -92,6 +112,7 @@ class Difference:
             "p_images": self.p_images,
             "p_adjusted": self.p,
             "real": self.real,
+            "verdict": self.verdict,
         }
 
 
@@ -186,7 +207,7 @@ def compare(first: Run, second: Run) -> Comparison:
 
 def _clean(first: Run, second: Run, right: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]) -> Difference:
     """Compare the fault-free answers, image by image where they are known."""
-    a, b = (_estimate(run.summary["golden"]["accuracy"]) for run in (first, second))
+    a, b = (as_estimate(run.summary["golden"]["accuracy"]) for run in (first, second))
     if right[0] is None or right[1] is None:
         unpaired = difference(a, b)
         return Difference(figure="clean accuracy", first=a, second=b, estimate=unpaired, unit="images, unpaired")
@@ -203,6 +224,7 @@ class _Pairing:
     def __init__(self, first: Run, second: Run, a: FaultTable, b: FaultTable) -> None:
         self._runs = first, second
         self._tables = a, b
+        self._populations = _population(first), _population(second)
         self._confidence = float(first.summary["accuracy"]["confidence"])
         _, self._at_a, self._at_b = np.intersect1d(a.key, b.key, return_indices=True)
 
@@ -219,12 +241,16 @@ class _Pairing:
         """Say how many of the chips flipped the very same bits."""
         a, b = self._tables
         same = sum(a.mask[i] == b.mask[j] for i, j in zip(self._at_a, self._at_b, strict=True))
-        if same == len(self._at_a):
-            return [f"all {same} chips flip the very same bits in both files"]
-        return [
-            f"{same} of {len(self._at_a)} chips flip the very same bits; the other files differ in tensors, "
-            "so that their chips are alike in rate only"
-        ]
+        if same != len(self._at_a):
+            return [
+                f"{same} of {len(self._at_a)} masks, one for each chip and rate, flip the very same bits; elsewhere "
+                "the files differ in tensors, so that their chips are alike in rate only"
+            ]
+        rates = len(self.rates())
+        at = "" if rates == 1 else f" at each of {rates} rates"
+        every = "all" if same == len(self._tables[0]) == len(self._tables[1]) else "the shared"
+        chips = f"{every} {same // rates} chips{at}" if rates and same % rates == 0 else f"{every} {same} masks"
+        return [f"{chips} flip the very same bits in both files"]
 
     def single_faults(self) -> list[Difference]:
         """Compare SDC-1 and accuracy under a fault: over shared faults, else over the populations."""
@@ -265,7 +291,7 @@ class _Pairing:
             given = [run.summary["rates"][key] if key == "sdc1" else run.summary[key] for run in self._runs]
             if None in given:
                 continue
-            a, b = map(_estimate, given)
+            a, b = map(as_estimate, given)
             rates = [getattr(table, key) for table in self._tables]
             tested = None if self._is_stratified else permutation_p(*(r[~np.isnan(r)] for r in rates))
             unit = "faults, drawn independently"
@@ -284,9 +310,9 @@ class _Pairing:
             found.append(
                 Difference(
                     figure="SDC-1, shared faults",
-                    first=student(a[judged], self._confidence),
-                    second=student(b[judged], self._confidence),
-                    estimate=paired_difference(apart, self._confidence),
+                    first=self._over_faults(a[judged], 0),
+                    second=self._over_faults(b[judged], 1),
+                    estimate=self._difference(apart),
                     unit="shared faults",
                     p_units=paired_p(apart),
                 )
@@ -295,19 +321,36 @@ class _Pairing:
 
     def _accuracy(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
         a, b = self._tables[0].accuracy[at_a], self._tables[1].accuracy[at_b]
+        side = self._over_chips if unit == "chips" else self._over_faults
         counts = [
             right_answers(run, np.isin(np.arange(len(table)), at))
             for run, table, at in zip(self._runs, self._tables, (at_a, at_b), strict=True)
         ]
         return Difference(
             figure=figure,
-            first=student(a, self._confidence),
-            second=student(b, self._confidence),
-            estimate=paired_difference(b - a, self._confidence),
+            first=side(a, 0),
+            second=side(b, 1),
+            estimate=self._difference(b - a),
             unit=unit,
             p_units=paired_p(b - a),
             p_images=mcnemar(counts[1] - counts[0]),
         )
+
+    def _over_faults(self, values: NDArray[np.float64], place: int) -> Estimate:
+        """Estimate a side's mean over faults as its campaign does for all of them."""
+        return cluster(values, self._populations[place], self._confidence)
+
+    def _over_chips(self, values: NDArray[np.float64], _: int) -> Estimate:
+        return widened(student(values, self._confidence))
+
+    def _difference(self, apart: NDArray[np.float64]) -> Estimate:
+        return widened(paired_difference(apart, self._confidence), lowest=-1.0)
+
+
+def _population(run: Run) -> float:
+    """Return how many faults a run drew from evenly; without end where it did not, or that is not known."""
+    size = run.summary["population"]["faults"]
+    return math.inf if size is None or run.summary["design"] == "stratified" else float(size)
 
 
 def _adjusted(found: Sequence[Difference]) -> list[Difference]:
@@ -317,7 +360,3 @@ def _adjusted(found: Sequence[Difference]) -> list[Difference]:
     values = holm([p for p in larger if p is not None])
     changed = dict(zip(tested, values, strict=True))
     return [dataclasses.replace(one, p=changed.get(place)) for place, one in enumerate(found)]
-
-
-def _estimate(given: Any) -> Estimate:
-    return Estimate(**{field.name: given[field.name] for field in dataclasses.fields(Estimate)})

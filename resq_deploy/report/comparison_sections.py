@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from resq_deploy.report.compare import Comparison, Difference, Single
 from resq_deploy.report.document import Block, Section, Table
-from resq_deploy.report.text import count, listed, percent, points, probability
+from resq_deploy.report.text import count, counted, listed, percent, points, probability
 
 _RULE = (
     "Differences are second less first, in percentage points. Their intervals are over chips or faults, given the "
-    "images; McNemar's test is over images. A difference is called real if its interval leaves out 0 and, where it was "
-    "tested, the larger of both p-values stays below {alpha:g} after Holm's correction for the number of figures."
+    "images; McNemar's test is over images. A difference is beyond chance if its interval leaves out 0 and, where it "
+    "was tested, the larger of both p-values stays below {alpha:g} after Holm's correction for the number of figures. "
+    "It is called real where that holds for further images, too; SDC-1, and figures of samples drawn in strata or "
+    "apart, have no test over images, and tell of further faults on these images."
 )
 
 
@@ -40,22 +42,23 @@ def _pair(comparison: Comparison, *, explained: bool) -> Section:
 
 
 def _finding(comparison: Comparison) -> str:
-    real = [one for one in comparison.differences if one.real]
+    beyond = [one for one in comparison.differences if one.real]
+    real = [one for one in beyond if one.over_images]
     between = f"{comparison.second.label} against {comparison.first.label}"
-    if not real:
+    if not beyond:
         return f"{between}: no difference is beyond chance"
-    largest = max(real, key=lambda one: abs(one.estimate.value))
-    return (
-        f"{between}: {len(real)} of {len(comparison.differences)} differences are real, the largest in {_told(largest)}"
-    )
+    largest = max(real or beyond, key=lambda one: abs(one.estimate.value))
+    shown = f"{len(real or beyond)} of {counted(len(comparison.differences), 'difference')}"
+    what = "real" if real else "beyond chance for further faults on these images"
+    are = "is" if len(real or beyond) == 1 else "are"
+    return f"{between}: {shown} {are} {what}, the largest in {_told(largest)}"
 
 
 def _told(one: Difference) -> str:
-    return f"{one.figure} ({100 * one.estimate.value:+.2g} points)"
+    return f"{one.figure} ({points(one.estimate.as_dict())} points)"
 
 
 def _row(one: Difference) -> list[str]:
-    verdict = "higher" if one.estimate.value > 0 else "lower"
     return [
         one.figure,
         percent(one.first.as_dict()),
@@ -64,7 +67,7 @@ def _row(one: Difference) -> list[str]:
         count(one.estimate.n, one.unit),
         probability(one.p_units),
         probability(one.p_images),
-        f"{verdict}, real" if one.real else "not beyond chance",
+        one.verdict,
     ]
 
 

@@ -17,6 +17,14 @@ class Notice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Caption:
+    """How to read the plots that follow; left out where plots are."""
+
+    kind: ClassVar[str] = "caption"
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Bullets:
     """A list of statements."""
 
@@ -122,7 +130,7 @@ class HeatMap:
 
 
 Plot = Lines | Dots | HeatMap
-Block = str | Notice | Bullets | Table | Plot
+Block = str | Notice | Caption | Bullets | Table | Plot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 
 from resq_deploy.faults.outcomes import COUNTS
-from resq_deploy.report.document import Block, Dots, HeatMap, Lines, Section, Series, Table
+from resq_deploy.faults.statistics import as_estimate, difference
+from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
+from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
 from resq_deploy.report.runs import Run
-from resq_deploy.report.text import NONE, count, listed, percent, quantity, rate, share, short, side_by_side
+from resq_deploy.report.text import NONE, count, percent, rate, share, short, side_by_side
 
 MOST_SERIES = 6
 """More series than this cannot be told apart in one plot."""
 
 _WORST_SHOWN = 20
 _LAYERS_SHOWN = 10
-_FIRST_ORDER = 0.5
-_BEYOND = "faults are no longer rare: run --faults ber"
+_NO_WIDTH = 1e-12
 _LADDER = ("sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite", "corrupted", "corrected")
 _MEANING = {
     "masked": "outputs bit-equal to the fault-free ones",
@@ -54,9 +55,10 @@ def fault_sections(campaigns: Sequence[Run]) -> list[Section]:
     curves, others = with_curve(campaigns), without_curve(campaigns)
     sections = [_bit_errors(curves)] if curves else []
     if others:
+        tables = [read_faults(run, worst=_WORST_SHOWN) for run in others]
         sections += [_outcomes(others)]
-        sections += [_exposure(run) for run in others if run.summary["exposure"]]
-        sections += [_places(run) for run in others]
+        sections += [exposed(*one) for one in zip(others, tables, strict=True) if one[0].summary["exposure"]]
+        sections += [_places(*one) for one in zip(others, tables, strict=True)]
     return sections
 
 
@@ -64,12 +66,13 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
     highest = [(run.label, run.summary["curve"][-1]) for run in runs]
     rates = {point["ber"] for _, point in highest}
     at = f"At a bit error rate of {rate(max(rates))}" if len(rates) == 1 else "At its highest bit error rate"
-    means = [(label, mean := point["accuracy"]["value"], share(mean)) for label, point in highest]
+    means = [(label, point["accuracy"]["value"], percent(point["accuracy"])) for label, point in highest]
     title = f"{at}, accuracy is {side_by_side(means)}"
     blocks: list[Block] = [
-        "Every stored bit that was chosen flips with the given probability. A line is the mean over simulated chips, "
-        "its band the interval for further chips (Student), a pale dot one chip. Images and their number stay the "
-        "same; the fault-free accuracy stands in the first row.",
+        "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips, "
+        "their intervals for further chips (Student). Images and their number stay the same; the fault-free accuracy "
+        f"stands in the first row.{_agreeing(runs)}",
+        Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
         series = [_curve(run) for run in runs[start : start + MOST_SERIES]]
@@ -83,6 +86,14 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
             )
         )
     return Section(title=title, topic="Bit errors", blocks=[*blocks, _curve_table(runs)])
+
+
+def _agreeing(runs: Sequence[Run]) -> str:
+    """Say of intervals without width what they are worth."""
+    points = [point["accuracy"] for run in runs for point in run.summary["curve"]]
+    if all(point["high"] - point["low"] > _NO_WIDTH for point in points):
+        return ""
+    return " Where all chips agree, there is no spread to tell of further chips by, and the interval has no width."
 
 
 def _curve(run: Run) -> Series:
@@ -120,7 +131,8 @@ def _outcomes(runs: Sequence[Run]) -> Section:
     title = f"SDC-1 of a fault is {side_by_side(figures)}" if figures else "No fault could be judged"
     blocks: list[Block] = [
         "Share of image runs by what a fault does to them, averaged over faults; the interval is about the other "
-        "faults of the same file, on the same images. Open dots at the left edge: none seen.",
+        "faults of the same file, on the same images.",
+        Caption(text="Open dots at the left edge: none seen."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
         some = runs[start : start + MOST_SERIES]
@@ -142,91 +154,41 @@ def _outcomes(runs: Sequence[Run]) -> Section:
     return Section(title=title, topic="Outcomes", blocks=blocks)
 
 
-def _exposure(run: Run) -> Section:
-    exposure = run.summary["exposure"]
-    roles = exposure["roles"]
-    by_risk = sorted(roles, key=lambda role: -(roles[role]["share_of_risk"] or 0.0))
-    title = _heaviest(roles) or "No fault of this campaign changed an answer"
-    seen = [role for role in by_risk if roles[role]["sdc1"] is not None]
-    blocks: list[Block] = [
-        "Risk is SDC-1 of one fault times the stored bits of a role: what each role adds to the wrong answers while "
-        "faults are rare (first order).",
-        Dots(
-            rows=seen,
-            series=[Series(name=run.label, estimates=[roles[role]["sdc1"] for role in seen])],
-            x_title="SDC-1 of one fault (%)",
-            log_x=True,
-            description=f"SDC-1 by role, the role with most risk on top. {title}.",
-        ),
-        Table(
-            headers=["role", "bits", "of the bits", "SDC-1 of one fault", "faults", "of the risk"],
-            rows=[_role_row(role, roles[role]) for role in by_risk],
-        ),
-    ]
-    unseen = [role for role in roles if roles[role]["sdc1"] is None]
-    if unseen:
-        blocks.append(f"No fault fell on {listed(unseen)}: their share of the risk is not known.")
-    blocks.append(_expected(exposure))
-    if exposure["fit"]:
-        blocks.append(
-            f"With {exposure['fit']['fit_per_mbit']:g} raw failures in 10^9 hours and 10^6 bits of memory: "
-            f"{quantity(exposure['fit']['expected_sdc1'])} wrong-answer faults in 10^9 hours (FIT)."
-        )
-    return Section(title=f"{run.label}: {title}", topic="Exposure", blocks=blocks)
-
-
-def _heaviest(roles: dict[str, Any]) -> str | None:
-    """Say which roles carry more of the risk than of the bits."""
-    heavy = [role for role, e in roles.items() if e["share_of_risk"] and e["share_of_risk"] > e["share_of_bits"]]
-    if not heavy:
-        return None
-    light = [role for role, e in roles.items() if e["share_of_risk"] is not None and role not in heavy]
-    bits, risk = (sum(roles[role][key] for role in heavy) for key in ("share_of_bits", "share_of_risk"))
-    if 0 < len(light) < len(heavy):
-        named = f"roles other than {listed(light)} hold"
-    else:
-        named = f"{listed(heavy)} {'holds' if len(heavy) == 1 else 'hold'}"
-    return f"{named} {share(bits)} of the bits and {share(risk)} of the risk"
-
-
-def _role_row(role: str, exposed: dict[str, Any]) -> list[str]:
-    sdc1 = exposed["sdc1"]
-    return [
-        role,
-        count(exposed["bits"]),
-        share(exposed["share_of_bits"]),
-        percent(sdc1),
-        count(sdc1["n"]) if sdc1 else "0",
-        share(exposed["share_of_risk"]),
-    ]
-
-
-def _expected(exposure: dict[str, Any]) -> Table:
-    rows = [
-        [rate(at["ber"]), quantity(at["expected_sdc1"]) if at["expected_sdc1"]["value"] < _FIRST_ORDER else _BEYOND]
-        for at in exposure["at"]
-    ]
-    return Table(headers=["bit error rate", "expected SDC-1 of an image run, first order"], rows=rows)
-
-
-def _places(run: Run) -> Section:
+def _places(run: Run, table: FaultTable) -> Section:
     """Return where in the file the harm is: layers, bits, and the worst faults."""
-    table = read_faults(run, worst=_WORST_SHOWN)
     layers = _ranked(run.summary["by_layer"])
     blocks: list[Block] = []
     if run.summary["fault_model"] != "word":  # which has no bits
         maps = [_heat(table, "layer", _largest_role(table), list(run.summary["by_layer"])), _heat(table, "role")]
         drawn = [found for found in maps if found is not None]
-        blocks += ["Mean SDC-1 of the faults drawn, by colour." + _design_note(run), *drawn] if drawn else []
+        told = Caption(text=f"Mean SDC-1 of the faults drawn, by colour.{_design_note(run)}")
+        blocks += [told, *drawn] if drawn else []
     blocks.append(_group_table("layer", layers[:_LAYERS_SHOWN]))
     if len(layers) > _LAYERS_SHOWN:
         blocks.append(_group_table("layer", layers, folded=f"All {len(layers)} layers"))
     blocks.append(_group_table("bit", list(run.summary["by_bit"].items()), folded="By bit position, over all roles"))
     blocks += _worst(table)
-    known = [(name, rates["sdc1"]) for name, rates in layers if rates["sdc1"] and rates["sdc1"]["value"]]
-    worst = max(known, key=lambda one: one[1]["low"], default=None)  # what even a lucky sample cannot hide
-    title = f"layer {worst[0]} is hit hardest, SDC-1 {percent(worst[1])}" if worst else "no answer was changed"
-    return Section(title=f"{run.label}: {title}", topic="Layers and bits", blocks=blocks)
+    return Section(title=f"{run.label}: {_hardest(layers)}", topic="Layers and bits", blocks=blocks)
+
+
+def _hardest(layers: Sequence[tuple[str, Any]]) -> str:
+    """Name the layer on top of the table as the one hit hardest if it is apart from each other layer.
+
+    Args:
+        layers: name and rates, the largest SDC-1 first.
+    """
+    known = [(name, as_estimate(rates["sdc1"])) for name, rates in layers if rates["sdc1"]]
+    if not known:
+        return "no fault could be judged"
+    (name, top), others = known[0], known[1:]
+    told = percent(top.as_dict())
+    if not top.value:
+        return "no answer was changed"
+    if not others:
+        return f"SDC-1 of {name}, the only layer hit, is {told}"
+    if all(difference(other, top).low > 0.0 for _, other in others):
+        return f"layer {name} is hit hardest, SDC-1 {told}"
+    return f"the largest SDC-1 is {told}, of layer {name}, but the figures do not tell it apart from all other layers"
 
 
 def _design_note(run: Run) -> str:
@@ -291,8 +253,9 @@ def _group_table(what: str, groups: Sequence[tuple[str, Any]], folded: str = "")
 
 
 def _worst(table: FaultTable) -> list[Block]:
-    if not table.worst:
-        return []
+    harmful = [fault for fault in table.worst if fault.sdc1 > 0.0]  # 1 for a fault that is due
+    if not harmful:
+        return ["No fault changed an answer or kept the file from running; faults.csv of the run holds them all."]
     rows = [
         [
             fault.label,
@@ -304,13 +267,19 @@ def _worst(table: FaultTable) -> list[Block]:
             share(fault.sdc1) if fault.outcome != "due" else NONE,
             share(fault.accuracy),
         ]
-        for fault in table.worst
+        for fault in harmful
     ]
     headers = ["fault", "tensor", "role", "index", "bit", "outcome", "SDC-1", "accuracy"]
     return [
-        f"The {len(rows)} most critical faults; faults.csv of the run holds all, and is a fault list to run again.",
+        f"{_most_critical(len(rows))}; faults.csv of the run holds all, and is a fault list to run again.",
         Table(headers=headers, rows=rows),
     ]
+
+
+def _most_critical(shown: int) -> str:
+    if shown == _WORST_SHOWN:
+        return f"The {shown} most critical faults"
+    return f"All {shown} harmful faults" if shown > 1 else "The only harmful fault"
 
 
 def tested_row(run: Run) -> list[str]:

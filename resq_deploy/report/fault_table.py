@@ -88,7 +88,7 @@ def read_faults(run: Run, worst: int = 0) -> FaultTable:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader.read(stream)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, csv.Error) as error:
         raise RunFolderError(f"{path} is missing or broken ({error}): run the campaign again") from error
     table = reader.table()
     expected = run.summary["faults"]["evaluated"]
@@ -111,7 +111,7 @@ class _Reader:
         self._masks: list[str] = []
 
     def read(self, stream: Iterator[str]) -> None:
-        rows = csv.reader(stream, strict=True)
+        rows = self._rows(stream)
         header = next(rows, [])
         place = {name: number for number, name in enumerate(header)}
         masks = "mask" in place
@@ -119,11 +119,21 @@ class _Reader:
             fault = [dict(zip(header, row, strict=True)) for row in members]
             self._add(label, fault, masks=masks)
 
+    @staticmethod
+    def _rows(stream: Iterator[str]) -> Iterator[list[str]]:
+        reader = csv.reader(stream, strict=True)
+        for row in reader:
+            if not row:
+                raise ValueError(f"line {reader.line_num} is blank")
+            yield row
+
     def _add(self, label: str, rows: Sequence[dict[str, str]], *, masks: bool) -> None:
         first = rows[0]
         images = int(first["images"])
         sdc1 = int(first["sdc1"]) / images if images else float("nan")
         accuracy = float(first["accuracy"])
+        if not (0.0 <= accuracy <= 1.0 and 0 <= int(first["sdc1"]) <= max(images, 0)):
+            raise ValueError(f"fault {label}: accuracy {first['accuracy']} or SDC-1 {first['sdc1']} is impossible")
         self._numbers["sdc1"].append(sdc1)
         self._numbers["accuracy"].append(accuracy)
         if masks:
@@ -188,6 +198,8 @@ def right_answers(run: Run, chosen: Flags) -> NDArray[np.int64]:
     counts = np.zeros(images, dtype=np.int64)
     seen = 0
     for numbers, maps in _bitmaps(run, "SELECT number, right FROM faults ORDER BY number"):
+        if numbers != list(range(seen, seen + len(numbers))):
+            break  # faults are numbered from 0 without gaps
         seen += len(numbers)
         if seen > len(chosen):
             break
@@ -195,7 +207,10 @@ def right_answers(run: Run, chosen: Flags) -> NDArray[np.int64]:
         if wanted:
             counts += _unpacked(wanted, images, run).sum(axis=0, dtype=np.int64)
     if seen != len(chosen):
-        raise RunFolderError(f"{_store(run)} does not hold the faults of faults.csv: the folder is half-written")
+        raise RunFolderError(
+            f"{_store(run)} does not hold the faults of faults.csv: the folder is half-written; copy it again, or run "
+            "the campaign again"
+        )
     return counts
 
 
@@ -217,8 +232,12 @@ def golden_right(run: Run) -> NDArray[np.int64] | None:
 
 
 def _unpacked(maps: Sequence[bytes], images: int, run: Run) -> NDArray[np.uint8]:
+    if not all(isinstance(bitmap, bytes) for bitmap in maps):
+        raise RunFolderError(f"{_store(run)} holds answers that are no bitmaps: run the campaign again")
     if any(len(bitmap) != (images + 7) // 8 for bitmap in maps):
-        raise RunFolderError(f"{_store(run)} holds answers to another number of images than the summary names")
+        raise RunFolderError(
+            f"{_store(run)} holds answers to another number of images than the summary names: run again"
+        )
     packed = np.frombuffer(b"".join(maps), dtype=np.uint8).reshape(len(maps), -1)
     return np.unpackbits(packed, axis=1, count=images)
 
@@ -227,7 +246,9 @@ def _bitmaps(run: Run, query: str) -> Iterator[tuple[list[int], list[bytes]]]:
     """Yield numbers and bitmaps of a query, some thousands at a time."""
     path = _store(run)
     if not path.is_file():
-        raise RunFolderError(f"{path} is missing: the folder is not whole")
+        raise RunFolderError(f"{path} is missing: copy the whole folder again, or run the campaign again")
+    if not path.stat().st_size:
+        raise RunFolderError(f"{path} is empty: copy the whole folder again, or run the campaign again")
     # A finished store has no writer: immutable leaves no file beside it, and works where nothing may be written.
     unclean = path.with_name(f"{path.name}-wal").is_file()
     try:
@@ -236,7 +257,7 @@ def _bitmaps(run: Run, query: str) -> Iterator[tuple[list[int], list[bytes]]]:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in STORE_SCHEMAS:
                 known = " and ".join(map(str, STORE_SCHEMAS))
-                raise RunFolderError(f"{path} has schema version {version}, this resq-deploy reads {known}")
+                raise RunFolderError(f"{path} has schema version {version}, this resq-deploy reads {known}: run again")
             cursor = database.execute(query)
             while rows := cursor.fetchmany(_CHUNK):
                 yield [row[0] for row in rows], [row[1] for row in rows]

@@ -1,6 +1,7 @@
 """Run folders as a report reads them: finished, whole, of a known schema; anything else is one clear line."""
 
 import dataclasses
+import fnmatch
 import functools
 import importlib.resources
 import json
@@ -13,8 +14,27 @@ import jsonschema
 from resq_deploy.errors import RunFolderError
 from resq_deploy.records import read_json, read_manifest
 
+_MANIFEST = "manifest.json"
 COMMANDS = ("train", "faultcamp", "attackcamp")
 """The commands whose run folders a report reads."""
+
+_RECORDS = (
+    "manifest.json",
+    "summary.json",
+    "faults.csv",
+    "campaign.sqlite*",
+    "criticality.json",
+    "metrics.jsonl",
+    "bitflips.*",
+    "fault_attack.json",
+    "steps.json",
+    ".lock",
+    "*.pt",
+    "*.npz",
+    "*.onnx",
+    "*.int8.json",
+)
+"""What run folders consist of: records, checkpoints, adversarial images, exported files."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,10 +74,31 @@ class Run:
         """Name of the file under test, as far as it was recorded."""
         return str(self.manifest["settings"].get("model_file") or self.label)
 
+    @property
+    def confidence(self) -> float:
+        """Coverage of its intervals."""
+        if self.command == "train":
+            return float(next(iter(self.summary["stages"].values()))["test"]["clean"]["confidence"])
+        return float(self.summary["accuracy" if self.command == "faultcamp" else "clean"]["confidence"])
+
     def digest(self, what: str) -> str | None:
         """Return the SHA-256 of something the run read: model, data, fault_list, surrogate, train, test, init."""
         found: str | None = self.manifest["sha256"].get(what)
         return found
+
+
+def is_record(file: pathlib.Path, folders: Iterable[pathlib.Path]) -> bool:
+    """Return whether a file is, by name and place, one that runs consist of: in a folder given, or in any run folder.
+
+    Args:
+        file: it need not exist.
+        folders: run folders, or folders that hold them.
+    """
+    real = file.resolve()
+    if not any(fnmatch.fnmatchcase(real.name, pattern) for pattern in _RECORDS):
+        return False
+    children = [child for folder in folders for child in (folder, *folder.glob("*/")) if child.is_dir()]
+    return any(real.is_relative_to(child.resolve()) for child in children) or (real.parent / _MANIFEST).is_file()
 
 
 def load_runs(paths: Sequence[pathlib.Path]) -> list[Run]:
@@ -103,6 +144,12 @@ def _expanded(path: pathlib.Path) -> Iterable[pathlib.Path]:
     if manifest.get("command") == "study":
         raise RunFolderError(f"{path} is a study: its tables are in {path / 'study.html'}; give run folders inside it")
     inside = sorted(child.parent for child in path.glob("*/manifest.json"))
+    lost = next((one for one in sorted(path.glob("*/summary.json")) if one.parent not in inside), None)
+    if lost is not None:
+        raise RunFolderError(
+            f"{lost.parent} holds a summary.json and no manifest.json: copy the whole folder again, run again, or give "
+            "the run folders beside it one by one"
+        )
     found = [folder for folder in inside if read_manifest(folder).get("command") in COMMANDS]
     if not found:
         raise RunFolderError(
@@ -119,12 +166,22 @@ def _load(path: pathlib.Path, label: str) -> Run:
             f"{path} is not finished (status {manifest['status']!r}): finish it with --resume, or run again"
         )
     file = path / "summary.json"
+    if not file.is_file():
+        raise RunFolderError(f"cannot read {file}: it is missing; copy the whole folder again, or run again")
     summary = read_json(file)
     version = summary.get("schema") if isinstance(summary, dict) else None
     if version != 1:
         raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads 1: run again")
     check_schema(summary, manifest["command"], file)
-    return Run(label=label, path=path, manifest=manifest, summary=summary)
+    _cut_expected(summary)
+    return Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
+
+
+def _cut_expected(summary: Mapping[str, Any]) -> None:
+    """Cut the first-order SDC-1 of earlier versions at 1, as campaigns now do: no probability is larger."""
+    for at in (summary.get("exposure") or {"at": ()})["at"]:
+        for found in (at["expected_sdc1"], *at["by_role"].values()):
+            found.update({end: min(1.0, found[end]) for end in ("value", "low", "high")})
 
 
 def _labels(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -135,6 +192,11 @@ def _labels(paths: Sequence[pathlib.Path]) -> list[str]:
         if len(set(labels)) == len(set(paths)):
             return labels
         parts += 1
+
+
+def _printable(label: str) -> str:
+    """Show the bytes of a name that is not UTF-8 as escapes: no page can hold them."""
+    return label.encode(errors="backslashreplace").decode()
 
 
 def of_command(runs: Iterable[Run], command: str) -> list[Run]:

@@ -7,6 +7,7 @@ from resq_deploy.report.text import count, listed, short
 
 OUT_OF_SCOPE = "Transient faults in activations, in the arithmetic, and in memory after the file was loaded."
 FAULT_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
+_NAMED = 10
 ATTACKS = ("square", "hopskipjump", "transfer-pgd", "twin-pgd", "twin-apgd", "bit-flip")
 
 
@@ -31,6 +32,7 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
     if left:
         yield f"no faults of the models {listed(left, 'or')}"
     for run in runs:
+        yield from _unseen_layers(run, runs)
         options = run.options
         if options.get("roles"):
             yield f"in {run.label}, no faults in roles other than {listed(options['roles'])}"
@@ -49,6 +51,24 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
     yield f"no more than {count(most, 'images')} under faults"
 
 
+def _unseen_layers(run: Run, on_file: Sequence[Run]) -> Iterator[str]:
+    """Name the layers no fault fell on: of those the campaign could hit, or that others of its kind did hit."""
+    if "by_layer" not in run.summary or run.summary["fault_model"] == "list":
+        return
+    alike = [other for other in on_file if "by_layer" in other.summary and _chosen(other) == _chosen(run)]
+    known = run.summary["population"].get("layers") or [layer for one in alike for layer in one.summary["by_layer"]]
+    unseen = [layer for layer in dict.fromkeys(known) if layer not in run.summary["by_layer"]]
+    if unseen:
+        more = [f"{len(unseen) - _NAMED} more"] if len(unseen) > _NAMED else []
+        yield f"in {run.label}, no fault fell on {'layer' if unseen[1:] == [] else 'layers'} " + listed(
+            [*unseen[:_NAMED], *more]
+        )
+
+
+def _chosen(run: Run) -> tuple[object, ...]:
+    return tuple(run.options.get(name) for name in ("roles", "layers", "bits"))
+
+
 def _attacks(on_file: Sequence[Run]) -> Iterator[str]:
     runs = of_command(on_file, "attackcamp")
     if not runs:
@@ -58,6 +78,7 @@ def _attacks(on_file: Sequence[Run]) -> Iterator[str]:
     left = [attack for attack in ATTACKS if attack not in done]
     if left:
         yield f"no attacks by {listed(left, 'or')}"
+    yield f"no more than {count(max(run.summary['clean']['n'] for run in runs), 'images')} under attack"
     norms = {run.options.get("norm", "linf") for run in runs if run.summary["worst_case"]}
     if norms and norms != {"linf", "l2"}:
         yield f"no attacks bounded in {'L2' if 'linf' in norms else 'Linf'}"

@@ -7,6 +7,8 @@ from typing import Any
 from resq_deploy.report.document import JsonEstimate
 
 NONE = "-"
+_ROUNDING = 1e-9
+"""A half-width in percentage points below this is the rounding of arithmetic, and deserves no digits."""
 
 
 def percent(estimate: JsonEstimate | None) -> str:
@@ -27,7 +29,7 @@ def points(estimate: JsonEstimate) -> str:
 
 def _digits(half_width: float) -> int:
     """Return how many decimals show two digits of a half-width, from 1 to 4; 2 where there is no interval."""
-    return 2 if half_width == 0.0 else min(4, max(1, 1 - math.floor(math.log10(half_width))))
+    return 2 if half_width < _ROUNDING else min(4, max(1, 1 - math.floor(math.log10(half_width))))
 
 
 def _zero(value: float, digits: int) -> float:
@@ -64,6 +66,11 @@ def count(value: float | None, what: str = "") -> str:
     """Write a whole number with thousands separated, and what it counts."""
     text = "unlimited" if value is None or math.isinf(value) else f"{int(value):,}"
     return f"{text} {what}".strip()
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number and what it counts, in the plural where it must be."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def listed(words: Sequence[Any], last: str = "and") -> str:

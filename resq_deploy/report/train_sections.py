@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from resq_deploy.errors import RunFolderError
-from resq_deploy.faults.statistics import cluster, rank_correlation
+from resq_deploy.faults.statistics import as_estimate, cluster, difference, rank_correlation
 from resq_deploy.records import read_json
+from resq_deploy.report.attack_sections import radius
 from resq_deploy.report.document import Block, Dots, JsonEstimate, Section, Series, Table
 from resq_deploy.report.fault_sections import with_curve, without_curve
 from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.lineage import STAGES, Step, lines
 from resq_deploy.report.runs import Run, check_schema, of_command
-from resq_deploy.report.text import NONE, percent, quantity, rate, share, short
+from resq_deploy.report.text import NONE, percent, points, quantity, rate, share, short
 
 TOP_LAYERS = 10
 _CRITICALITY = "criticality.json"
@@ -56,11 +57,18 @@ def _finding(first: Step, last: Step) -> str:
     a, b = (step.train.summary["stages"][step.stage]["test"] for step in (first, last))
     if first is last:
         return f"{last.train.label}: {share(b['clean']['value'])} clean, {share(b['robust']['value'])} under attack"
-    clean, robust = (100 * (b[key]["value"] - a[key]["value"]) for key in ("clean", "robust"))
+    clean, robust = (_change(a[key], b[key]) for key in ("clean", "robust"))
     return (
-        f"{last.train.label}: from {first.stage} to {last.stage}, accuracy under attack changes by {robust:+.1f} "
-        f"points and clean accuracy by {clean:+.1f}"
+        f"{last.train.label}: from {first.stage} to {last.stage}, accuracy under attack changes by {robust} points and "
+        f"clean accuracy by {clean}"
     )
+
+
+def _change(first: JsonEstimate, second: JsonEstimate) -> str:
+    """Write a difference of two accuracies, in points; its interval takes their images for independent."""
+    if first["confidence"] != second["confidence"]:
+        return f"{100 * (second['value'] - first['value']):+.1f}"
+    return points(difference(as_estimate(first), as_estimate(second)).as_dict())
 
 
 def _rows(step: Step, line: Sequence[Step]) -> list[dict[str, Any]]:
@@ -119,7 +127,7 @@ def _under_attack(campaigns: Sequence[Run], line: Sequence[Step]) -> dict[str, A
     epsilon = max(common & found.keys() or found, key=float)
     return {
         "attack": found[epsilon],
-        "attack_what": f"worst case at {epsilon} ({attacks[0].options.get('norm', 'linf')})",
+        "attack_what": f"worst case at {radius(attacks[0], epsilon)}",
     }
 
 
@@ -164,9 +172,8 @@ def _critical(train: Run, runs: Sequence[Run]) -> Section:
     for place, entry in enumerate(ranking[:TOP_LAYERS], start=1):
         row = [str(place), entry["layer"], f"{entry['gradient']:.3g}", f"{entry['scaled']:.3g}"]
         for _, measured, _ in injections:
-            by_harm = sorted(known & measured.keys(), key=lambda layer: -measured[layer]["value"])
-            hit = entry["layer"] in measured
-            row += [str(by_harm.index(entry["layer"]) + 1), percent(measured[entry["layer"]])] if hit else [NONE, NONE]
+            sdc1 = measured.get(entry["layer"])
+            row += [_rank(sdc1, [measured[layer] for layer in known & measured.keys()]), percent(sdc1)]
         rows.append(row)
     blocks: list[Block] = [
         f"Moving averages of gradient norms over training batches, measured {when}; the highest "
@@ -178,6 +185,13 @@ def _critical(train: Run, runs: Sequence[Run]) -> Section:
         blocks.append("No fault campaign given names these layers on these data: nothing stands beside the ranking.")
     title = f"{train.label}: {ranking[0]['layer']} is the layer with the largest gradients" if ranking else train.label
     return Section(title=title, topic="Critical layers", blocks=blocks)
+
+
+def _rank(sdc1: JsonEstimate | None, all_of_them: Sequence[JsonEstimate]) -> str:
+    """Return the place of a layer by harm; layers that did none have no place, and equal ones share theirs."""
+    if sdc1 is None or not sdc1["value"]:
+        return NONE
+    return str(1 + sum(other["value"] > sdc1["value"] for other in all_of_them))
 
 
 def _ranking(train: Run) -> tuple[list[dict[str, Any]], str]:

@@ -1,9 +1,11 @@
 import errno
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -110,6 +112,48 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path, monkeyp
         write_atomic(target, "new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path):
+    target, link = tmp_path / "deep" / "target.md", tmp_path / "link.md"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    write_atomic(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_link_to_nothing_makes_its_target_and_a_link_to_itself_is_one_clear_error(tmp_path):
+    (tmp_path / "link").symlink_to("made")
+    write_atomic(tmp_path / "link", "new")
+    assert (tmp_path / "made").read_text() == "new"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RunFolderError, match=r"cannot write .*loop"):
+        write_atomic(tmp_path / "loop", "new")
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_named_pipe_is_written_through(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_atomic(pipe, b"x" * 200_000)  # more than a pipe holds
+    reader.join(timeout=10)
+    assert read == [b"x" * 200_000]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").is_char_device(), reason="this system has no /dev/full")
+def test_an_error_of_a_device_is_one_clear_error(tmp_path):
+    link = tmp_path / "full"
+    link.symlink_to("/dev/full")  # the old code would have replaced no more than this link
+    with pytest.raises(RunFolderError, match=r"cannot write .*full: No space left on device"):
+        write_atomic(link, "new")
+    assert link.is_symlink()
+    assert pathlib.Path("/dev/full").is_char_device()
 
 
 def test_json_refuses_what_json_cannot_hold(tmp_path):

@@ -8,6 +8,7 @@ from resq_deploy.report.build import document, gather
 from resq_deploy.report.document import Dots, HeatMap, Lines, Notice, Table
 from resq_deploy.report.markdown import as_markdown
 from resq_deploy.report.page import render
+from resq_deploy.report.text import percent
 
 
 def section(report, topic, start=""):
@@ -38,7 +39,7 @@ def test_a_mixture_of_runs_has_every_part(report):
 
 def test_titles_tell_the_figures_of_the_summaries(report, curve, coarse_curve):
     ends = [json.loads((run / "summary.json").read_text())["curve"][-1] for run in (curve, coarse_curve)]
-    told = [f"{100 * end['accuracy']['value']:.3g} %" for end in ends]
+    told = [percent(end["accuracy"]) for end in ends]
     assert section(report, "Bit errors").title == (
         f"At a bit error rate of 3e-2, accuracy is {told[0]} (curve) and {told[1]} (coarse-curve)"
     )
@@ -79,12 +80,12 @@ def test_stages_are_joined_to_the_files_made_from_them(report):
     assert names[:3] == ["0 baseline, float", "1 attack, float", "2 fault, float"]
     assert len(names) == 4  # the file whose attacks name fault.pt
     assert table.rows[3][4] == "bit errors at 3e-2"
-    assert table.rows[3][6] == "worst case at 4 (linf)"
+    assert table.rows[3][6] == "worst case at 4/255 Linf"
     (dots,) = plots(found, Dots)
     assert [series.name for series in dots.series] == ["clean", "under faults", "under attack"]
-    assert (
-        found.title
-        == "train: from baseline to fault, accuracy under attack changes by +52.0 points and clean accuracy by -4.0"
+    assert found.title == (
+        "train: from baseline to fault, accuracy under attack changes by +52.0 [+49.2, +54.8] points and clean "
+        "accuracy by -4.0 [-6.8, -1.2]"
     )
 
 
@@ -141,7 +142,10 @@ def test_what_was_not_tested_is_said_plainly(report):
     )
     assert "; in curve, no faults in roles other than weight;" in plain
     assert "; no more than 60 images under faults;" in plain
-    assert plain.endswith("no attacks by hopskipjump, transfer-pgd, twin-apgd or bit-flip; no attacks bounded in L2.")
+    assert plain.endswith(
+        "no attacks by hopskipjump, transfer-pgd, twin-apgd or bit-flip; no more than 100 images under attack; "
+        "no attacks bounded in L2."
+    )
     assert re.match(r"coarse.int8.onnx \(\w{12}\): ", coarse)
     assert coarse.endswith("; no attacks.")
 

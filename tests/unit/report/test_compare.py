@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,7 @@ from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.statistics import permutation_p
 from resq_deploy.report.build import document, gather
 from resq_deploy.report.compare import compare, obstacle, pair_up
+from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.runs import load_runs
 
@@ -30,7 +32,7 @@ def test_chips_are_paired_by_rate_and_number(curve, coarse_curve):
     assert last.estimate.value == pytest.approx((b - a).mean(), abs=1e-6)
     assert (last.estimate.n, last.unit) == (4, "chips")
     assert last.first.value == pytest.approx(first.summary["curve"][-1]["accuracy"]["value"], abs=1e-6)
-    assert any("all 8 chips flip the very same bits" in note for note in found.notes)
+    assert any("all 4 chips at each of 2 rates flip the very same bits" in note for note in found.notes)
 
 
 def test_swapping_two_runs_turns_the_sign_and_keeps_the_verdict(single, coarse_single):
@@ -87,6 +89,42 @@ def test_strata_are_compared_by_their_intervals(single, faultcamp, coarse_int8):
     found = compare(*load_runs([single, strata]))
     whole = [one for one in found.differences if one.unit == "faults, drawn independently"]
     assert [one.p_units for one in whole] == [None, None]
+
+    by_strata = next(one for one in whole if one.figure == "accuracy under a fault")
+    sure = dataclasses.replace(by_strata, estimate=dataclasses.replace(by_strata.estimate, value=-0.1, high=-0.01))
+    assert sure.verdict == "lower, for further faults on these images"
+    assert not sure.over_images
+
+
+def test_faults_that_all_did_nothing_are_no_certainty(faultcamp, digits_int8, coarse_int8):
+    calm = {"samples": 40, "roles": (Role.WEIGHT,), "bits": (0,)}
+    runs = load_runs([faultcamp("calm", digits_int8, **calm), faultcamp("coarse-calm", coarse_int8, **calm)])
+    (sdc1,) = [one for one in compare(*runs).differences if one.figure == "SDC-1, shared faults"]
+    assert sdc1.first.value == 0.0
+    assert sdc1.first.as_dict() == runs[0].summary["rates"]["sdc1"]  # the headline's interval
+    assert sdc1.estimate.low < sdc1.estimate.value < sdc1.estimate.high
+    assert not sdc1.real
+
+
+def test_the_heading_rests_on_figures_with_both_tests(single, coarse_single):
+    found = compare(*load_runs([single, coarse_single]))
+    one = found.differences[0]
+    apart = dataclasses.replace(one.estimate, value=0.1, low=0.05, high=0.2)
+    real = dataclasses.replace(one, figure="whole", estimate=apart, p_images=0.001, p=0.001)
+    larger = dataclasses.replace(apart, value=0.9, low=0.8, high=0.95)
+    part = dataclasses.replace(one, figure="part", estimate=larger, unit="shared faults", p_images=None, p=None)
+    unsure = dataclasses.replace(real, figure="unsure", p_units=0.001, p_images=0.3, p=0.9)
+    titles = []
+    for differences in ([part, real, unsure], [part, unsure], [unsure]):
+        (section,) = comparison_sections([dataclasses.replace(found, differences=differences)], [])
+        titles.append(section.title.partition(": ")[2])
+    assert titles == [
+        "1 of 3 differences is real, the largest in whole (+10.0 [+5.0, +20.0] points)",
+        "1 of 2 differences is beyond chance for further faults on these images, the largest in part "
+        "(+90.0 [+80.0, +95.0] points)",
+        "no difference is beyond chance",
+    ]
+    assert unsure.verdict == "not beyond chance for further images"
 
 
 @pytest.mark.parametrize(

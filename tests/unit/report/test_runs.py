@@ -1,3 +1,4 @@
+import csv
 import json
 import pathlib
 import sqlite3
@@ -51,6 +52,9 @@ def test_an_unfinished_run_is_refused(single, copied, status):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
+        ("manifest.json", lambda value: value["options"].update(layers=3), "at options.layers: 3 is not of type"),
+        ("manifest.json", lambda value: value["options"].update(roles="weight"), "at options.roles: 'weight' is not"),
+        ("manifest.json", lambda value: value["options"].update(norm="l7"), "at options.norm: 'l7' is not one of"),
         ("manifest.json", lambda value: value.pop("options"), "manifest.json is broken .*'options' is a required"),
         ("manifest.json", lambda value: value.update(schema=9), "schema version 9, this resq-deploy reads 1"),
         ("summary.json", lambda value: value.update(schema=3), "summary.json has schema version 3"),
@@ -58,7 +62,17 @@ def test_an_unfinished_run_is_refused(single, copied, status):
         ("summary.json", lambda value: value["by_bit"]["3"].update(sdc1=7), "summary.json is broken"),
         ("summary.json", lambda value: value.pop("by_role"), "summary.json is broken"),
     ],
-    ids=["no options", "manifest version", "summary version", "missing figure", "wrong type", "no groups"],
+    ids=[
+        "layers no text",
+        "roles no list",
+        "norm unknown",
+        "no options",
+        "manifest version",
+        "summary version",
+        "missing figure",
+        "wrong type",
+        "no groups",
+    ],
 )
 def test_a_broken_folder_is_one_clear_line(single, copied, file, change, message):
     folder = copied(single)
@@ -67,6 +81,32 @@ def test_a_broken_folder_is_one_clear_line(single, copied, file, change, message
         load_runs([folder])
     assert len(str(raised.value)) < 500
     assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"worst_case": {}},
+        {"worst_case": {"far": 1}},
+        {"bit_flip": {"flips": 3, "accuracy": None, "batches": []}},
+        {"fault_attack": {"faults": {"model": "ber", "faults": 3}, "clean": {}, "attacked": {}}},
+    ],
+    ids=lambda harm: next(iter(harm)),
+)
+def test_a_broken_attack_campaign_is_one_clear_line(attack_folder, tmp_path, harm):
+    folder = attack_folder(tmp_path / "attacks", "0" * 64)
+    edit(folder / "summary.json", lambda value: value.update(harm))
+    with pytest.raises(RunFolderError, match=r"summary.json is broken or half-written"):
+        load_runs([folder])
+
+
+@pytest.mark.parametrize("file", ["summary.json", "manifest.json"])
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": 1' + "0" * 400 + "}", "[" * 200_000, "[" * 500])
+def test_json_that_no_report_can_hold_is_one_clear_line(single, copied, file, text):
+    folder = copied(single)
+    (folder / file).write_text(text + "]" * text.count("["))
+    with pytest.raises(RunFolderError, match=f"{file} is not valid JSON .*: the file is broken"):
+        load_runs([folder])
 
 
 def _truncate(path):
@@ -81,6 +121,30 @@ def _forget(path):
     with sqlite3.connect(path) as database:
         database.execute("DELETE FROM faults WHERE number > 5")
     database.close()
+
+
+def _shift(path):
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE faults SET number = number + 7000")
+    database.close()
+
+
+def _put_text(path):
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE faults SET right = 'yes'")
+    database.close()
+
+
+def _put_a_blank_line(path):
+    path.write_text(path.read_text().replace("\n", "\n\n", 1))
+
+
+def _put_an_impossible_share(path):
+    with path.open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    rows[1][rows[0].index("accuracy")] = "nan"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
 
 
 def _renumber(path):
@@ -100,6 +164,11 @@ def _renumber(path):
         ("campaign.sqlite", pathlib.Path.unlink, "campaign.sqlite is missing"),
         ("campaign.sqlite", _truncate, "campaign.sqlite"),
         ("campaign.sqlite", _forget, "does not hold the faults of faults.csv"),
+        ("faults.csv", _put_a_blank_line, "faults.csv is missing or broken .line 2 is blank.: run the campaign again"),
+        ("faults.csv", _put_an_impossible_share, "accuracy nan or SDC-1 .* is impossible"),
+        ("campaign.sqlite", lambda path: path.write_bytes(b""), "campaign.sqlite is empty: copy the whole folder"),
+        ("campaign.sqlite", _shift, "does not hold the faults of faults.csv"),
+        ("campaign.sqlite", _put_text, "holds answers that are no bitmaps: run the campaign again"),
         ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1 and 2"),
     ],
 )

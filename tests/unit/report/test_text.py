@@ -45,3 +45,8 @@ def test_figures_of_many_runs_are_told_by_their_ends():
 
 def test_a_quantity_may_have_no_upper_end():
     assert text.quantity({"value": 28.4, "low": 20, "high": None}) == "28.4 [20, no upper end]"
+
+
+def test_an_interval_without_width_claims_no_digits():
+    rounded = {"value": 0.98, "low": 0.98 - 2e-17, "high": 0.98 + 1e-16}
+    assert text.percent(rounded) == "98.00 % [98.00, 98.00]"

@@ -1,0 +1,132 @@
+"""What the sections about faults claim, and what they leave open."""
+
+import json
+
+import numpy as np
+import pytest
+
+from resq_deploy.records import write_json
+from resq_deploy.report import exposure_section
+from resq_deploy.report.build import document, gather
+from resq_deploy.report.document import Table
+from resq_deploy.report.fault_table import read_faults
+from resq_deploy.report.runs import load_runs
+
+
+def section(folder, topic):
+    return next(found for found in document(gather([folder])).sections if found.topic == topic)
+
+
+def tables(found):
+    return [block for block in found.blocks if isinstance(block, Table)]
+
+
+def edited(folder, change):
+    summary = json.loads((folder / "summary.json").read_text())
+    change(summary)
+    write_json(folder / "summary.json", summary)
+    return folder
+
+
+def rate(value, low, high, n=50):
+    return {"value": value, "low": low, "high": high, "n": n, "confidence": 0.95}
+
+
+def test_no_probability_is_above_one_and_first_order_needs_the_upper_end(single, copied):
+    def exposed(summary):
+        at = summary["exposure"]["at"]
+        for entry, found in zip(
+            at, (rate(0.001, 0, 0.02), rate(0, 0, 2.41), rate(0.7, 0.1, 9), *[rate(0, 0, 241)] * 2), strict=True
+        ):
+            entry["expected_sdc1"] = found
+            entry["by_role"] = {"weight": rate(3.0, 0.5, 40.0)}
+
+    folder = edited(copied(single), exposed)
+    told = [row[1] for row in tables(section(folder, "Exposure"))[1].rows]
+    assert told[0] == "0.1 % [0.0, 2.0]"
+    assert told[1].startswith("not known, faults may be no longer rare")
+    assert told[2].startswith("faults are no longer rare")
+    (run,) = load_runs([folder])
+    for at in run.summary["exposure"]["at"]:
+        assert max(at["expected_sdc1"]["high"], at["by_role"]["weight"]["value"]) <= 1.0
+
+
+LAYERS = ["conv", "fc", "normalise"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "title"),
+    [
+        ([(0.3, 0.25, 0.35), (0.1, 0.08, 0.12)], "layer conv is hit hardest, SDC-1 30.0 % [25.0, 35.0]"),
+        (
+            [(0.02, 0.01, 0.03), (0.9, 0.0, 1.0)],
+            "the largest SDC-1 is 90.0 % [0.0, 100.0], of layer fc, but the figures do not tell it apart from all "
+            "other layers",
+        ),
+        ([(0.2, 0.1, 0.3)], "SDC-1 of conv, the only layer hit, is 20.0 % [10.0, 30.0]"),
+        ([(0.0, 0.0, 0.3), (0.0, 0.0, 0.1)], "no answer was changed"),
+    ],
+)
+def test_the_heading_names_the_layer_on_top_only_where_its_interval_shows_it(single, copied, rates, title):
+    def layered(summary):
+        some = next(iter(summary["by_layer"].values()))
+        summary["by_layer"] = {name: {**some, "sdc1": rate(*found)} for name, found in zip(LAYERS, rates, strict=False)}
+
+    found = section(edited(copied(single), layered), "Layers and bits")
+    assert found.title == f"single: {title}"
+    assert tables(found)[0].rows[0][0] in title or title == "no answer was changed"
+
+
+def shared(harmful, table, run):
+    sdc1 = np.zeros(len(table))
+    sdc1[:harmful] = 1.0
+    object.__setattr__(table, "sdc1", sdc1)
+    return exposure_section.exposed(run, table)
+
+
+def test_risk_is_shared_out_only_where_enough_faults_did_harm(single):
+    (run,) = load_runs([single])
+    table = read_faults(run)
+    few = shared(9, table, run)
+    assert few.title == "single: 9 of 80 faults changed an answer, too few to share out the risk"
+    assert {row[5] for row in tables(few)[0].rows} == {"-"}
+    enough = shared(10, table, run)
+    assert " of the risk" in enough.title
+    assert all("[" in row[5] for row in tables(enough)[0].rows if row[3] != "-")
+
+
+def test_a_share_of_the_risk_has_an_interval_that_holds_it():
+    roles = {
+        "bias": {"bits": 100, "sdc1": rate(0.5, 0.3, 0.7)},
+        "weight": {"bits": 900, "sdc1": rate(0.1, 0.05, 0.2)},
+        "float": {"bits": 9, "sdc1": None},
+    }
+    found = exposure_section._share_of_risk(roles, ["bias"])
+    assert found == pytest.approx({"value": 50 / 140, "low": 30 / 210, "high": 70 / 115})
+    whole = exposure_section._share_of_risk(roles, ["bias", "weight"])
+    assert whole == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_shares_say_of_which_roles_they_are(single, copied):
+    folder = copied(single)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["options"]["roles"] = ["weight", "bias"]
+    write_json(folder / "manifest.json", manifest)
+    told = [block for block in section(folder, "Exposure").blocks if isinstance(block, str)]
+    assert "Only bits of weight and bias were chosen: all shares are among these." in told
+
+
+def test_only_harmful_faults_are_listed(faultcamp, single):
+    calm = section(faultcamp("calm-list", samples=30, bits=(0,), ecc="secded"), "Layers and bits")
+    assert any("No fault changed an answer" in block for block in calm.blocks if isinstance(block, str))
+    assert "tensor" not in {header for table in tables(calm) for header in table.headers}
+    worst = tables(section(single, "Layers and bits"))[-1]
+    assert all(row[6] != "0 %" for row in worst.rows)
+
+
+def test_layers_that_did_no_harm_have_no_rank():
+    from resq_deploy.report.train_sections import _rank
+
+    found = [rate(value, 0, 1) for value in (0.0, 0.2, 0.2, 0.5)]
+    assert [_rank(one, found) for one in found] == ["-", "2", "2", "1"]
+    assert _rank(None, found) == "-"
