@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from resq_deploy import __version__
-from resq_deploy.errors import RunFolderError
+from resq_deploy.errors import InputError, RunFolderError
 
 SCHEMA = 1
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
+_PART = ".part"
 _DEEPEST = 64
 """Levels of nesting in a JSON file; none of ours has more than ten."""
 _RECORDED_PACKAGES = ("numpy", "scipy", "onnx", "onnxruntime", "torch", "torchvision")
@@ -77,7 +78,7 @@ def _write_all(stream: IO[bytes], payload: bytes) -> None:
 
 def _replace(path: pathlib.Path, payload: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(payload)
@@ -217,13 +218,15 @@ class RunFolder:
         normal = json.loads(json.dumps(identity, allow_nan=False))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(entry.name != _LOCK for entry in path.iterdir())
+            occupied = any(entry.name != _LOCK and not _is_part(entry) for entry in path.iterdir())
         except OSError as error:
             raise RunFolderError(f"cannot use {path} as output folder: {error.strerror or error}") from error
         if occupied and not resume:
             raise RunFolderError(f"output folder {path} is not empty: give another --out, or --resume to continue it")
         lock = _acquire_lock(path)
         try:
+            for part in filter(_is_part, path.iterdir()):  # a kill left it
+                part.unlink(missing_ok=True)
             manifest = {
                 "schema": SCHEMA,
                 "command": command,
@@ -257,6 +260,10 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and issubclass(kind, InputError) and self._is_untouched():
+            (self.path / _MANIFEST).unlink(missing_ok=True)  # what was refused at once must not hold the folder
+            self._lock.close()
+            return
         status = "done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
         try:
             self.save_manifest(status=status, finished=_now())
@@ -265,6 +272,15 @@ class RunFolder:
                 raise
         finally:
             self._lock.close()
+
+    def _is_untouched(self) -> bool:
+        """Return whether a run began here and wrote nothing yet."""
+        return not self.resumed and all(entry.name in (_MANIFEST, _LOCK) for entry in self.path.iterdir())
+
+
+def _is_part(path: pathlib.Path) -> bool:
+    """Return whether a file is one that `write_atomic` had not finished."""
+    return path.name.startswith(".") and path.name.endswith(_PART)
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:

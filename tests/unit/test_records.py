@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from resq_deploy.errors import RunFolderError
+from resq_deploy.errors import DataError, RunFolderError
 from resq_deploy.records import RunFolder, read_json, read_manifest, write_atomic, write_json
 
 
@@ -31,6 +31,24 @@ def test_how_a_run_ended_is_recorded(tmp_path, error, status):
     with pytest.raises(error), opened(tmp_path / "run"):
         raise error
     assert read_manifest(tmp_path / "run")["status"] == status
+
+
+def test_what_is_refused_at_once_does_not_hold_the_folder(tmp_path):
+    with pytest.raises(DataError), opened(tmp_path / "run", chips=3):
+        raise DataError("no images")
+    with opened(tmp_path / "run", chips=4):
+        pass
+    with pytest.raises(DataError), opened(tmp_path / "later") as folder:
+        raise DataError(write_json(folder.path / "some.json", {}))
+    assert read_manifest(tmp_path / "later")["status"] == "failed", "what was written is not given up"
+
+
+def test_what_a_kill_left_half_written_is_no_run_and_goes(tmp_path):
+    part = tmp_path / ".manifest.json.abc.part"
+    part.write_text("{")
+    with opened(tmp_path) as folder:
+        assert not folder.resumed
+        assert not part.exists()
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):

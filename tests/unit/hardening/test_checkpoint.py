@@ -74,6 +74,19 @@ def without_state(checkpoint, path):
     return path.read_bytes()
 
 
+def spoilt(**changes):
+    def make(checkpoint, path):
+        fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+        save_payload(path, fields | changes, kind="resq-deploy checkpoint")
+        return path.read_bytes()
+
+    return make
+
+
+def with_weight(tensor):
+    return spoilt(state={"body.conv1.weight": tensor})
+
+
 def damaged(checkpoint, path):
     content = bytearray(whole(checkpoint, path))
     content[: len(content) // 8] = bytes(len(content) // 8)
@@ -91,8 +104,14 @@ def damaged(checkpoint, path):
         (foreign, "is no resq-deploy checkpoint"),
         (newer, "schema version 99"),
         (without_state, "incomplete"),
+        (spoilt(mean=("a", "b", "c")), "mean and std are no numbers"),
+        (with_weight(torch.eye(2).to_sparse()), "other than dense tensors"),
+        (with_weight(torch.tensor([float("nan")])), "'body.conv1.weight' holds a number that is not finite"),
     ],
-    ids=["empty", "garbage", "truncated", "damaged", "code", "foreign", "newer", "incomplete"],
+    ids=[
+        *["empty", "garbage", "truncated", "damaged", "code", "foreign", "newer", "incomplete"],
+        *["mean", "sparse", "nan"],
+    ],
 )
 def test_an_unusable_file_is_one_line(checkpoint, tmp_path, capsys, make, message):
     path = tmp_path / "bad.pt"

@@ -47,6 +47,15 @@ def test_measuring_leaves_the_network_alone_and_sorts(bench):
     assert bench.network.training
 
 
+def test_a_frozen_layer_is_ranked_and_one_never_reached_has_no_weight_in_it(bench):
+    bench.network.body.conv1.requires_grad_(False)
+    bench.network.spare = torch.nn.Linear(2, 2)
+    ranking = {entry.layer: entry.gradient for entry in measure(bench)}
+    assert ranking["body.conv1"] > 0
+    assert ranking["spare"] == 0
+    assert not bench.network.body.conv1.weight.requires_grad
+
+
 def test_small_data_is_cycled_through(bench, monkeypatch):
     seen = []
     original = bench.batches

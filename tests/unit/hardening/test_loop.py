@@ -209,6 +209,31 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_best_epoch(options, datas
     assert load_checkpoint(tmp_path / "run/baseline.pt").epoch == 1
 
 
+@pytest.mark.parametrize(("spoilt", "kept"), [(1, "last"), (2, "baseline")])
+def test_weights_that_the_last_step_of_an_epoch_spoilt_are_never_kept(options, dataset, tmp_path, spoilt, kept):
+    """The loss of that step was still finite, and accuracy is a number whatever the weights are."""
+    short = dataclasses.replace(options, stages=("baseline",), ema=0.0)
+    after_step = stage_run.Baseline.after_step
+
+    def spoil(self, batch):
+        after_step(self, batch)
+        if batch.index == spoilt * bench_steps(dataset, short) - 1:
+            self.network.body.conv1.weight.data.fill_(float("nan"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_run.Baseline, "after_step", spoil)
+        with pytest.raises(TrainingError, match=rf"conv1\.weight .* epoch {spoilt}: .*{kept}\.pt is kept"):
+            run(short, dataset, tmp_path / "run")
+    run(short, dataset, tmp_path / "run", resume=True)
+    run(short, dataset, tmp_path / "whole")
+    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
+    assert load_checkpoint(tmp_path / "run/baseline.pt").epoch in (1, 2)
+
+
+def bench_steps(dataset, options):
+    return len(dataset.train) // options.batch_size
+
+
 def test_catastrophic_overfitting_is_undone_with_half_the_step(options, dataset, tmp_path, monkeypatch):
     short = dataclasses.replace(options, stages=("attack",), epochs_attack=2)
     original, seen = Desensitize.validate, []

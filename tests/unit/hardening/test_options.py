@@ -26,6 +26,7 @@ BASE = {"network": "resnet8", "dataset": "digits"}
         ({"batch_size": 1}, "batch-norm needs 2"),
         ({"seed": -1}, "seed is -1"),
         ({"fault_rate": 0.0}, "fault-rate is 0"),
+        ({"fault_rate": 1e-20}, "fault-rate is 1e-20: give a number from 1e-09"),
         ({"fault_rate": 0.7}, "fault-rate is 0.7"),
         ({"adversarial_weight": 1.5}, "adversarial-weight is 1.5"),
         ({"clip_final": 0.0}, "clip-final is 0"),
