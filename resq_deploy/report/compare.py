@@ -253,11 +253,9 @@ class _Pairing:
         return [f"{chips} flip the very same bits in both files"]
 
     def single_faults(self) -> list[Difference]:
-        """Compare SDC-1 and accuracy under a fault: over shared faults, else over the populations."""
-        stratified = self._is_stratified
-        shared = self._enough_shared
-        found = [] if shared and not stratified else self._of_populations()
-        return [*found, *self._of_shared()] if shared else found
+        """Compare SDC-1 and accuracy under a fault: over shared faults, over the populations, or over both."""
+        found = [] if self._stand_for_all else self._of_populations()
+        return [*found, *self._of_shared()] if self._enough_shared else found
 
     @property
     def _is_stratified(self) -> bool:
@@ -269,21 +267,28 @@ class _Pairing:
         shared = len(self._at_a)
         return shared >= FEWEST_SHARED or shared == len(self._tables[0]) == len(self._tables[1])
 
+    @property
+    def _stand_for_all(self) -> bool:
+        """Whether shared faults are most of what either run saw, so that little is lost with the others."""
+        fewest = min(len(table) for table in self._tables)
+        return self._enough_shared and not self._is_stratified and 2 * len(self._at_a) >= fewest
+
     def fault_notes(self) -> list[str]:
         """Say how many faults are shared, and what is compared therefore."""
         sizes = [len(table) for table in self._tables]
         shared = f"{len(self._at_a):,} of {sizes[0]:,} and {sizes[1]:,} faults hit the same bits in both files"
-        if not self._enough_shared:
-            what = "too few to compare them one by one: the populations are compared, as drawn independently"
-            if self._is_stratified:
-                return [f"{shared}: {what}"]
-            return [
-                f"{shared}: {what}. A few faults do most of the harm, and a sample without them has too narrow an "
-                "interval: differences must stand a permutation test, too"
-            ]
-        if self._is_stratified:
+        if self._enough_shared and self._is_stratified:
             return [f"{shared}; they were drawn in strata, so that figures over shared faults are about these alone"]
-        return [f"{shared}: they are compared one by one"]
+        if self._stand_for_all:
+            return [f"{shared}: they are compared one by one"]
+        few = "they are compared one by one" if self._enough_shared else "too few to compare them one by one"
+        note = f"{shared}: {few}; the populations are compared, as drawn independently"
+        if self._is_stratified:
+            return [note]
+        return [
+            f"{note}. A few faults do most of the harm, and a sample without them has too narrow an interval: "
+            "differences must stand a permutation test, too"
+        ]
 
     def _of_populations(self) -> list[Difference]:
         found = []

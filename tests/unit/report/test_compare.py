@@ -160,6 +160,19 @@ def test_other_data_are_told_by_digest(single, copied):
         gather([single, folder], must_compare=True)
 
 
+def test_where_most_faults_are_not_shared_the_populations_are_compared_too(faultcamp, digits_int8, coarse_int8):
+    few = {"roles": (Role.WEIGHT,), "layers": "conv", "bits": (7,), "samples": 100}
+    runs = load_runs([faultcamp("conv", **few), faultcamp("coarse-conv", coarse_int8, **few, seed=1)])
+    found = compare(*runs)
+    shared = [one for one in found.differences if one.unit == "shared faults"]
+    drawn = [one for one in found.differences if one.unit == "faults, drawn independently"]
+    assert 30 <= shared[0].estimate.n < 50
+    assert [one.figure for one in drawn] == ["SDC-1", "accuracy under a fault"]
+    assert [one.figure for one in shared] == ["SDC-1, shared faults", "accuracy, shared faults"]
+    assert drawn[0].first.n == 100
+    assert "they are compared one by one; the populations are compared, as drawn independently" in found.notes[0]
+
+
 def test_each_run_is_compared_with_the_first_of_its_kind(single, curve, coarse_single, coarse_curve, faultcamp):
     again = faultcamp("again", samples=30)
     runs = load_runs([single, curve, coarse_single, coarse_curve, again])
