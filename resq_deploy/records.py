@@ -227,16 +227,7 @@ class RunFolder:
         try:
             for part in filter(_is_part, path.iterdir()):  # a kill left it
                 part.unlink(missing_ok=True)
-            manifest = {
-                "schema": SCHEMA,
-                "command": command,
-                "status": "running",
-                **normal,
-                "seed": options.get("seed"),
-                "settings": dict(settings or {}),
-                **provenance(),
-                "started": _now(),
-            }
+            manifest = _begun(command, normal, options.get("seed"), dict(settings or {}))
             if occupied:
                 earlier = read_manifest(path)
                 _check_same(path, earlier, command, normal)
@@ -276,6 +267,20 @@ class RunFolder:
     def _is_untouched(self) -> bool:
         """Return whether a run began here and wrote nothing yet."""
         return not self.resumed and all(entry.name in (_MANIFEST, _LOCK) for entry in self.path.iterdir())
+
+
+def _begun(command: str, identity: Mapping[str, Any], seed: object, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a run that begins now."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "status": "running",
+        **identity,
+        "seed": seed,
+        "settings": settings,
+        **provenance(),
+        "started": _now(),
+    }
 
 
 def _is_part(path: pathlib.Path) -> bool:

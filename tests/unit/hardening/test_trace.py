@@ -107,3 +107,11 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path, capfd):
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "none.onnx").exists()
     assert capfd.readouterr().out == ""
+
+
+def test_grey_images_need_no_three_channels(tmp_path):
+    grey = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(72, 2)).eval()
+    path = tmp_path / "grey.onnx"
+    export_float_onnx(grey, path, image_size=8, channels=1)
+    (images,) = onnx.load(path).graph.input
+    assert [size.dim_value for size in images.type.tensor_type.shape.dim[1:]] == [1, 8, 8]
