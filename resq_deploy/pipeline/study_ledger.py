@@ -32,12 +32,12 @@ class Ledger:
     def has(self, step: Step) -> bool:
         """Return whether a step is done: same arguments, same files read, and what it wrote is there unchanged."""
         entry = self._entries.get(step.name)
-        if not isinstance(entry, dict):
+        if not isinstance(entry, dict) or not isinstance(entry.get("asked"), dict):
             return False
         asked = self._asked(step)
         if step.dataset not in self._data:
-            asked["data"] = entry.get("asked", {}).get("data")
-        return entry.get("asked") == asked and entry.get("wrote") == self._digests(step.writes)
+            asked["data"] = entry["asked"].get("data")
+        return bool(entry["asked"] == asked) and entry.get("wrote") == self._digests(step.writes)
 
     def add(self, step: Step, seconds: float) -> None:
         """Record a step that has just been run."""
