@@ -5,6 +5,7 @@ A plain step is one of stage 0: forward, backward, optimiser. The variants take 
 network of its own that starts from the same weights; figures are medians over the repeats, beside their extremes.
 CPU seconds depend less on what else the machine does.
 A stage 2 without views is one that follows no stage 1; with views it crafts perturbed images and has a teacher.
+--compile adds the compiled steps of stages 0 and 1; like all others they are compared with the plain, eager one.
 
 Example:
   OMP_NUM_THREADS=1 python tools/bench_train.py --network resnet20 --dataset digits --out train.json --markdown train.md
@@ -42,12 +43,13 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A kind of step: its stage, whether that follows stage 1, and the bound on its cost."""
+    """A kind of step: its stage, whether that follows stage 1, the bound on its cost, whether it is compiled."""
 
     title: str
     stage: StageName
     hardened: bool = False
     bound: float | None = None
+    compiled: bool = False
 
 
 VARIANTS = {
@@ -55,6 +57,8 @@ VARIANTS = {
     "attack": Variant("stage 1, n-fgsm", "attack", bound=3.2),
     "fault": Variant("stage 2 without views", "fault", bound=2.3),
     "fault_views": Variant("stage 2 with views", "fault", hardened=True, bound=4.0),
+    "plain_compiled": Variant("stage 0, compiled", "baseline", compiled=True),
+    "attack_compiled": Variant("stage 1, n-fgsm, compiled", "attack", compiled=True),
 }
 NUMBERS = (  # option, least value, default, meaning
     ("batch-size", 2, 128, "images a step"),
@@ -74,7 +78,7 @@ def make_step(variant: Variant, options: TrainOptions, dataset: Dataset, folder:
     from resq_deploy.hardening.workbench import Workbench
 
     folder.mkdir()
-    bench = Workbench(options, dataset, folder, lambda _: None)
+    bench = Workbench(dataclasses.replace(options, compile=variant.compiled), dataset, folder, lambda _: None)
     run = StageRun(bench, variant.stage, _hardened(bench) if variant.hardened else None, [])
     batches = (batch for epoch in itertools.count() for batch in bench.batches("bench", epoch, epochs=1, epoch=0))
 
@@ -104,11 +108,12 @@ def _hardened(bench: "Workbench") -> "Checkpoint":
 
 
 def measure(options: TrainOptions, dataset: Dataset, *, steps: int, repeats: int) -> Series:
-    """Return seconds a step, by the clock, of each variant, a value a repeat."""
-    seconds: Series = {clock: {name: [] for name in VARIANTS} for clock in CLOCKS}
+    """Return seconds a step, by the clock, of each variant, a value a repeat; compiled ones where options say so."""
+    variants = {name: variant for name, variant in VARIANTS.items() if options.compile or not variant.compiled}
+    seconds: Series = {clock: {name: [] for name in variants} for clock in CLOCKS}
     with tempfile.TemporaryDirectory(prefix="resq-bench-") as place:
         made = {
-            name: make_step(variant, options, dataset, pathlib.Path(place) / name) for name, variant in VARIANTS.items()
+            name: make_step(variant, options, dataset, pathlib.Path(place) / name) for name, variant in variants.items()
         }
         for repeat in range(repeats + 1):
             for name in list(made)[:: -1 if repeat % 2 else 1]:  # so that a drift favours none
@@ -124,7 +129,8 @@ def measure(options: TrainOptions, dataset: Dataset, *, steps: int, repeats: int
 def assess(seconds: Series) -> dict[str, Result]:
     """Return seconds a step of each variant and, in CPU seconds, their ratio to the plain step of the same repeat."""
     figures = {}
-    for name, variant in VARIANTS.items():
+    for name in seconds["wall"]:
+        variant = VARIANTS[name]
         series = {clock: of[name] for clock, of in seconds.items()}
         ratios = {
             f"{clock}_ratio": _figure([value / plain for value, plain in zip(of[name], of[PLAIN], strict=True)])
@@ -168,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="digits", help="as for resq-deploy train (default: digits)")
     parser.add_argument("--data-dir", type=pathlib.Path, help="where named data sets lie")
     parser.add_argument("--precision", choices=("auto", "float32", "bf16"), default="auto", help="(default: auto)")
+    parser.add_argument("--compile", action="store_true", help="measure compiled steps as well")
     for name, _, default, meaning in NUMBERS:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning} (default: {default})")
     parser.add_argument("--out", required=True, help="JSON file to write", type=pathlib.Path)
@@ -189,6 +196,7 @@ def run(given: argparse.Namespace) -> tuple[dict[str, Result], Result]:
         {
             "network": given.network,
             "precision": given.precision,
+            "compile": given.compile,
             "batch_size": given.batch_size,
             "seed": given.seed,
             "criticality_batches": 1,

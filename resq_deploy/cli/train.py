@@ -76,7 +76,7 @@ class _Command(click.Command):
 @_choice("--optimizer", ("sgd", "adamw"), "What turns gradients into steps (swin_t: adamw).")
 @_number("--rate-baseline", "Peak learning rate of stage 0 (gtsrb: 0.05, adamw: 0.001).")
 @_number("--rate-attack", "Peak learning rate of stage 1 (gtsrb: 0.02, adamw: 2e-4).")
-@_number("--rate-fault", "Peak learning rate of stage 2 (adamw: 1e-4).")
+@_number("--rate-fault", "Peak learning rate of stage 2 (gtsrb: 0.005, adamw: 1e-4).")
 @_number("--weight-decay", "Weight decay (adamw: 0.05).")
 @_number("--label-smoothing", "Label smoothing of stage 0.")
 @_number("--hardening-smoothing", "Label smoothing of stages 1 and 2.")
@@ -106,6 +106,11 @@ class _Command(click.Command):
 @_number("--test-images", "Test images of the final figures.")
 @_number("--robust-test-images", "Test images attacked for the final figures (digits: 300).")
 @_choice("--precision", ("auto", "float32", "bf16"), "Arithmetic of the training; the final figures are float32.")
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Compile stages 0 and 1: pays in long runs of networks with much between convolutions.  [default: off]",
+)
 @_choice("--device", ("auto", "cpu", "cuda"), "Where to compute.")
 @seed_option
 @resume_option

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from resq_deploy.hardening.stage import Stage, StepResult
-from resq_deploy.hardening.workbench import Batch
+from resq_deploy.hardening.workbench import Batch, Workbench
 
 
 class Baseline(Stage):
@@ -14,11 +14,15 @@ class Baseline(Stage):
 
     name = "baseline"
 
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__(bench)
+        self._forward = bench.compiled(self.network.forward)
+
     def step(self, batch: Batch) -> StepResult:
         """Compute the cross-entropy and its gradients."""
         self.network.train()
         with self.bench.autocast():
-            logits = self.network(batch.images)
+            logits = self._forward(batch.images)
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.options.label_smoothing)
         torch.autograd.backward(loss)
         right = (logits.argmax(1) == batch.labels).sum().item()

@@ -92,6 +92,8 @@ class Desensitize(Stage):
         super().__init__(bench)
         pairs = find_pairs(self.network, bench.model_input(bench.train.pixels[:2]))
         self.folded = FoldedNetwork(self.network, pairs)
+        self._forward = bench.compiled(self.network.forward_with_taps)
+        self._crafting = bench.compiled(self.folded.run)
         self.step_share = 1.0
         self.held_out = bench.validation.head(self.options.validation_images)
         self.guarded = bench.validation.head(min(_GUARD_IMAGES, self.options.validation_images))
@@ -101,10 +103,10 @@ class Desensitize(Stage):
         """Perturb the batch, compute (2) in training mode on both views at once, and its gradients."""
         with self.bench.autocast():
             epsilon = self.epsilon_at(batch.progress)
-            attacked = self.folded.classifier()
+            attacked = self.folded.classifier(self._crafting)
             perturbed = perturbed_view(self.options, attacked, batch, epsilon=epsilon, step_share=self.step_share)
             self.network.train()
-            logits, features = self.network.forward_with_taps(torch.cat([batch.images, perturbed]))
+            logits, features = self._forward(torch.cat([batch.images, perturbed]))
         options = self.options
         terms = desensitization_terms(
             _halves(logits),

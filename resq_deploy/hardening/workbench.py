@@ -14,6 +14,7 @@ from resq_deploy.data import Dataset, Split
 from resq_deploy.errors import CheckpointError, DataError, OptionError
 from resq_deploy.hardening.augment import augment
 from resq_deploy.hardening.checkpoint import Checkpoint
+from resq_deploy.hardening.compiling import Pass, check_compiler, compiled
 from resq_deploy.hardening.events import Notice, Report
 from resq_deploy.hardening.options import TrainOptions
 from resq_deploy.hardening.ranks import Ranks
@@ -106,6 +107,8 @@ class Workbench:
         self.image_size = self.train.pixels.shape[1]
         self.network = self._network()
         self.bf16 = _wants_bf16(options.precision, self.device, self.network)
+        if options.compile:
+            check_compiler(self.device)
         if len(self.train) < 2:
             raise DataError(f"{dataset.name} has {len(self.train)} training image: batch-norm needs at least 2")
         self._check_shares()
@@ -177,6 +180,10 @@ class Workbench:
     def autocast(self, enabled: bool = True) -> torch.autocast:
         """Return the context in which the network computes during training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled and self.bf16)
+
+    def compiled(self, function: Pass) -> Pass:
+        """Return a pass of training as it is, or compiled where the options ask for that."""
+        return compiled(function) if self.options.compile else function
 
     def generator(self, *key: int | str) -> torch.Generator:
         """Return a generator on the device that depends on the run's seed and a key only."""

@@ -1,10 +1,12 @@
 """The short version of tools/bench_train.py: the figures are there; times are never judged."""
 
 import json
+import shutil
 
 import bench_train
 import pytest
 
+EAGER = {"plain", "attack", "fault", "fault_views"}
 TINY = "--network resnet8 --dataset digits --batch-size 16 --steps 1 --repeats 2"
 
 
@@ -21,7 +23,7 @@ def test_every_kind_of_step_is_measured_beside_the_plain_one(report):
     found = report[0]
     assert found["options"]["batch_size"] == 16
     assert "/" not in found["command"].replace("tools/bench_train.py", "")
-    assert set(found["variants"]) == set(bench_train.VARIANTS)
+    assert set(found["variants"]) == EAGER
     for figures in found["variants"].values():
         for clock in bench_train.CLOCKS:
             assert len(figures[clock]["raw"]) == 2
@@ -31,8 +33,15 @@ def test_every_kind_of_step_is_measured_beside_the_plain_one(report):
 
 def test_the_table_has_a_row_a_kind_of_step(report):
     rows = [line for line in report[1].splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(bench_train.VARIANTS)
+    assert len(rows) == 2 + len(EAGER)
     assert len({row.count("|") for row in rows}) == 1
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_are_measured_on_demand(tmp_path):
+    assert bench_train.main([*TINY.split(), "--compile", f"--out={tmp_path / 'b.json'}"]) == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert set(found["variants"]) == {*EAGER, "plain_compiled", "attack_compiled"}
 
 
 def test_ratios_are_those_of_the_same_repeat():

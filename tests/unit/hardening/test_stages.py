@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
+from resq_deploy.errors import OptionError
+from resq_deploy.hardening.stage0_baseline import Baseline
 from resq_deploy.hardening.stage1_desensitize import Desensitize
 from resq_deploy.hardening.stage2_fault_aware import FaultAware, add_clamped, frozen_statistics
 from resq_deploy.hardening.workbench import Workbench
@@ -35,6 +38,30 @@ def test_a_step_of_stage_1_leaves_the_gradient_of_equation_2(make_bench, attack)
     assert result.loss == pytest.approx(sum(term.item() for term in result.terms.values()))
     assert all(parameter.grad is not None for parameter in bench.network.parameters())
     assert bench.network.body.conv1.weight.grad.abs().max() > 0
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
+@pytest.mark.parametrize("stage", [Baseline, Desensitize])
+def test_a_compiled_step_leaves_the_gradients_of_an_eager_one(make_bench, stage, monkeypatch):
+    compile_, passes, found = torch.compile, [], []
+    monkeypatch.setattr(torch, "compile", lambda function: passes.append(function) or compile_(function))
+    for wanted in (False, True):
+        bench = make_bench(compile=wanted)
+        stage(bench).step(next(bench.batches("b", epochs=1, epoch=0)))
+        found.append({name: weight.grad for name, weight in bench.network.named_parameters()})
+        assert bool(passes) == wanted
+    for name, eager in found[0].items():
+        torch.testing.assert_close(found[1][name], eager, rtol=0.02, atol=1e-4 * eager.abs().max().item() + 1e-6)
+
+
+def test_without_a_compiler_compile_is_one_line(make_bench, monkeypatch):
+    def broken(_):
+        raise RuntimeError("no compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", lambda _: broken)
+    with pytest.raises(OptionError, match=r"--compile: torch cannot compile here \(no compiler found\): install"):
+        make_bench(compile=True)
 
 
 def test_epsilon_warms_up_linearly(make_bench):
