@@ -109,7 +109,7 @@ class _Command(click.Command):
 @click.option(
     "--compile/--no-compile",
     default=None,
-    help="Compile stages 0 and 1: pays in long runs of networks with much between convolutions.  [default: off]",
+    help="Run stages 0 and 1 through torch.compile: meant for GPUs; on CPUs nothing was gained.  [default: off]",
 )
 @_choice("--device", ("auto", "cpu", "cuda"), "Where to compute.")
 @seed_option

@@ -1,7 +1,7 @@
-"""`torch.compile` for the passes of a training step that gain by it, for `train --compile`.
+"""`torch.compile` for the passes of a training step, for `train --compile`.
 
-These are the plain and the perturbed pass of stages 0 and 1, and crafting. Stage 2 is not compiled: its activation
-ranges are read off between the layers.
+They are those of stages 0 and 1, crafting included. Stage 2 is not compiled: its activation ranges are read off
+between the layers.
 """
 
 from collections.abc import Callable

@@ -38,6 +38,7 @@ def test_the_table_has_a_row_a_kind_of_step(report):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
 def test_compiled_steps_are_measured_on_demand(tmp_path):
     assert bench_train.main([*TINY.split(), "--compile", f"--out={tmp_path / 'b.json'}"]) == 0
     found = json.loads((tmp_path / "b.json").read_text())
