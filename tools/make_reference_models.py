@@ -124,13 +124,14 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
     patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant in STAGES)
     Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs)).run(work, resume=True, report=print)
     _, corners = read_study(work)
+    dataset = load_dataset(name, data_dir)
     options = recipe.options(next(cell for cell in recipe.cells() if cell.dataset == name))
     chips, flips, attack = options["faultcamp"]["chips"], options["faultcamp"]["flips"], options["attackcamp"]["linf"]
     reading = STUDY_READING.format(
         attacks=attack["attacks"].replace(",", ", "),
         attack_images=f"{attack['images']:,}",
         chips=chips["chips"],
-        chip_images=f"{chips['images']:,}",
+        chip_images=f"{min(chips['images'], len(dataset.test)):,}",
         flips=f"{flips['samples']:,}",
         flip_images=f"{flips['images']:,}",
     )
@@ -140,7 +141,7 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
             f"resnet20-{name}-{key}.int8",
             SUBJECTS[name],
             measured=work / "resnet20" / name / "seed-0" / key / "net.int8.onnx",
-            dataset=load_dataset(name, data_dir),
+            dataset=dataset,
             command=f"python tools/make_reference_models.py resnet20-{name} --data-dir data",
             rows=((_heading(metric), percent(value.as_dict())) for metric, value in figures.items()),
             reading=reading,
