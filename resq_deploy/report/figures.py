@@ -11,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from resq_deploy.report.document import Dots, HeatMap, JsonEstimate, Lines, Plot, Series
+from resq_deploy.report.text import rate
 
 # After Okabe and Ito: told apart with every common colour vision; the light ones darkened, so that each has a contrast
 # of 3 or more on white and on the page's dark grey.
@@ -19,6 +20,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _LONGEST_LABEL = 22
 _ROW_HEIGHT = 26
+_FEW = 100  # between the ends of a logarithmic axis: decades alone would be too few ticks
 _LOWEST = -6  # no share below 1e-6 is worth room on a logarithmic axis
 
 
@@ -52,10 +54,19 @@ def _lines(plot: Lines) -> go.Figure:
                 hovertemplate="%{x}: %{text}<extra>" + line.name + "</extra>",
             )
         )
-    figure.update_xaxes(title=plot.x_title, type="log" if plot.log_x else "linear", dtick=1 if plot.log_x else None)
-    figure.update_xaxes(exponentformat="power" if plot.log_x else None)
+    figure.update_xaxes(title=plot.x_title, **_line_axis(plot))
     figure.update_yaxes(title=plot.y_title, range=[-2, 102])
     return _styled(figure, 380, len(plot.series))
+
+
+def _line_axis(plot: Lines) -> dict[str, Any]:
+    """Return the ticks of the axis of positions; a logarithmic one of few decades names the positions drawn."""
+    if not plot.log_x:
+        return {"type": "linear"}
+    drawn = sorted({x for line in plot.series for x in line.x})
+    if drawn and drawn[-1] < _FEW * drawn[0]:
+        return {"type": "log", "tickvals": drawn, "ticktext": [rate(x) for x in drawn]}
+    return {"type": "log", "dtick": 1, "exponentformat": "power"}
 
 
 def _band(name: str, known: Sequence[tuple[float, JsonEstimate]], colour: str) -> go.Scatter:

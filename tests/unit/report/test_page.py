@@ -69,6 +69,16 @@ def test_the_demo_page_draws_both_files_with_their_intervals(summary):
     assert all(len(trace["error_x"]["array"]) == 3 for trace in ladder["data"])
 
 
+@pytest.mark.parametrize(
+    ("rates", "ticks"), [([3e-3, 8.5e-3, 1e-2], ["3e-3", "8.5e-3", "1e-2"]), ([1e-6, 1e-2], None), ([], None)]
+)
+def test_a_logarithmic_axis_of_few_decades_names_the_positions_drawn(rates, ticks):
+    series = [Series(name=NAME, x=rates, estimates=[estimate(0.5) for _ in rates])]
+    axis = draw(Lines(series=series, x_title="x", y_title="y", description="", log_x=True)).layout.xaxis
+    assert axis.ticktext == (tuple(ticks) if ticks else None)
+    assert axis.dtick == (None if ticks else 1)
+
+
 def test_the_demo_table_names_every_figure(summary):
     table = demo_table(summary)
     assert table.headers == ("figure", "baseline", "hardened (RESQ)")
