@@ -29,7 +29,8 @@ def check_compiler(device: torch.device) -> None:
         compiled(_small)(torch.zeros(2, device=device))
     # the compiler, its headers, the driver: torch has no common exception for what may be missing
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        said, _, _ = str(error).partition("Set TORCH")  # from there on it is advice for torch's own developers
+        reason = " ".join(said.split())[:200]
         raise OptionError(
             f"--compile: torch cannot compile here ({reason}): install a C++ compiler, or leave --compile out"
         ) from error

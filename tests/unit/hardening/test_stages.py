@@ -57,7 +57,7 @@ def test_a_compiled_step_leaves_the_gradients_of_an_eager_one(make_bench, stage,
 
 def test_without_a_compiler_compile_is_one_line(make_bench, monkeypatch):
     def broken(_):
-        raise RuntimeError("no compiler\nfound")
+        raise RuntimeError("no compiler\nfound\n\nSet TORCH_LOGS to see more")
 
     monkeypatch.setattr(torch, "compile", lambda _: broken)
     with pytest.raises(OptionError, match=r"--compile: torch cannot compile here \(no compiler found\): install"):
