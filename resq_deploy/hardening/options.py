@@ -12,7 +12,7 @@ STAGES: tuple[Stage, ...] = ("baseline", "attack", "fault")
 
 RECIPES: dict[str, dict[str, Any]] = {
     # traffic signs collapse under full-strength perturbation from the first step on (specification, stage 1)
-    # and are learnt by heart: stage 2 at the general rate undoes more than the small clean loss mends
+    # stage 2 of a ResNet-20 without stage 1 left 94.0 % clean accuracy at the general rate, 97.0 % at this (one seed)
     "gtsrb": {"epsilon_warmup": 0.3, "rate_baseline": 0.05, "rate_attack": 0.02, "rate_fault": 0.005},
     # 1,300 images of 8x8 pixels: an epoch is a few steps, so it takes more epochs of smaller batches
     "digits": {
