@@ -18,6 +18,7 @@ from resq_deploy.hardening.options import TrainOptions
 from resq_deploy.hardening.perturb import Classifier, n_fgsm, pgd
 from resq_deploy.hardening.stage import Stage, StepResult, total_of
 from resq_deploy.hardening.workbench import Batch, Workbench
+from resq_deploy.networks.base import TappedNetwork
 
 _GUARD_STEPS = 5
 _GUARD_IMAGES = 128
@@ -92,7 +93,9 @@ class Desensitize(Stage):
         super().__init__(bench)
         pairs = find_pairs(self.network, bench.model_input(bench.train.pixels[:2]))
         self.folded = FoldedNetwork(self.network, pairs)
-        self._forward = bench.compiled(self.network.forward_with_taps)
+        # compiled, a network of its own wears the taps
+        self._trained = TappedNetwork(self.network) if self.options.compile else self.network
+        self._forward = bench.compiled(self._trained) if self.options.compile else self.network.forward_with_taps
         self._crafting = bench.compiled(self.folded.run)
         self.step_share = 1.0
         self.held_out = bench.validation.head(self.options.validation_images)
@@ -105,7 +108,7 @@ class Desensitize(Stage):
             epsilon = self.epsilon_at(batch.progress)
             attacked = self.folded.classifier(self._crafting)
             perturbed = perturbed_view(self.options, attacked, batch, epsilon=epsilon, step_share=self.step_share)
-            self.network.train()
+            self._trained.train()
             logits, features = self._forward(torch.cat([batch.images, perturbed]))
         options = self.options
         terms = desensitization_terms(

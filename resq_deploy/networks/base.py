@@ -1,15 +1,18 @@
 """`Network`: a body with its normalisation in front, whose stage outputs can be read."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from resq_deploy.errors import ModelError
 
 PENULTIMATE = "penultimate"
+Features = dict[str, Tensor]
 
 
 class Normalise(nn.Module):
@@ -64,7 +67,7 @@ class Network(nn.Module):
         logits: Tensor = self.body(self.normalise(x))
         return logits
 
-    def forward_with_taps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_with_taps(self, x: Tensor) -> tuple[Tensor, Features]:
         """Return the logits and what the stages put out on the way, gradients attached.
 
         The features are keyed by the paths in `taps`, in the layout of the architecture ([N, C, H, W], or
@@ -74,21 +77,54 @@ class Network(nn.Module):
         Raises:
             ModelError: if a tap was not run or put out anything but a tensor.
         """
-        features: dict[str, Tensor] = {}
+        features: Features = {}
+        with ExitStack() as hooks:
+            for hook in self._watch(features):
+                hooks.enter_context(hook)
+            logits = self(x)
+        self._check(features)
+        return logits, features
+
+    def _watch(self, features: Features) -> Iterator[RemovableHandle]:
+        """Hang hooks on the taps and the head that keep what passes there; yield them."""
 
         def keep(name: str, value: Any) -> None:
             if not isinstance(value, Tensor):
                 raise ModelError(f"the tap {name!r} returns a {type(value).__name__}: a tap must return one tensor")
             features[name] = value
 
-        with ExitStack() as hooks:
-            for name in self.taps:
-                module = self.body.get_submodule(name)
-                hooks.enter_context(module.register_forward_hook(lambda _m, _i, out, name=name: keep(name, out)))
-            head = self.body.get_submodule(self.head)
-            hooks.enter_context(head.register_forward_pre_hook(lambda _m, args: keep(PENULTIMATE, args[0].flatten(1))))
-            logits = self(x)
+        for name in self.taps:
+            module = self.body.get_submodule(name)
+            yield module.register_forward_hook(lambda _m, _i, out, name=name: keep(name, out))
+        head = self.body.get_submodule(self.head)
+        yield head.register_forward_pre_hook(lambda _m, args: keep(PENULTIMATE, args[0].flatten(1)))
+
+    def _check(self, features: Features) -> None:
         missing = [name for name in (*self.taps, PENULTIMATE) if name not in features]
         if missing:
             raise ModelError(f"the tap {missing[0]!r} was not run in the forward pass: name modules that are")
+
+
+class TappedNetwork(nn.Module):
+    """`Network.forward_with_taps` for `torch.compile`, which traces the calls of hooks but not their registration.
+
+    Compiling that method fails where the network was compiled without hooks before: torch takes the earlier code,
+    since it does not look at hooks. Here a second set of modules wears the hooks for good; its parameters and buffers
+    are those of the network, the very same tensors.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+        self.network = copy.deepcopy(network, shared)
+        self._features: Features = {}
+        for _ in self.network._watch(self._features):
+            pass
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Features]:
+        """Return what `forward_with_taps` returns."""
+        logits = self.network(x)
+        features = dict(self._features)
+        self._features.clear()
+        self.network._check(features)
         return logits, features

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,18 @@ def test_a_training_killed_for_real_resumes_to_the_same_weights(tree, tmp_path):
         assert cut.epoch == whole.epoch
         assert all(torch.equal(tensor, whole.state[key]) for key, tensor in cut.state.items()), name
     assert (tmp_path / "cut" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_goes_through_all_stages_as_an_eager_one_does(tree, tmp_path):
+    losses = {}
+    for name, more in (("eager", ()), ("compiled", ("--compile",))):
+        arguments = train_arguments("resnet8", tree, tmp_path / name, "--epochs-baseline", 2, "--precision", "float32")
+        resq(*arguments, *more)
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = {(record["stage"], record["epoch"]): record["loss"] for record in records}
+    assert list(losses["compiled"]) == [("baseline", 1), ("baseline", 2), ("attack", 1), ("fault", 1)]
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=0.05)
 
 
 def test_a_campaign_killed_for_real_resumes_to_the_same_figures(digits_int8, tmp_path):

@@ -123,6 +123,22 @@ def test_the_gradient_of_activations_is_one_inside_the_range_and_zero_outside():
     assert values.grad.tolist() == [0, 1, 1, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("top", [2.0, 3.0, 3.1])  # inside the range, on its bound, outside
+def test_known_extremes_change_neither_values_nor_gradients_behind_a_relu(dtype, top):
+    values = torch.linspace(-1, top, 1001).to(dtype)
+    found = []
+    for known in (False, True):
+        leaf = values.clone().requires_grad_()
+        read = torch.relu(leaf)
+        extremes = (0.0, read.max().item()) if known else None
+        quantized = quantize_activation(read, 0.0, 3.0, extremes)
+        (quantized * values).sum().backward()
+        found.append((quantized.detach(), leaf.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_ranges_follow_batches_only_while_learning(weight_grid, tiny):
     activations = ActivationGrid(weight_grid)
     with activations.applied(tiny, learn=True):

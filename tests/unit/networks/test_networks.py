@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resq_deploy.errors import MissingExtraError, ModelError
 from resq_deploy.networks import NETWORKS, build_network
-from resq_deploy.networks.base import Network
+from resq_deploy.networks.base import Network, TappedNetwork
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 PARAMETERS = {
@@ -87,6 +87,22 @@ class TestEveryNetwork:
         network = networks[name]
         network.forward_with_taps(images)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+    def test_a_tapped_network_gives_the_same_and_learns_for_the_network(self, networks, images, name):
+        network = copy.deepcopy(networks[name])
+        tapped = TappedNetwork(network).eval()
+        for _ in range(2):
+            (logits, features), (expected, wanted) = tapped(images), network.forward_with_taps(images)
+            assert torch.equal(logits, expected)
+            assert list(features) == list(wanted)
+            assert all(torch.equal(features[key], wanted[key]) for key in wanted)
+        logits.square().sum().backward()
+        assert all(weight.grad is not None for weight in network.parameters())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+        tapped.train()(images)
+        shared = dict(tapped.network.named_buffers())
+        assert all(shared[key] is value for key, value in network.named_buffers())
+        assert not any(module.training for module in network.modules())
 
     def test_features_lead_gradients_to_the_images(self, networks, images, name):
         _, features = networks[name].forward_with_taps(images.requires_grad_())
