@@ -1,5 +1,6 @@
 import copy
 import io
+import shutil
 import subprocess
 import sys
 import warnings
@@ -253,3 +254,17 @@ def test_what_cannot_be_built_is_one_line(name, options, message):
     with pytest.raises(ModelError, match=message) as error:
         build_network(name, **arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_tapped_network_does_not_take_code_that_was_compiled_without_taps():
+    network = build("resnet8").train()
+    plain = torch.compile(network.forward)
+    for count in (8, 6):  # the second size compiles code for any size
+        plain(torch.rand(count, 3, 32, 32))
+    tapped = torch.compile(TappedNetwork(network))
+    network.eval()
+    for count in (16, 12, 16):
+        images = torch.rand(count, 3, 32, 32)
+        (_, features), (_, wanted) = tapped.eval()(images), network.forward_with_taps(images)
+        torch.testing.assert_close(features, wanted, rtol=1e-3, atol=1e-3)
