@@ -175,19 +175,18 @@ class ActivationGrid:
     def _hook(self, name: str, *, learn: bool) -> Any:
         def quantize(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             values = inputs[0]
-            extremes = self._follow(name, values.detach()) if learn else None
+            # known extremes save more than they cost where a backward pass follows
+            extremes = _extremes(values) if learn or values.requires_grad else None
+            if learn and extremes is not None:
+                self._follow(name, *extremes)
             if name not in self.ranges:
                 return inputs
             return (quantize_activation(values, *self.ranges[name], extremes), *inputs[1:])
 
         return quantize
 
-    def _follow(self, name: str, values: Tensor) -> tuple[float, float]:
-        """Move a layer's range towards the values it reads; return the least and the greatest of these."""
-        # in the order they lie in memory: other layouts than the default would be copied first
-        lowest, highest = torch.aminmax(values.permute(sorted(range(values.ndim), key=values.stride, reverse=True)))
-        extremes = lowest.item(), highest.item()
-        low, high = min(extremes[0], 0.0), max(extremes[1], 0.0)
+    def _follow(self, name: str, lowest: float, highest: float) -> None:
+        low, high = min(lowest, 0.0), max(highest, 0.0)
         if not math.isfinite(high - low):
             raise TrainingError(
                 f"layer {name} reads values that are not finite: lower the learning rates or give --precision float32; "
@@ -198,7 +197,13 @@ class ActivationGrid:
             _RANGE_MEMORY * old_low + (1 - _RANGE_MEMORY) * low,
             _RANGE_MEMORY * old_high + (1 - _RANGE_MEMORY) * high,
         )
-        return extremes
+
+
+def _extremes(values: Tensor) -> tuple[float, float]:
+    # in the order they lie in memory: other layouts than the default would be copied first
+    order = sorted(range(values.ndim), key=values.stride, reverse=True)
+    lowest, highest = torch.aminmax(values.detach().permute(order))
+    return lowest.item(), highest.item()
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -217,8 +222,8 @@ class _Quantize(torch.autograd.Function):
     """Round to multiples of a step, half to even, between two bounds; the gradient is 1 between them and 0 outside.
 
     Where no value lies outside (`inside`), there is nothing to saturate and no gradient to stop, and a pass over the
-    values each way is saved. A value on a bound keeps its gradient then, and else loses it: both are subgradients,
-    and what a ReLU put there has none in either case.
+    values each way is saved. A value on a bound keeps its gradient then, and else loses it: both are subgradients, and
+    what a ReLU put there has none in either case.
     """
 
     @staticmethod
