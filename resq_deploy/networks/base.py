@@ -122,7 +122,11 @@ class TappedNetwork(nn.Module):
             pass
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
-        """Return what `forward_with_taps` returns."""
+        """Return what `forward_with_taps` returns: logits [N, classes] and features, for float32 images [N, C, H, W].
+
+        Raises:
+            ModelError: if a tap was not run or put out anything but a tensor.
+        """
         logits = self.network(x)
         features = dict(self._features)
         self._features.clear()

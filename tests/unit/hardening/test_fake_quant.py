@@ -133,6 +133,7 @@ def test_known_extremes_change_neither_values_nor_gradients_behind_a_relu(dtype,
         read = torch.relu(leaf)
         extremes = (0.0, read.max().item()) if known else None
         quantized = quantize_activation(read, 0.0, 3.0, extremes)
+        assert (quantized.grad_fn.bounds is None) == (known and top < 3)  # which of the two ways was taken
         (quantized * values).sum().backward()
         found.append((quantized.detach(), leaf.grad))
     assert torch.equal(found[0][0], found[1][0])
