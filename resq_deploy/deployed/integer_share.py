@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resq_deploy.deployed.runtime_graph import RuntimeGraph, as_is, optimise
-from resq_deploy.deployed.session import Deployment, Session, create
+from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
+from resq_deploy.deployed.session import Deployment, Session, as_is, create
 
 _CONVOLUTIONS = {
     "Conv": (0, 1),

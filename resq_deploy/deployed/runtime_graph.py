@@ -4,9 +4,6 @@ Parts are taken from the optimised graph and run without any further optimisatio
 the whole session, fed with the same values.
 """
 
-import dataclasses
-import pathlib
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,27 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resq_deploy.deployed.graph import graphs, in_order
-from resq_deploy.deployed.session import Deployment, create
+from resq_deploy.deployed.session import Deployment, as_is, create, element_types, optimised_file
 from resq_deploy.errors import ModelError
-
-_TYPES = {
-    f"tensor({name})": number
-    for name, number in (
-        ("float", onnx.TensorProto.FLOAT),
-        ("float16", onnx.TensorProto.FLOAT16),
-        ("bfloat16", onnx.TensorProto.BFLOAT16),
-        ("double", onnx.TensorProto.DOUBLE),
-        ("int8", onnx.TensorProto.INT8),
-        ("uint8", onnx.TensorProto.UINT8),
-        ("int16", onnx.TensorProto.INT16),
-        ("uint16", onnx.TensorProto.UINT16),
-        ("int32", onnx.TensorProto.INT32),
-        ("uint32", onnx.TensorProto.UINT32),
-        ("int64", onnx.TensorProto.INT64),
-        ("uint64", onnx.TensorProto.UINT64),
-        ("bool", onnx.TensorProto.BOOL),
-    )
-}
 
 _OF_SHAPES = ("Shape", "Size")
 
@@ -178,12 +156,8 @@ class RuntimeGraph:
         Raises:
             ModelError: if a value is no tensor of a type that can be fed.
         """
-        probe = onnx.ModelProto.FromString(self._model.SerializeToString())
-        del probe.graph.output[:]
-        probe.graph.output.extend(onnx.ValueInfoProto(name=value) for value in self.makers)
-        for value in create(probe.SerializeToString(), as_is(deployment)).get_outputs():
-            if value.type in _TYPES:
-                self._types[value.name] = onnx.helper.make_tensor_value_info(value.name, _TYPES[value.type], None)
+        for name, number in element_types(self._model, self.makers, deployment).items():
+            self._types[name] = onnx.helper.make_tensor_value_info(name, number, None)
 
     def take_types(self, known: "RuntimeGraph") -> None:
         """Take over the types of values that another graph has under the same names."""
@@ -216,10 +190,7 @@ def optimise(model: bytes, deployment: Deployment) -> onnx.ModelProto:
     Raises:
         ModelError: if onnxruntime refuses the model.
     """
-    with tempfile.TemporaryDirectory(prefix="resq-") as folder:
-        path = pathlib.Path(folder, "optimised.onnx")
-        create(model, deployment, optimised=path)
-        optimised: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
+    optimised = optimised_file(model, deployment)
     optimised.graph.initializer.extend(_dense(sparse) for sparse in optimised.graph.sparse_initializer)
     del optimised.graph.sparse_initializer[:]
     for tensor in optimised.graph.initializer:
@@ -235,11 +206,6 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     whole[np.unravel_index(places, whole.shape) if places.ndim == 1 else tuple(places.T)] = values
     dense: onnx.TensorProto = onnx.numpy_helper.from_array(whole, sparse.values.name)
     return dense
-
-
-def as_is(deployment: Deployment) -> Deployment:
-    """Return the deployment for a graph that is optimised already."""
-    return dataclasses.replace(deployment, optimization="none")
 
 
 class Part:

@@ -3,17 +3,21 @@
 import dataclasses
 import functools
 import pathlib
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from resq_deploy.data.dataset import to_model_input
+from resq_deploy.deployed import kernels
+from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.errors import DataError, ModelError
 
 BATCH = 100
@@ -28,6 +32,24 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 _MAX_BATCH = 4096  # a fixed batch is filled up with copies of an image, whatever the file says its size is
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+_TYPES = {
+    f"tensor({name})": number
+    for name, number in (
+        ("float", onnx.TensorProto.FLOAT),
+        ("float16", onnx.TensorProto.FLOAT16),
+        ("bfloat16", onnx.TensorProto.BFLOAT16),
+        ("double", onnx.TensorProto.DOUBLE),
+        ("int8", onnx.TensorProto.INT8),
+        ("uint8", onnx.TensorProto.UINT8),
+        ("int16", onnx.TensorProto.INT16),
+        ("uint16", onnx.TensorProto.UINT16),
+        ("int32", onnx.TensorProto.INT32),
+        ("uint32", onnx.TensorProto.UINT32),
+        ("int64", onnx.TensorProto.INT64),
+        ("uint64", onnx.TensorProto.UINT64),
+        ("bool", onnx.TensorProto.BOOL),
+    )
+}
 _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -45,12 +67,15 @@ class Deployment:
         optimization: graph optimisation level: all, extended, basic or none.
         batch: images a run, where the model leaves it open.
         threads: threads within one session; campaigns run several sessions of one thread instead.
+        arithmetic: `exact`: integer sums are those of int32 on any CPU; `native`: those of this CPU's kernels, which
+            saturate on x86 without VNNI.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     optimization: str = "all"
     batch: int = BATCH
     threads: int = 1
+    arithmetic: Arithmetic = Arithmetic.EXACT
 
     def __post_init__(self) -> None:
         missing = [name for name in self.providers if name not in ort.get_available_providers()]
@@ -158,17 +183,72 @@ def as_scores(output: object, images: int) -> NDArray[np.float32]:
     return np.asarray(output, dtype=np.float32).reshape(images, -1)
 
 
-def create(model: bytes, deployment: Deployment, *, optimised: pathlib.Path | None = None) -> ort.InferenceSession:
-    """Create an onnxruntime session that prints nothing.
+def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:
+    """Create an onnxruntime session that prints nothing and computes in the deployment's arithmetic.
 
     Args:
         model: the serialised model, self-contained.
         deployment: how to run it.
-        optimised: where to write the graph as onnxruntime's optimiser leaves it.
 
     Raises:
-        ModelError: if onnxruntime refuses the model; the message is the first line of its own.
+        ModelError: if onnxruntime refuses the model, the message is the first line of its own; or if a layer cannot be
+            computed exactly on this CPU.
     """
+    return _create(*_in_arithmetic(model, deployment))
+
+
+def optimised_file(model: bytes, deployment: Deployment) -> onnx.ModelProto:
+    """Return the model as onnxruntime's optimiser leaves it, for this CPU's own kernels.
+
+    Raises:
+        ModelError: if onnxruntime refuses the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="resq-") as folder:
+        path = pathlib.Path(folder, "optimised.onnx")
+        _create(model, deployment, optimised=path)
+        optimised: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
+    return optimised
+
+
+def as_is(deployment: Deployment) -> Deployment:
+    """Return the deployment for a graph that is optimised already."""
+    return dataclasses.replace(deployment, optimization="none")
+
+
+def _in_arithmetic(model: bytes, deployment: Deployment) -> tuple[bytes, Deployment]:
+    """Return what to run for a model, and how: the model itself where its sums are those that are wanted here."""
+    if deployment.arithmetic is Arithmetic.NATIVE or not has_integers(model):
+        return model, deployment
+    saturating = kernels.saturating(deployment.providers)
+    if not saturating:
+        return model, deployment
+    optimised = deployment.optimization != "none"
+    proto = optimised_file(model, deployment) if optimised else onnx.ModelProto.FromString(model)
+
+    def ask(values: Sequence[str]) -> dict[str, int]:
+        return element_types(proto, values, deployment)
+
+    exact = made_exact(proto, saturating, ask)
+    return (model, deployment) if exact is None else (exact.SerializeToString(), as_is(deployment))
+
+
+def element_types(model: onnx.ModelProto, values: Iterable[str], deployment: Deployment) -> dict[str, int]:
+    """Return the ONNX element types of values of a graph that is run as it is, as onnxruntime tells them.
+
+    Values that are no tensors of a type that can be fed are left out.
+
+    Raises:
+        ModelError: if onnxruntime refuses the model.
+    """
+    probe = onnx.ModelProto.FromString(model.SerializeToString())
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
+    session = _create(probe.SerializeToString(), as_is(deployment))
+    return {value.name: _TYPES[value.type] for value in session.get_outputs() if value.type in _TYPES}
+
+
+def _create(model: bytes, deployment: Deployment, *, optimised: pathlib.Path | None = None) -> ort.InferenceSession:
+    """Create a session with this CPU's own kernels; `optimised` is where to write the optimised graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = deployment.threads
     options.inter_op_num_threads = 1
