@@ -149,6 +149,7 @@ class CampaignOptions:
         for how in ("workers", "audit", "engine", "memory", "scheduler"):
             del values[how]
         del values["fault_list"]  # its digest counts, not its path
+        values["deployment"] = self.deployment.identity()
         values["faults"] = str(self.faults)
         values["roles"] = [str(role) for role in self.roles]
         return values

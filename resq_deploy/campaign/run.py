@@ -154,6 +154,7 @@ class Campaign:
             seconds = time.perf_counter() - begin
             checked = audit(self.plan, records, executor)
             summary = summarise(self.plan, self.golden, records)
+            summary["arithmetic"] = self.options.deployment.arithmetic_used()
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
             if "by_role" in summary:
                 summary["exposure"] = exposure(self.plan, summary["by_role"], summary["rates"]["sdc1"])

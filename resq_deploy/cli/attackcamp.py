@@ -9,6 +9,7 @@ import click
 from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
 from resq_deploy.cli.shared import (
     PATH,
+    arithmetic_option,
     data_dir_option,
     dataset_option,
     need_extra,
@@ -18,6 +19,7 @@ from resq_deploy.cli.shared import (
     progress_bar,
     resume_option,
     seed_option,
+    tell_arithmetic,
 )
 from resq_deploy.errors import OptionError
 
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     "or that until half of the margin is lost and then the commonest class.",
 )
 @click.option("--bit-flip-roles", default="weight", show_default=True, help="Roles whose bits may be flipped, or all.")
+@arithmetic_option
 @click.option("--workers", type=int, help="Processes.  [default: all cores]")
 @seed_option
 @resume_option
@@ -102,6 +105,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     campaign = AttackCampaign(DeployedModel.load(model), data, options)
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
+    tell_arithmetic(options.deployment)
     summary = _run(campaign, out, resume)
     _print(summary, options, out)
 
@@ -113,8 +117,11 @@ def read_options(given: dict[str, Any]) -> "AttackOptions":
         OptionError: if one, or a combination of them, makes no sense.
     """
     from resq_deploy.attacks.ball import Norm
+    from resq_deploy.deployed.arithmetic import Arithmetic
+    from resq_deploy.deployed.session import Deployment
     from resq_deploy.pipeline.attack_options import AttackOptions
 
+    given["deployment"] = Deployment(arithmetic=Arithmetic(given.pop("arithmetic")))
     bit_flip = _bit_flip_options(given)
     attacks, epsilon, norm = (given.pop(name) for name in ("attacks", "epsilon", "norm"))
     try:

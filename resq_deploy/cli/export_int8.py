@@ -8,6 +8,7 @@ import click
 
 from resq_deploy.cli.shared import (
     PATH,
+    arithmetic_option,
     data_dir_option,
     dataset_option,
     need_extra,
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
 @click.option("--calibration-images", type=int, default=500, show_default=True, help="Training images for the ranges.")
 @click.option("--test-images", type=int, help="Test images the accuracies are measured on.  [default: all]")
 @seed_option
+@arithmetic_option
 @click.option(
     "--gate",
     "gates",
@@ -134,10 +136,12 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
+    from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.quantization.export import ExportOptions
     from resq_deploy.quantization.guard_plan import read_rates
 
+    given["arithmetic"] = Arithmetic(given["arithmetic"])
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
     campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
     rates = read_rates(campaign) if campaign else None
@@ -149,6 +153,7 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
         enforce=enforce,
         ber=options.percentile_ber,
         seed=options.seed,
+        arithmetic=options.arithmetic,
     )
     return options, gates
 
@@ -162,8 +167,24 @@ def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
             continue
         verdict = "passed" if gate["passed"] else "FAILED"
         click.echo(f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f})")
+    _print_native(sidecar["native"])
     size = sidecar["model"]["bytes"]
     click.echo(f"{out}: {size:,} bytes ({sidecar['float_model']['bytes'] / size:.2f}x smaller), sidecar beside it")
+
+
+def _print_native(native: Mapping[str, Any]) -> None:
+    """Say what CPUs whose kernels saturate make of the file; nothing where that is nothing."""
+    layers = native["layers"]
+    if native["changed"] is not None:
+        click.echo(
+            f"in native arithmetic this CPU, which saturates, gives {percent(native['changed'])} of the test images "
+            "another answer"
+        )
+    elif layers:
+        click.echo(
+            f"on x86 CPUs without VNNI {len(layers)} layers, the first is {layers[0]['layer']}, could saturate in "
+            "native arithmetic: --weight-type uint8 or --reduce-range makes a file that answers alike on all"
+        )
 
 
 def _percentile(text: str) -> float | Literal["auto"]:

@@ -8,6 +8,7 @@ import click
 
 from resq_deploy.cli.shared import (
     PATH,
+    arithmetic_option,
     data_dir_option,
     dataset_option,
     out_option,
@@ -16,6 +17,7 @@ from resq_deploy.cli.shared import (
     progress_bar,
     resume_option,
     seed_option,
+    tell_arithmetic,
     workers_option,
 )
 from resq_deploy.errors import FailedError, OptionError
@@ -99,6 +101,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     show_default=True,
     help="onnxruntime's graph optimisation, as deployed.",
 )
+@arithmetic_option
 @click.option(
     "--dry-run", is_flag=True, help="Print population, planned faults and an estimate of the time; write nothing."
 )
@@ -134,6 +137,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     if dry_run:
         _print_plan(campaign.estimate())
         return
+    tell_arithmetic(options.deployment)
     summary = _run(campaign, out, resume)
     _print(summary, out)
     _hold_against(summary, bounds)
@@ -146,11 +150,15 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
         OptionError: if one, or a combination of them, makes no sense.
     """
     from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
+    from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.session import Deployment
 
     listed = given["fault_list"] is not None
-    providers, optimization = given.pop("providers"), given.pop("optimization")
-    given["deployment"] = Deployment(providers=providers or ("CPUExecutionProvider",), optimization=optimization)
+    given["deployment"] = Deployment(
+        providers=given.pop("providers") or ("CPUExecutionProvider",),
+        optimization=given.pop("optimization"),
+        arithmetic=Arithmetic(given.pop("arithmetic")),
+    )
     if listed and given["faults"]:
         raise OptionError("--fault-list names the faults itself: leave --faults out")
     given["faults"] = FaultModel.LIST if listed else FaultModel(given["faults"] or "single")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_deploy.cli.shared import PATH, print_table
-from resq_deploy.errors import FailedError
+from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table
+from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.deployed.model import DeployedModel
@@ -18,25 +18,46 @@ if TYPE_CHECKING:
 @click.argument("model", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print surfaces, guards and warnings as JSON.")
 @click.option("--verify", "verifies", is_flag=True, help="Run the file and compare with the logits in its sidecar.")
-def command(model: pathlib.Path, as_json: bool, verifies: bool) -> None:
+@click.option(
+    "--dataset", metavar="D", help="With --verify: also run the calibration images of this data set, kept by name."
+)
+@data_dir_option
+@arithmetic_option
+def command(
+    model: pathlib.Path,
+    as_json: bool,
+    verifies: bool,
+    dataset: str | None,
+    data_dir: pathlib.Path | None,
+    arithmetic: str,
+) -> None:
     """List the stored parameters of an ONNX file: their roles, layers and bits, guards, and what to beware of.
 
-    With --verify, exit status 1 says that this machine's top-1 differs from that of the machine the file was exported
+    With --verify, exit status 1 says that this machine may give other answers than the machine the file was exported
     on, or that the file is another.
 
     \b
     Examples:
       resq-deploy inspect model.int8.onnx
       resq-deploy inspect model.int8.onnx --verify
+      resq-deploy inspect model.int8.onnx --verify --dataset cifar10 --data-dir data
+      resq-deploy inspect model.int8.onnx --verify --arithmetic native
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
+    from resq_deploy.data import load_dataset
     from resq_deploy.deployed.advice import warnings_for
+    from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.deployed.verify import Verdict, verify
 
+    if dataset is not None and not verifies:
+        raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
     deployed = DeployedModel.load(model)
     warnings, guards = warnings_for(deployed), _guards(deployed)
-    verification = verify(deployed) if verifies else None
+    verification = None
+    if verifies:
+        data = load_dataset(dataset, data_dir) if dataset is not None else None
+        verification = verify(deployed, dataset=data, arithmetic=Arithmetic(arithmetic))
     if as_json:
         surfaces = [surface.as_dict() for surface in deployed.surfaces]
         report: dict[str, Any] = {
@@ -56,6 +77,8 @@ def command(model: pathlib.Path, as_json: bool, verifies: bool) -> None:
             click.echo(f"warning: {warning}")
         if verification:
             click.echo(f"verification: {verification.line}")
+            if verification.native and verification.native.line:
+                click.echo(verification.native.line)
     if verification and verification.verdict is Verdict.DIFFERS:
         raise FailedError(f"{model} does not answer as it did where it was exported: {verification.line}")
 

@@ -13,6 +13,8 @@ from resq_deploy.errors import MissingExtraError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from resq_deploy.deployed.session import Deployment
+
 _PLAIN_WIDTH = 110
 
 PATH = click.Path(path_type=pathlib.Path)
@@ -27,6 +29,14 @@ data_dir_option = click.option(
     "--data-dir", type=PATH, help="Where named data sets are looked for, as NAME/{train,test}/CLASS/*, first."
 )
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+arithmetic_option = click.option(
+    "--arithmetic",
+    type=click.Choice(["exact", "native"]),
+    default="exact",
+    show_default=True,
+    help="Sums of 8-bit products as int32 gives them on any CPU, or as this very CPU's kernels do, which saturate on "
+    "x86 without VNNI.",
+)
 resume_option = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 workers_option = click.option("--workers", type=int, help="Faults evaluated at the same time.  [default: all cores]")
 
@@ -51,6 +61,16 @@ def _installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ImportError:  # an import hook that forbids it counts as not installed
         return False
+
+
+def tell_arithmetic(deployment: "Deployment") -> None:
+    """Say on standard error what native arithmetic means on this CPU, where that is another than exact."""
+    if deployment.arithmetic == "native" and deployment.saturates:
+        click.echo(
+            "note: native arithmetic on a CPU that saturates sums of 8-bit products: the figures hold for this kind of "
+            "CPU alone",
+            err=True,
+        )
 
 
 @contextlib.contextmanager

@@ -25,6 +25,23 @@ from resq_deploy.grid import REDUCED_CODE_MAX
 
 _HALF = 128
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
+_SAME_TYPE = {"Where": 1} | dict.fromkeys(
+    (
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ),
+    0,
+)  # operator -> an input whose element type its output has
 
 
 class Arithmetic(enum.StrEnum):
@@ -100,6 +117,14 @@ def made_exact(model: onnx.ModelProto, saturating: Collection[Form], ask: Ask) -
     return exact if scope.rewrite() else None
 
 
+def operand_types(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, Product, tuple[int, int]]]:
+    """Yield every product of a main graph, as far as its types show, with the element types of its two operands."""
+    scope = _Scope(graph, None, (), lambda _: {}, set())
+    for node in graph.node:
+        for product in PRODUCTS[node.op_type] if _is_product(node) else ():
+            yield node, product, scope.shown_types(node, product)
+
+
 def _is_product(node: onnx.NodeProto) -> bool:
     return node.op_type in PRODUCTS and node.domain in _DOMAINS
 
@@ -170,22 +195,27 @@ class _Scope:
             self._move(node, operand, zero)
         return True
 
+    def shown_types(self, node: onnx.NodeProto, product: Product) -> tuple[int, int]:
+        """Return the element types of a product's operands; 0 where the graph does not show one."""
+        operands = ((product.left, product.left_zero), (product.right, product.right_zero))
+        left, right = (
+            int(TensorProto.UINT8)  # the operator quantizes by itself
+            if zero is None
+            else self._type_of(node.input[operand]) or self._type_of(_at(node, zero))
+            for operand, zero in operands
+        )
+        return left, right
+
     def _operand_types(self, node: onnx.NodeProto, product: Product) -> tuple[int, int]:
-        types = []
-        for operand, zero in ((product.left, product.left_zero), (product.right, product.right_zero)):
-            if zero is None:
-                types.append(int(TensorProto.UINT8))
-                continue
-            found = self._type_of(node.input[operand]) or self._type_of(_at(node, zero))
-            found = found or self._asked(node.input[operand])
-            if not found:
-                raise ModelError(
-                    f"{node.op_type} {node.name or node.output[0]!r}: the type of {node.input[operand]!r} cannot be "
-                    "told, so that its sums cannot be made exact on this CPU; --arithmetic native runs the file as "
-                    "this CPU does"
-                )
-            types.append(found)
-        return types[0], types[1]
+        left, right = self.shown_types(node, product)
+        left, right = left or self._asked(node.input[product.left]), right or self._asked(node.input[product.right])
+        if not left or not right:
+            unknown = node.input[product.right if left else product.left]
+            raise ModelError(
+                f"{node.op_type} {node.name or node.output[0]!r}: the type of {unknown!r} cannot be told, so that its "
+                "sums cannot be made exact on this CPU; --arithmetic native runs the file as this CPU does"
+            )
+        return left, right
 
     def _type_of(self, value: str) -> int:
         """Return the element type of a value as far as the graphs show it; 0 where they do not."""
@@ -208,6 +238,8 @@ class _Scope:
             return next((int(attribute.i) for attribute in node.attribute if attribute.name == "to"), 0)
         if node.op_type == "Constant":
             return next((int(attribute.t.data_type) for attribute in node.attribute if attribute.name == "value"), 0)
+        if node.op_type in _SAME_TYPE:
+            return self._type_of(_at(node, _SAME_TYPE[node.op_type]))
         known = slots(node.op_type, len(node.input)) if node.op_type.startswith("QLinear") else None
         return self._type_of(_at(node, known.outputs[0][1])) if known and known.outputs else 0
 
@@ -219,7 +251,7 @@ class _Scope:
 
     def _is_small(self, value: str) -> bool:
         """Return whether codes are stored that no two products of can pass 16 bits: 2 x 64 x 255 = 32,640."""
-        if value in self._stored:
+        if value in self._stored and value not in self._given:
             codes = numpy_helper.to_array(self._stored[value]).astype(np.int16)
             return bool((np.abs(codes) <= REDUCED_CODE_MAX).all())
         shadowed = value in self._given or value in self._makers

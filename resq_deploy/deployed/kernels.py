@@ -8,6 +8,7 @@ the two differ, the form saturates on this CPU. That the uint8 products are righ
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,15 +90,14 @@ def _layer(form: Form, rows: int, extreme: bool) -> tuple[onnx.ModelProto, Value
     """Return a model of one layer of a form, with its right operand first among the stored tensors, and its inputs."""
     operator, left, right = form
     source = np.random.default_rng(rows)
-    shape = (1, _INNER, 1, rows) if operator in _CONVOLUTIONS else (rows, _INNER)
-    shape = (1, rows, _INNER) if operator == "QAttention" else (rows, 1, _INNER) if "LSTM" in operator else shape
-    feeds: Values = {"left": _codes(source, shape, left, extreme)}
+    data = _codes(source, _left_shape(operator, rows), left, extreme)
     if operator in _QUANTIZING:  # from 0 to 255, so that each float is its own code
-        feeds = {"left": np.concatenate([feeds["left"].astype(np.float32)], axis=0)}
-        feeds["left"].reshape(-1)[:2] = (0, 255)
+        data = data.astype(np.float32)
+        data.reshape(-1)[:2] = (0, 255)
+    feeds: Values = {"left": data}
     stored = {"right": _codes(source, _right_shape(operator), right, extreme)}
     stored |= dict(_companions(operator, left, right))
-    attributes = {"QAttention": {"num_heads": 2}, "DynamicQuantizeLSTM": {"hidden_size": _OUTER // 4}}
+    attributes: dict[str, Any] = {"QAttention": {"num_heads": 2}, "DynamicQuantizeLSTM": {"hidden_size": _OUTER // 4}}
     inputs = {
         "ConvInteger": "left right left_zero right_zero",
         "MatMulInteger": "left right left_zero right_zero",
@@ -122,6 +122,14 @@ def _layer(form: Form, rows: int, extreme: bool) -> tuple[onnx.ModelProto, Value
     )
     versions = [onnx.helper.make_opsetid("", 13), onnx.helper.make_opsetid("com.microsoft", 1)]
     return onnx.helper.make_model(graph, opset_imports=versions, ir_version=8), feeds
+
+
+def _left_shape(operator: str, rows: int) -> tuple[int, ...]:
+    if operator in _CONVOLUTIONS:
+        return (1, _INNER, 1, rows)
+    if operator == "QAttention":
+        return (1, rows, _INNER)
+    return (rows, 1, _INNER) if operator == "DynamicQuantizeLSTM" else (rows, _INNER)
 
 
 def _right_shape(operator: str) -> tuple[int, ...]:

@@ -50,6 +50,9 @@ _TYPES = {
         ("bool", onnx.TensorProto.BOOL),
     )
 }
+OPTIMIZATIONS = ("all", "extended", "basic", "none")
+"""Graph optimisation levels of onnxruntime."""
+
 _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -82,6 +85,22 @@ class Deployment:
         if missing:
             available = ", ".join(ort.get_available_providers())
             raise ModelError(f"onnxruntime has no provider {missing[0]!r} here; available: {available}")
+
+    @property
+    def saturates(self) -> bool:
+        """Whether this CPU's own kernels saturate sums of products; tried out, not looked up."""
+        return bool(kernels.measured(self.providers))
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON values, what of this decides figures; of native arithmetic that includes the kind of CPU."""
+        values = dataclasses.asdict(self)
+        if self.arithmetic == Arithmetic.NATIVE:
+            values["cpu_saturates"] = self.saturates
+        return {**values, "arithmetic": str(self.arithmetic), "providers": list(self.providers)}
+
+    def arithmetic_used(self) -> dict[str, Any]:
+        """Return how sums of products were computed, for summaries: by which arithmetic, and on what kind of CPU."""
+        return {"name": str(self.arithmetic), "cpu_saturates": self.saturates}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,7 +236,7 @@ def as_is(deployment: Deployment) -> Deployment:
 
 def _in_arithmetic(model: bytes, deployment: Deployment) -> tuple[bytes, Deployment]:
     """Return what to run for a model, and how: the model itself where its sums are those that are wanted here."""
-    if deployment.arithmetic is Arithmetic.NATIVE or not has_integers(model):
+    if deployment.arithmetic == Arithmetic.NATIVE or not has_integers(model):
         return model, deployment
     saturating = kernels.saturating(deployment.providers)
     if not saturating:

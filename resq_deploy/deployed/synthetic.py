@@ -1,4 +1,4 @@
-"""Seeded synthetic inputs, and what a file answers to them: how another machine tells that it runs the same file alike.
+"""Seeded synthetic inputs, for trying a file out without any data.
 
 The inputs need no data set, and are the same for ever and on every platform: integers made of raw generator words
 (numpy's distributions may change between versions), in exact arithmetic, and one division in IEEE float32.
@@ -6,23 +6,13 @@ The inputs need no data set, and are the same for ever and on every platform: in
 
 import hashlib
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.faults import draws
-from resq_deploy.records import cpu_features
-
-COUNT = 16
-"""How many synthetic inputs the sidecar of an export keeps the logits of."""
-
-DTYPES: dict[str, type[np.generic]] = {"float32": np.float32, "uint8": np.uint8}
-"""What images can be, by the name the sidecar calls it."""
 
 _PATCHES = (2, 4, 8)
 """Into how many patches a long axis is cut: coarse and fine inputs take turns."""
@@ -54,55 +44,6 @@ def inputs_digest(inputs: NDArray[Any]) -> str:
     state = hashlib.sha256(f"{inputs.dtype.name} {list(inputs.shape)}".encode())
     state.update(np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).data)
     return state.hexdigest()
-
-
-def reference(
-    model: bytes, images: NDArray[Any], deployment: Deployment, *, count: int = COUNT, seed: int = 0
-) -> dict[str, Any]:
-    """Run a file on synthetic inputs: the sidecar's entry `verification`.
-
-    Args:
-        model: the serialised file.
-        images: images of a data set the model takes, [N, ...]; only the shape of one is looked at.
-        deployment: how to run it here, and on the machine that verifies.
-        count: how many inputs.
-        seed: of the inputs.
-
-    Returns:
-        JSON values: what makes the inputs again, their digest, the logits [N, C] as exact floats, and where they were
-        computed. A logit that is not finite is its name as text, since JSON has no such numbers.
-
-    Raises:
-        ModelError: if onnxruntime refuses the model.
-        DataError: if the images do not fit the model.
-    """
-    session = Session(model, deployment)
-    shape = (count, *session.input.prepare(images[:1]).shape[1:])
-    inputs = synthetic_inputs(shape, session.input.dtype, seed=seed)
-    return {
-        "seed": seed,
-        "count": count,
-        "shape": list(shape),
-        "dtype": inputs.dtype.name,
-        "inputs_sha256": inputs_digest(inputs),
-        "logits": [[_as_json(value) for value in row] for row in session.run(inputs).tolist()],
-        "deployment": {
-            "providers": list(deployment.providers),
-            "optimization": deployment.optimization,
-            "batch": deployment.batch,
-            "threads": deployment.threads,
-        },
-        "machine": this_machine(),
-    }
-
-
-def this_machine() -> dict[str, Any]:
-    """Return what decides how integer products are computed: processor and runtime."""
-    return {"onnxruntime": ort.__version__, "machine": platform.machine(), "cpu_flags": cpu_features()}
-
-
-def _as_json(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
 
 
 def _pattern(shape: tuple[int, ...], patches: int, seed: int, number: int) -> NDArray[np.int64]:

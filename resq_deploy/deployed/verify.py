@@ -1,32 +1,36 @@
 """Checking on this machine that a file answers as it did where it was exported.
 
-The sidecar of an export names the file's SHA-256 and keeps its logits on seeded synthetic inputs; both are held against
-the file here. Integer kernels differ between processors (without VNNI, x86 saturates sums of products in 16 bits), and
-so do float kernels and versions of onnxruntime.
+The sidecar of an export names the file's SHA-256 and keeps its logits on synthetic inputs, and on calibration images
+for machines where the data are at hand; both are held against the file here. In exact arithmetic integer layers answer
+alike everywhere; float kernels and versions of onnxruntime may differ in the last bit.
 """
 
 import dataclasses
 import enum
 import hashlib
 import pathlib
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.data.dataset import Dataset
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.reference import Reference, read_reference, this_machine
+from resq_deploy.deployed.saturation import SaturatingLayer, saturating_layers
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
-from resq_deploy.deployed.synthetic import DTYPES, inputs_digest, synthetic_inputs, this_machine
-from resq_deploy.errors import ModelError, RunFolderError
+from resq_deploy.deployed.synthetic import inputs_digest
+from resq_deploy.errors import DataError, ModelError, RunFolderError
 from resq_deploy.faults.outcomes import top1
+from resq_deploy.faults.statistics import Estimate, share
 from resq_deploy.records import read_json
 
-OPTIMIZATIONS = ("all", "extended", "basic", "none")
-_VNNI = {"avx512_vnni", "avx_vnni"}
-_X86 = {"x86_64", "AMD64"}
-_MAX_VALUES = 2**28
-"""More values than this no sidecar asks for; it could be damaged."""
+_MOST = 0.01
+"""Share of answers that may differ where a file is still said to give the same classes."""
+
+_CONFIDENCE = 0.95
 
 
 class Verdict(enum.StrEnum):
@@ -38,16 +42,60 @@ class Verdict(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Native:
+    """What this CPU's own kernels make of the file, where they saturate; elsewhere, what others may make of it.
+
+    Attributes:
+        cpu_saturates: whether this CPU's kernels saturate.
+        changed: share of the inputs that get another answer than in exact arithmetic; None where that is not so here.
+        layers: the layers that could saturate on a CPU whose kernels do: an upper bound.
+    """
+
+    cpu_saturates: bool
+    changed: Estimate | None
+    layers: Sequence[SaturatingLayer]
+
+    @property
+    def line(self) -> str:
+        """The same in one line; empty where there is nothing to say."""
+        if self.changed is not None:
+            value, low, high = (100 * part for part in (self.changed.value, self.changed.low, self.changed.high))
+            return (
+                f"native arithmetic on this CPU, which saturates, gives {value:.2f} % [{low:.2f}, {high:.2f}] of "
+                f"{self.changed.n} inputs another answer than exact arithmetic does"
+            )
+        if not self.layers:
+            return ""
+        return (
+            f"on a CPU that saturates (x86 without VNNI) {len(self.layers)} layers could pass 16 bits in native "
+            f"arithmetic, the first is {self.layers[0].layer!r}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "cpu_saturates": self.cpu_saturates,
+            "changed": self.changed.as_dict() if self.changed else None,
+            "layers": [layer.as_dict() for layer in self.layers],
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Verification:
     """What came of a check.
 
     Attributes:
-        verdict: `identical` (all logits bit-equal), `same classes` (top-1 of every input) or `differs`.
+        verdict: `identical` (all logits bit-equal), `same classes` (top-1 of every input, and differences too small to
+            change one answer in a hundred) or `differs`.
         reason: why it is not `identical`, in one line; empty where it is.
         inputs: how many inputs the file was run on; 0 where it was not run, since it is not the file of the sidecar.
-        bit_equal: of them, how many have bit-equal logits.
+        images: how many of them are calibration images; the others are synthetic.
+        bit_equal: of the inputs, how many have bit-equal logits.
         same_top1: of them, how many have the same top-1.
+        at_risk: of them, how many have two largest logits that lie no farther apart than twice `max_difference`.
         max_difference: largest difference of a logit, None where not run; infinite where only one of them is finite.
+        arithmetic: in which the file was run here.
+        native: what CPUs that saturate make of the file; None where not run.
         exported: processor and runtime where the logits of the sidecar were computed.
         here: the same of this machine.
     """
@@ -55,9 +103,13 @@ class Verification:
     verdict: Verdict
     reason: str = ""
     inputs: int = 0
+    images: int = 0
     bit_equal: int = 0
     same_top1: int = 0
+    at_risk: int = 0
     max_difference: float | None = None
+    arithmetic: str = str(Arithmetic.EXACT)
+    native: Native | None = None
     exported: Mapping[str, Any]
     here: Mapping[str, Any]
 
@@ -66,70 +118,19 @@ class Verification:
         """The result in one line."""
         if not self.inputs:
             return f"{self.verdict}: {self.reason}"
-        counts = f"logits bit-equal on {self.bit_equal} and top-1 equal on {self.same_top1} of {self.inputs} inputs"
-        return f"{self.verdict}: {counts}" + (f"; {self.reason}" if self.reason else "")
+        kinds = f"{self.inputs} inputs" if not self.images else f"{self.inputs} inputs, {self.images} of them images"
+        counts = f"logits bit-equal on {self.bit_equal} and top-1 equal on {self.same_top1} of {kinds}"
+        return f"{self.verdict} in {self.arithmetic} arithmetic: {counts}" + (f"; {self.reason}" if self.reason else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as the JSON object `inspect --json --verify` prints; an infinite difference is null."""
         finite = self.max_difference is not None and np.isfinite(self.max_difference)
-        return {**dataclasses.asdict(self), "max_difference": self.max_difference if finite else None}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Expected:
-    """What a sidecar says: SHA-256 of the file, inputs [N, ...], logits [N, C], how and where they were computed."""
-
-    sha256: str
-    inputs: NDArray[Any]
-    logits: NDArray[np.float32]
-    deployment: Deployment
-    machine: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, path: pathlib.Path) -> Self:
-        """Read a sidecar.
-
-        Raises:
-            InputError: if it is missing, broken, or has no logits.
-        """
-        if not path.is_file():
-            raise ModelError(f"there is no sidecar {path}: --verify needs it beside the model, copy it along")
-        sidecar = read_json(path)
-        if isinstance(sidecar, dict) and "model" in sidecar and "verification" not in sidecar:
-            raise ModelError(f"the sidecar {path} holds no logits to verify against: export the model anew")
-        try:
-            return cls._parse(sidecar["model"]["sha256"], sidecar["verification"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ModelError(
-                f"the sidecar {path} is damaged ({type(error).__name__}: {error}): copy it anew"
-            ) from error
-
-    @classmethod
-    def _parse(cls, sha256: str, entry: Mapping[str, Any]) -> Self:
-        shape = [int(size) for size in entry["shape"]]
-        if len(shape) < 2 or min(shape) < 1 or np.prod(shape, dtype=np.float64) > _MAX_VALUES:
-            raise ValueError(f"its inputs cannot have the shape {shape}")
-        inputs = synthetic_inputs(shape, DTYPES[entry["dtype"]], seed=int(entry["seed"]))
-        logits = np.array([[float(value) for value in row] for row in entry["logits"]], dtype=np.float32)
-        if logits.ndim != 2 or len(logits) != len(inputs):
-            raise ValueError(f"its logits are no table of {len(inputs)} rows")
-        if inputs_digest(inputs) != entry["inputs_sha256"]:
-            raise ValueError("its inputs cannot be made again: their digest is another")
-        machine = {key: str(entry["machine"][key]) for key in ("onnxruntime", "machine")}
-        return cls(
-            sha256=str(sha256),
-            inputs=inputs,
-            logits=logits,
-            deployment=_deployment(entry["deployment"]),
-            machine={**machine, "cpu_flags": list(map(str, entry["machine"]["cpu_flags"]))},
-        )
-
-
-def _deployment(entry: Mapping[str, Any]) -> Deployment:
-    batch, threads, optimization = int(entry["batch"]), int(entry["threads"]), entry["optimization"]
-    if batch < 1 or threads < 0 or optimization not in OPTIMIZATIONS:
-        raise ValueError(f"no session runs at optimisation {optimization!r}, batch {batch}, {threads} threads")
-    return Deployment(providers=tuple(entry["providers"]), optimization=optimization, batch=batch, threads=threads)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            **values,
+            "max_difference": self.max_difference if finite else None,
+            "native": self.native.as_dict() if self.native else None,
+        }
 
 
 def sidecar_of(model: pathlib.Path) -> pathlib.Path:
@@ -151,35 +152,113 @@ def source_checkpoint(model: DeployedModel) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def verify(model: DeployedModel) -> Verification:
-    """Run a file on the synthetic inputs of its sidecar, and hold its logits against those kept there.
+def verify(
+    model: DeployedModel, *, dataset: Dataset | None = None, arithmetic: Arithmetic = Arithmetic.EXACT
+) -> Verification:
+    """Run a file on the inputs of its sidecar, and hold its logits against those kept there.
 
     Args:
         model: the file; its sidecar lies beside it.
+        dataset: the data it was calibrated on, to take the calibration images from; None for synthetic inputs alone.
+        arithmetic: in which to run it.
 
     Raises:
-        InputError: if the sidecar is missing, damaged or without logits, or onnxruntime refuses the file.
+        InputError: if the sidecar is missing, damaged or without logits, the data set is not the one of the sidecar,
+            or onnxruntime refuses the file.
     """
-    expected = _Expected.read(sidecar_of(model.path))
+    sha256, expected = _read(sidecar_of(model.path))
     here = this_machine()
     data = model.path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != expected.sha256:
+    if hashlib.sha256(data).hexdigest() != sha256:
         return Verification(
             verdict=Verdict.DIFFERS,
             reason=f"{model.path.name} is not the file its sidecar belongs to, or was changed: its SHA-256 is another",
+            arithmetic=str(arithmetic),
             exported=expected.machine,
             here=here,
         )
-    session = Session(data, expected.deployment)
+    deployment = dataclasses.replace(expected.deployment, arithmetic=arithmetic)
+    inputs, logits = [expected.inputs], [expected.synthetic.logits]
+    if dataset is not None:
+        inputs.append(_calibration_images(expected, dataset, Session(data, deployment)))
+        logits.append(expected.calibration.logits if expected.calibration else np.zeros(0, np.float32))
+    found = _run(model, data, deployment, inputs)
+    compared = _compare(np.concatenate(logits), found, expected, here, arithmetic)
+    return dataclasses.replace(
+        compared,
+        images=sum(map(len, inputs[1:])),
+        native=_native(model, data, deployment, inputs, found),
+    )
+
+
+def _read(path: pathlib.Path) -> tuple[str, Reference]:
+    """Return what a sidecar says: SHA-256 of the file, and its answers.
+
+    Raises:
+        InputError: if it is missing, broken, or has no answers.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no sidecar {path}: --verify needs it beside the model, copy it along")
+    sidecar = read_json(path)
+    if isinstance(sidecar, dict) and "model" in sidecar and "synthetic" not in (sidecar.get("verification") or {}):
+        raise ModelError(f"the sidecar {path} holds no answers that this version reads: export the model anew")
     try:
-        logits = session.run(session.input.prepare(expected.inputs))
+        return str(sidecar["model"]["sha256"]), read_reference(sidecar["verification"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"the sidecar {path} is damaged ({type(error).__name__}: {error}): copy it anew") from error
+
+
+def _calibration_images(expected: Reference, dataset: Dataset, session: Session) -> NDArray[Any]:
+    """Return the calibration images whose answers are kept, as the model takes them.
+
+    Raises:
+        DataError: if none are kept, or the data set gives others.
+    """
+    if expected.drawn is None or expected.calibration is None:
+        raise DataError("the sidecar keeps no answers to calibration images: leave --dataset out")
+    drawn = dataset.calibration(expected.drawn.count, expected.drawn.seed).images
+    images = session.input.prepare(drawn[: len(expected.calibration.logits)])
+    if inputs_digest(images) != expected.calibration.digest:
+        raise DataError(
+            f"data set {dataset.name} gives other calibration images than those that the file was exported with "
+            f"({expected.drawn.dataset}): give that one, or leave --dataset out"
+        )
+    return images
+
+
+def _run(
+    model: DeployedModel, data: bytes, deployment: Deployment, inputs: Sequence[NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Return the logits for all inputs, one kind after the other, each in batches of its own as it was exported."""
+    session = Session(data, deployment)
+    try:
+        return np.concatenate([session.run(session.input.prepare(part)) for part in inputs])
     except RUNTIME_ERRORS as error:
         raise ModelError(f"{model.path}: onnxruntime cannot run it: {first_line(error)}") from error
-    return _compare(expected.logits, logits, expected.machine, here)
+
+
+def _native(
+    model: DeployedModel,
+    data: bytes,
+    deployment: Deployment,
+    inputs: Sequence[NDArray[Any]],
+    found: NDArray[np.float32],
+) -> Native:
+    """Return what kernels that saturate make of the file, given its logits in the deployment's arithmetic."""
+    changed = None
+    if deployment.saturates:
+        other = Arithmetic.NATIVE if deployment.arithmetic == Arithmetic.EXACT else Arithmetic.EXACT
+        answers = _run(model, data, dataclasses.replace(deployment, arithmetic=other), inputs)
+        changed = share(int((top1(answers) != top1(found)).sum()), len(found), _CONFIDENCE)
+    return Native(cpu_saturates=deployment.saturates, changed=changed, layers=saturating_layers(data, deployment))
 
 
 def _compare(
-    expected: NDArray[np.float32], found: NDArray[np.float32], exported: Mapping[str, Any], here: Mapping[str, Any]
+    expected: NDArray[np.float32],
+    found: NDArray[np.float32],
+    kept: Reference,
+    here: Mapping[str, Any],
+    arithmetic: Arithmetic,
 ) -> Verification:
     if expected.shape != found.shape:
         raise ModelError(f"the sidecar keeps {expected.shape[1]} logits an input, the file gives {found.shape[1]}")
@@ -188,34 +267,62 @@ def _compare(
         gaps = np.where(alike, 0.0, np.abs(expected.astype(np.float64) - found))
     largest = float(np.where(np.isnan(gaps), np.inf, gaps).max())
     bit_equal, same = int(alike.all(axis=1).sum()), int((top1(expected) == top1(found)).sum())
+    at_risk = int((_lead(expected) <= 2 * largest).sum()) if largest else 0
     if bit_equal == len(expected):
         verdict, reason = Verdict.IDENTICAL, ""
     else:
-        verdict = Verdict.SAME_CLASSES if same == len(expected) else Verdict.DIFFERS
-        reason = f"logits differ by up to {largest:.3g}, {_cause(exported, here)}"
+        verdict = Verdict.SAME_CLASSES if _harmless(len(expected), same, at_risk) else Verdict.DIFFERS
+        reason = f"logits differ by up to {largest:.3g}, {_cause(kept, here, arithmetic)}"
     return Verification(
         verdict=verdict,
         reason=reason,
         inputs=len(expected),
         bit_equal=bit_equal,
         same_top1=same,
+        at_risk=at_risk,
         max_difference=largest,
-        exported=exported,
+        arithmetic=str(arithmetic),
+        exported=kept.machine,
         here=here,
     )
 
 
-def _cause(exported: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def _harmless(inputs: int, same: int, at_risk: int) -> bool:
+    """Return whether no answer differed, and no more than one in a hundred of further ones is to be expected to.
+
+    Either the inputs are so many that they show it by themselves, or no more of them than that have two largest logits
+    so near to each other that the largest difference seen could change their order.
+    """
+    shown = share(0, inputs, _CONFIDENCE).high <= _MOST
+    return same == inputs and (shown or at_risk <= _MOST * inputs)
+
+
+def _lead(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how far the largest logit of each row lies above the second, [N, C] -> [N]; 0 where that is no number."""
+    if logits.shape[1] < 2:
+        return np.abs(logits[:, 0]).astype(np.float64)
+    ordered = np.sort(logits.astype(np.float64), axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(ordered[:, -1] - ordered[:, -2], nan=0.0, posinf=np.inf)
+
+
+def _cause(expected: Reference, here: Mapping[str, Any], arithmetic: Arithmetic) -> str:
     """Return what may make the difference, as far as it is known."""
-    before, now = set(exported["cpu_flags"]), set(here["cpu_flags"])
-    if {exported["machine"], here["machine"]} <= _X86 and bool(before & _VNNI) != bool(now & _VNNI):
-        lacking = "this CPU" if before & _VNNI else "the CPU it was exported on"
-        return f"since {lacking} has no VNNI and may saturate in 16 bits: export with --reduce-range to be safe"
+    exported = expected.machine
+    there = expected.deployment.arithmetic == Arithmetic.NATIVE and exported["saturates"]
+    now = arithmetic == Arithmetic.NATIVE and here["saturates"]
+    if there != now:
+        lacking = "this CPU" if now else "the CPU it was exported on"
+        return (
+            f"since {lacking} saturates sums of products in 16 bits: --arithmetic exact answers alike on every CPU, "
+            "and so does a file exported with --weight-type uint8 or --reduce-range"
+        )
     changes = [
         f"{key} {exported[key]} there and {here[key]} here"
         for key in ("onnxruntime", "machine")
         if exported[key] != here[key]
     ]
-    if before != now:
-        changes.append(f"CPU features {', '.join(sorted(before ^ now))} on one of the two machines only")
+    apart = set(exported["cpu_flags"]) ^ set(here["cpu_flags"])
+    if apart:
+        changes.append(f"CPU features {', '.join(sorted(apart))} on one of the two machines only")
     return "with " + "; ".join(changes) if changes else "though processor and runtime are the same"

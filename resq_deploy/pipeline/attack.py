@@ -116,7 +116,12 @@ class AttackCampaign:
                 report=report,
             )
             clean = share(self._golden.right, len(self._golden.labels), _CONFIDENCE)
-            summary: dict[str, Any] = {"schema": SCHEMA, "threat": self._threat(), "clean": clean.as_dict()}
+            summary: dict[str, Any] = {
+                "schema": SCHEMA,
+                "arithmetic": self.options.deployment.arithmetic_used(),
+                "threat": self._threat(),
+                "clean": clean.as_dict(),
+            }
             results: Results = {}
             if self._kit is not None:
                 results, figures = self._on_images(self._kit, scene)

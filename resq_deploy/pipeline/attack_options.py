@@ -111,4 +111,5 @@ class AttackOptions:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
         del values["workers"], values["surrogate"]  # of the surrogate its digest counts, not its path
+        values["deployment"] = self.deployment.identity()
         return {**values, "attacks": list(self.chosen), "epsilon": list(self.radii), "norm": str(self.norm)}

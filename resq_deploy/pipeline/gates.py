@@ -26,6 +26,7 @@ from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
@@ -75,6 +76,7 @@ class GateOptions:
         chips: simulated chips.
         fault_images: test images each chip is judged by.
         seed: of the attacks; chips have numbers of their own.
+        arithmetic: in which the int8 file is run.
     """
 
     DEFAULTS: ClassVar[dict[str, float]] = {"clean": 1.0, "transfer-pgd": 1.0, "square": 1.0, "faults": 0.0}
@@ -92,6 +94,7 @@ class GateOptions:
     chips: int = 10
     fault_images: int = 1000
     seed: int = 0
+    arithmetic: Arithmetic = Arithmetic.EXACT
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.bounds, *self.gates} - self.DEFAULTS.keys())
@@ -201,7 +204,7 @@ def _transfer_pgd(candidate: Candidate, dataset: Dataset, options: GateOptions) 
     from resq_deploy.pipeline.transfer import transfer_pgd  # here, so that a float file is exported without torch
 
     test = _attackable(dataset, options.pgd_images)
-    session = Session(candidate.int8_file, _every_core())
+    session = Session(candidate.int8_file, _every_core(options))
     radii = []
     for epsilon in options.pgd_epsilons:
         attack = transfer_pgd(candidate.network, session, test, epsilon=epsilon, steps=options.steps, seed=options.seed)
@@ -217,7 +220,7 @@ def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     """
     test = _attackable(dataset, options.square_images)
     files = {"float": candidate.float_file, "int8": candidate.int8_file}
-    targets = {name: Target(Session(file, _every_core())) for name, file in files.items()}
+    targets = {name: Target(Session(file, _every_core(options))) for name, file in files.items()}
     radii = []
     for epsilon in options.square_epsilons:
         results = {
@@ -269,6 +272,7 @@ def _right_by_chip(file: bytes, dataset: Dataset, options: GateOptions) -> tuple
         roles=(Role.WEIGHT,),
         images=options.fault_images,
         engine="reload",  # a mask of the whole file leaves nothing to replay
+        deployment=Deployment(arithmetic=options.arithmetic),
     )
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
         path = pathlib.Path(folder) / "candidate.onnx"
@@ -296,8 +300,8 @@ def _attackable(dataset: Dataset, images: int) -> Split:
     return test
 
 
-def _every_core() -> Deployment:
-    return Deployment(threads=len(usable_cores()))
+def _every_core(options: GateOptions) -> Deployment:
+    return Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
 
 
 def _paired(float_right: Flags, int8_right: Flags) -> Gate:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.integer_share import integer_share
+from resq_deploy.deployed.reference import Drawn, reference
+from resq_deploy.deployed.saturation import saturating_layers
 from resq_deploy.deployed.session import Deployment, InputSpec, Session
 from resq_deploy.deployed.surfaces import find_surfaces
-from resq_deploy.deployed.synthetic import reference
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
@@ -26,7 +28,7 @@ from resq_deploy.quantization.opset import check_opset
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.records import provenance, sha256_file
 
-SCHEMA = 2
+SCHEMA = 3
 _BATCH = 1000
 
 
@@ -43,6 +45,7 @@ class ExportOptions(Scheme):
         calibration_images: how many training images the activation ranges are taken from.
         seed: of their choice.
         test_images: how many test images the accuracies are measured on; None for all.
+        arithmetic: in which the int8 file is measured; adjustments are always chosen in exact arithmetic.
     """
 
     opset: int | None = None
@@ -52,6 +55,7 @@ class ExportOptions(Scheme):
     calibration_images: int = 500
     seed: int = 0
     test_images: int | None = None
+    arithmetic: Arithmetic = Arithmetic.EXACT
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +118,7 @@ def export_int8(
     report("preparing the float model")
     model = prepare_float_model(source, options.opset)
     float_file = model.SerializeToString()
-    every_core = Deployment(threads=len(usable_cores()))
+    every_core = Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
     session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
     int8_file, adjustments = write_adjusted(model, calibration, session.input, options, report=report)
@@ -133,10 +137,18 @@ def export_int8(
             "source": described,
             "dataset": {"name": dataset.name, "classes": list(dataset.classes), "test_sha256": dataset.digest("test")},
             "notes": list(dataset.notes),
+            "arithmetic": str(options.arithmetic),
             "quantization": {**_form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
             "adjustments": adjustments,
             "guards": plan.as_dict() if plan else None,
             **_facts(int8_file, test),
+            "verification": reference(
+                int8_file,
+                calibration.images,
+                Deployment(arithmetic=options.arithmetic),
+                drawn=Drawn(dataset=dataset.name, count=options.calibration_images, seed=options.seed),
+            ),
+            "native": _native(int8_file, dataset, test),
         },
     )
     export.sidecar.update(_accuracies(export), provenance=provenance())
@@ -184,7 +196,7 @@ def _form(int8_file: bytes, options: ExportOptions) -> dict[str, Any]:
 
 
 def _facts(int8_file: bytes, test: Split) -> dict[str, Any]:
-    """Return what the file stores, what of it runs in integers, and what it answers to synthetic images."""
+    """Return what the file stores, and what of it runs in integers."""
     bits: dict[str, int] = {}
     for surface in find_surfaces(onnx.ModelProto.FromString(int8_file)):
         bits[str(surface.role)] = bits.get(str(surface.role), 0) + surface.bits
@@ -193,7 +205,6 @@ def _facts(int8_file: bytes, test: Split) -> dict[str, Any]:
     return {
         "stored_bits": bits,
         "integer_share": integer_share(int8_file, Deployment(), first).as_dict(),
-        "verification": reference(int8_file, test.images, Deployment()),
     }
 
 
@@ -206,8 +217,30 @@ def _accuracies(export: Export) -> dict[str, Any]:
     }
 
 
+def _native(int8_file: bytes, dataset: Dataset, test: Split) -> dict[str, Any]:
+    """Return what CPUs whose kernels saturate make of the file.
+
+    Where this CPU is one, that is the share of the test answers that differ between exact and native arithmetic;
+    elsewhere the layers that could saturate there are named, which is an upper bound.
+    """
+    exact = Deployment(threads=len(usable_cores()))
+    native = dataclasses.replace(exact, arithmetic=Arithmetic.NATIVE)
+    changed = None
+    if exact.saturates:
+        answers = [_answers(Session(int8_file, how), dataset, test) for how in (exact, native)]
+        changed = share(int((answers[0] != answers[1]).sum()), len(test)).as_dict()
+    layers = [layer.as_dict() for layer in saturating_layers(int8_file, exact)]
+    return {"cpu_saturates": exact.saturates, "changed": changed, "layers": layers}
+
+
 def _right(session: Session, dataset: Dataset, test: Split) -> NDArray[np.bool_]:
     """Return which test images a session answers right, shape [N]."""
+    right: NDArray[np.bool_] = _answers(session, dataset, test) == test.labels
+    return right
+
+
+def _answers(session: Session, dataset: Dataset, test: Split) -> NDArray[np.int64]:
+    """Return the top-1 of a session for the test images, shape [N]."""
     logits = np.concatenate(
         [
             session.run(session.input.prepare(test.images[start : start + _BATCH]))
@@ -215,5 +248,4 @@ def _right(session: Session, dataset: Dataset, test: Split) -> NDArray[np.bool_]
         ]
     )
     dataset.check_outputs(logits.shape[1])
-    right: NDArray[np.bool_] = top1(logits) == test.labels
-    return right
+    return top1(logits)

@@ -1,10 +1,7 @@
-import json
-
 import numpy as np
 import pytest
 
-from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.deployed.synthetic import inputs_digest, reference, synthetic_inputs
+from resq_deploy.deployed.synthetic import inputs_digest, synthetic_inputs
 
 GOLDEN = {
     ((16, 3, 32, 32), np.float32, 0): "81a6aba510cf2162aa6bc3b94b8772d1a73d9dcd7f48222c2560e231be021f2b",
@@ -50,24 +47,3 @@ def test_byte_order_does_not_change_the_digest():
     inputs = synthetic_inputs((2, 3, 8, 8), np.float32)
     assert inputs_digest(inputs.astype(">f4")) == inputs_digest(inputs)
     assert inputs_digest(inputs.reshape(3, 2, 8, 8)) != inputs_digest(inputs)
-
-
-def test_the_reference_makes_its_inputs_and_logits_again(digits_int8):
-    images = np.zeros((1, 32, 32, 3), np.uint8)
-    said = json.loads(json.dumps(reference(digits_int8.read_bytes(), images, Deployment(), count=5, seed=4)))
-    inputs = synthetic_inputs(said["shape"], np.float32, seed=4)
-    assert (said["count"], said["seed"], said["shape"], said["dtype"]) == (5, 4, [5, 3, 32, 32], "float32")
-    assert said["inputs_sha256"] == inputs_digest(inputs)
-    logits = Session(digits_int8.read_bytes(), Deployment()).run(inputs)
-    assert np.array(said["logits"], np.float32).tobytes() == logits.tobytes()
-    assert len(np.unique(logits.argmax(axis=1))) > 1  # inputs that all look alike would prove little
-    assert said["machine"].keys() == {"onnxruntime", "machine", "cpu_flags"}
-    assert said["deployment"]["optimization"] == "all"
-
-
-def test_models_of_uint8_and_of_fixed_batch(model_file):
-    nhwc = reference(model_file("nhwc_uint8").read_bytes(), np.zeros((3, 8, 8, 3), np.uint8), Deployment(), count=3)
-    assert (nhwc["shape"], nhwc["dtype"]) == ([3, 8, 8, 3], "uint8")
-    fixed = reference(model_file("fixed_batch").read_bytes(), np.zeros((1, 3, 8, 8), np.float32), Deployment(), count=3)
-    assert fixed["shape"] == [3, 3, 8, 8]
-    assert len(fixed["logits"]) == 3

@@ -1,0 +1,79 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from resq_deploy.deployed.saturation import saturating_layers
+from resq_deploy.deployed.session import Deployment
+
+
+def layers(model, **deployment):
+    return saturating_layers(model, Deployment(**deployment))
+
+
+def product(codes, *, left=TensorProto.UINT8, op="MatMulInteger", **attributes):
+    graph = helper.make_graph(
+        [helper.make_node(op, ["a", "w"], ["y"], "fc", **attributes)],
+        "g",
+        [helper.make_tensor_value_info("a", left, None)],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(codes, "w")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def test_two_codes_of_one_output_decide():
+    """|w1| + |w2| above 128, times 255, is above 32,767; 128 is not."""
+    codes = np.zeros((6, 4), np.int8)
+    codes[[0, 3], 0] = (64, -64)
+    codes[[1, 5], 1] = (65, 64)
+    codes[2] = (0, 0, 127, -128)
+    codes[4, 3] = 1
+    (found,) = layers(product(codes))
+    assert (found.layer, found.operator, found.outputs, found.of) == ("fc", "MatMulInteger", 2, 4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        product(np.full((4, 4), 64, np.int8)),
+        product(np.full((4, 4), 127, np.uint8)),
+        product(np.full((4, 4), 127, np.int8), left=TensorProto.INT8),
+        product(np.full((4, 4, 3, 3), 127, np.int8), op="ConvInteger"),
+    ],
+    ids=["7 bits", "uint8", "int8 activations", "ConvInteger"],
+)
+def test_forms_that_cannot(model):
+    assert layers(model) == []
+
+
+def test_a_convolution_of_int8_activations_and_uint8_weights_can():
+    model = product(np.full((4, 4, 3, 3), 255, np.uint8), left=TensorProto.INT8, op="ConvInteger")
+    assert [(layer.operator, layer.outputs) for layer in layers(model)] == [("ConvInteger", None)]
+
+
+def test_dynamic_quantization_is_seen(model_file):
+    """No uint8 zero point is stored there: the operators tell."""
+    found = layers(model_file("attention-qdq-channel-s8").read_bytes())
+    assert {layer.operator for layer in found} >= {"QLinearMatMul"} or found
+    graph = helper.make_graph(
+        [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+            helper.make_node("MatMulInteger", ["q", "w", "z"], ["y"], "dynamic"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(np.full((64, 8), 127, np.int8), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (found,) = layers(model.SerializeToString())
+    assert (found.operator, found.outputs) == ("MatMulInteger", 8)
+
+
+def test_a_static_file(digits_int8):
+    found = layers(digits_int8.read_bytes())
+    assert [layer.layer for layer in found] == ["conv", "fc"]
+    assert all(0 < layer.outputs <= layer.of for layer in found)
+    assert layers(digits_int8.read_bytes(), optimization="basic") == []  # QDQ runs in float there
