@@ -27,6 +27,7 @@ from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.stretches import Stretches
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import FailedError, InputError
+from resq_deploy.records import provenance
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -79,7 +80,7 @@ class Cluster:
         if self._local:  # they share what the campaign may use
             memory = max(kit.options.memory // workers, LEAST_MEMORY)
             kit = dataclasses.replace(kit, options=dataclasses.replace(kit.options, memory=memory, workers=1))
-        self._values = cluster_worker.Values(uuid.uuid4().hex, cluster_worker.terms(), kit)
+        self._values = cluster_worker.Values(uuid.uuid4().hex, cluster_worker.terms(kit.options.deployment), kit)
         self._say = say
 
     def __enter__(self) -> Self:
@@ -247,7 +248,8 @@ class Cluster:
 
         A worker that comes later checks itself.
         """
-        for worker, terms in self._client.run(cluster_worker.terms, on_error="return").items():
+        deployment = self._values.kit.options.deployment
+        for worker, terms in self._client.run(cluster_worker.terms, deployment, on_error="return").items():
             if isinstance(terms, OSError):  # it died, which is for Dask to handle
                 continue
             if isinstance(terms, Exception):
@@ -275,6 +277,6 @@ def _given_up(error: Exception) -> str:
 
 
 def _unreadable(where: str, error: Exception) -> str:
-    version = cluster_worker.terms()["resq-deploy"]
+    version = provenance()["versions"]["resq-deploy"]
     reason = " ".join(str(error).split())
     return f"the Dask {where} cannot load the campaign: install resq-deploy {version} there, too ({reason})"

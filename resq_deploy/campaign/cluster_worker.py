@@ -6,9 +6,12 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from resq_deploy.campaign.engines.rest import differing
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
+from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import InputError
 from resq_deploy.records import provenance
 
@@ -43,10 +46,10 @@ def get_ready(values: Values) -> Testbed:
     """
     with _held_lock:
         if values.token not in _held:
-            compare(values.terms, terms(), _address())
+            compare(values.terms, terms(values.kit.options.deployment), _address())
             while len(_held) >= _HELD:
                 _held.popitem(last=False)
-            _held[values.token] = Testbed(values.kit)
+            _held[values.token] = _built(values.kit, _address())
         _held.move_to_end(values.token)
         return _held[values.token]
 
@@ -76,11 +79,31 @@ def as_it_is(value: Any) -> Any:
     return value
 
 
-def terms() -> dict[str, str]:
-    """Return what decides the last bit of a figure in this process."""
+def _built(kit: Kit, where: str) -> Testbed:
+    """Return the engines, once this process has given the golden outputs bit by bit.
+
+    CPU features may differ in exact arithmetic; float kernels then have to show that they do not.
+
+    Raises:
+        InputError: if they are others.
+    """
+    session = Session(kit.patcher.golden, kit.options.deployment)
+    if differing(session.run(kit.golden.inputs), kit.golden.logits).any():
+        raise InputError(
+            f"Dask worker {where} does not give the outputs of the golden run bit by bit: use workers that are like "
+            "this machine"
+        )
+    return Testbed(kit)
+
+
+def terms(deployment: Deployment) -> dict[str, str]:
+    """Return what decides a figure in this process; of native arithmetic that includes the kind of CPU."""
     made = provenance()
-    versions = {name: made["versions"].get(name, "none") for name in _DECIDING}
-    return {**versions, "machine": made["machine"], "CPU features": " ".join(made["cpu_flags"]) or "none"}
+    found = {name: made["versions"].get(name, "none") for name in _DECIDING} | {"machine": made["machine"]}
+    if deployment.arithmetic == Arithmetic.NATIVE:
+        found["CPU features"] = " ".join(made["cpu_flags"]) or "none"
+        found["saturation of sums"] = str(deployment.saturates)
+    return found
 
 
 def compare(wanted: Mapping[str, str], found: Mapping[str, str], where: str) -> None:

@@ -1,7 +1,5 @@
 """What a reliability engineer should know about a file before trusting figures about it."""
 
-import platform
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -9,9 +7,10 @@ from onnx import numpy_helper
 
 from resq_deploy.deployed.graph import stored_tensors
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.saturation import saturating_layers
+from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role, Surface
-from resq_deploy.grid import REDUCED_CODE_MAX
-from resq_deploy.records import cpu_features
+from resq_deploy.errors import ModelError
 
 _EIGHT_BITS = ("int8", "uint8", "int4", "uint4", "int16", "uint16")
 _TINY_SCALE = 1e-12
@@ -33,11 +32,7 @@ def warnings_for(model: DeployedModel) -> list[str]:
             f"{len(unused)} of {len(quantized)} quantized weight tensors never use the code -128: "
             "a reader of the file that sees it has found a fault"
         )
-    if _saturates(model, quantized, values):
-        warnings.append(
-            "uint8 activations times int8 weights on this CPU without VNNI may saturate in 16 bits: figures can "
-            "differ from a CPU with it; export with --reduce-range to be safe"
-        )
+    warnings += _saturation(model)
     return warnings + _scale_warnings(model.surfaces, values)
 
 
@@ -45,22 +40,21 @@ def _uses_lowest(surface: Surface, values: dict[str, onnx.TensorProto]) -> bool:
     return bool((numpy_helper.to_array(values[surface.tensor]) == -128).any())
 
 
-def _largest(surface: Surface, values: dict[str, onnx.TensorProto]) -> int:
-    """Return the largest magnitude of a tensor of int8 codes."""
-    return int(np.abs(numpy_helper.to_array(values[surface.tensor]).astype(np.int16)).max(initial=0))
-
-
-def _saturates(model: DeployedModel, quantized: list[Surface], values: dict[str, onnx.TensorProto]) -> bool:
-    """Return whether onnxruntime's u8s8 kernels may saturate here (x86 without VNNI, and codes of more than 7 bits)."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    if not any(surface.dtype == "int8" and _largest(surface, values) > REDUCED_CODE_MAX for surface in quantized):
-        return False
-    features = cpu_features()
-    if "avx512_vnni" in features or "avx_vnni" in features:
-        return False
-    zero_points = [surface for surface in model.surfaces if surface.role is Role.ACTIVATION_ZERO_POINT]
-    return any(surface.dtype == "uint8" for surface in zero_points)
+def _saturation(model: DeployedModel) -> list[str]:
+    """Return a line if sums of a layer could saturate on a CPU without VNNI; none for a file that cannot be run."""
+    deployment = Deployment()
+    try:
+        layers = saturating_layers(model.proto.SerializeToString(), deployment)
+    except ModelError:
+        return []
+    if not layers:
+        return []
+    here = "as this one" if deployment.saturates else "unlike this one"
+    return [
+        f"{len(layers)} layers, the first is {layers[0].layer!r}, could saturate sums of products in 16 bits on CPUs "
+        f"without VNNI, {here}: figures here are in exact arithmetic; for devices like that export with --weight-type "
+        "uint8 or --reduce-range"
+    ]
 
 
 def _scale_warnings(surfaces: tuple[Surface, ...], values: dict[str, onnx.TensorProto]) -> list[str]:

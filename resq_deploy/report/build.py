@@ -9,7 +9,7 @@ from resq_deploy.report import attack_sections, fault_sections, train_sections
 from resq_deploy.report.compare import Comparison, Single, compare, pair_up
 from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
-from resq_deploy.report.runs import Run, load_runs, of_command
+from resq_deploy.report.runs import Run, arithmetic, load_runs, of_command
 from resq_deploy.report.scope import not_tested
 from resq_deploy.report.text import NONE, counted, listed, percent, rate
 
@@ -159,8 +159,9 @@ def _provenance(runs: Sequence[Run]) -> Section:
         digests = "; ".join(f"{what} {digest}" for what, digest in run.manifest["sha256"].items() if digest)
         machine = f"{run.manifest.get('machine', NONE)} {' '.join(run.manifest.get('cpu_flags', ()))}".strip()
         told = ", ".join(f"{name} {version}" for name, version in versions.items())
-        rows.append([run.label, made, NONE if seed is None else str(seed), digests or NONE, told, machine])
-    headers = ["run", "when (UTC)", "seed", "SHA-256 of what it read", "versions", "machine"]
+        sums = arithmetic(run) if run.command != "train" else NONE
+        rows.append([run.label, made, NONE if seed is None else str(seed), digests or NONE, told, machine, sums])
+    headers = ["run", "when (UTC)", "seed", "SHA-256 of what it read", "versions", "machine", "arithmetic"]
     return Section(title="Where the figures come from", topic="Provenance", blocks=[Table(headers=headers, rows=rows)])
 
 

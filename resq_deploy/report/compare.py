@@ -29,7 +29,7 @@ from resq_deploy.faults.statistics import (
     widened,
 )
 from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
-from resq_deploy.report.runs import Run
+from resq_deploy.report.runs import Run, arithmetic
 from resq_deploy.report.text import rate as written
 
 FEWEST_SHARED = 30
@@ -38,6 +38,7 @@ FEWEST_SHARED = 30
 _SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("fault model", lambda run: run.summary["fault_model"]),
     ("data (SHA-256)", lambda run: run.digest("data")),
+    ("arithmetic", lambda run: arithmetic(run)),
     ("number of images", lambda run: run.summary["golden"]["images"]),
     ("roles", lambda run: sorted(run.options.get("roles") or ["all"])),
     ("layers", lambda run: run.options.get("layers", "*")),

@@ -87,6 +87,16 @@ class Run:
         return found
 
 
+def arithmetic(run: Run) -> str:
+    """Return in which arithmetic a campaign ran its file, in words; if natively, on what kind of CPU."""
+    found = run.summary.get("arithmetic")
+    if not found:
+        return "not recorded"
+    if found["name"] == "exact":
+        return "exact"
+    return f"native, on a CPU that {'saturates' if found['cpu_saturates'] else 'does not saturate'}"
+
+
 def is_record(file: pathlib.Path, folders: Iterable[pathlib.Path]) -> bool:
     """Return whether a file is, by name and place, one that runs consist of: in a folder given, or in any run folder.
 

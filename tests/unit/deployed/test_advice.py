@@ -1,11 +1,11 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.deployed import advice
 from resq_deploy.deployed.advice import warnings_for
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Deployment
 
 
 @pytest.fixture
@@ -46,16 +46,40 @@ def test_scales_near_zero(warned):
     assert "1 scales lie below 1e-12, the first is 'conv.weight_scale'" in said
 
 
-@pytest.mark.parametrize(
-    ("machine", "features", "expected"),
-    [
-        ("x86_64", ["avx2"], True),
-        ("x86_64", ["avx2", "avx512f", "avx512_vnni"], False),
-        ("x86_64", ["avx2", "avx_vnni"], False),
-        ("aarch64", [], False),
-    ],
-)
-def test_a_cpu_without_vnni_may_saturate(warned, monkeypatch, machine, features, expected):
-    monkeypatch.setattr(advice, "cpu_features", lambda: features)
-    monkeypatch.setattr(advice.platform, "machine", lambda: machine)
-    assert ("may saturate in 16 bits" in warned()) == expected
+def test_layers_that_saturate_without_vnni_are_named_on_every_cpu(warned):
+    said = warned()
+    assert "2 layers, the first is 'conv', could saturate sums of products in 16 bits on CPUs without VNNI" in said
+    assert ("unlike this one" in said) != Deployment().saturates
+    assert "saturate" not in warned(lambda codes: np.clip(codes, -64, 64, out=codes), "weight_quantized")
+
+
+def test_a_file_that_quantizes_as_it_runs_is_warned_about(tmp_path):
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "dynamic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(np.full((64, 8), 127, np.int8), "w")],
+    )
+    path = tmp_path / "dynamic.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    assert "1 layers, the first is" in " ".join(warnings_for(DeployedModel.load(path)))
+
+
+def test_a_file_that_onnxruntime_refuses_is_still_described(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"], domain="nobody")],
+        "refused",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["n", 8])],
+        [numpy_helper.from_array(np.full((64, 8), 127, np.int8), "w")],
+    )
+    path = tmp_path / "refused.onnx"
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nobody", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    assert "saturate" not in " ".join(warnings_for(DeployedModel.load(path)))
