@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from resq_deploy.cli.shared import data_dir_option, need_extra, out_option, resume_option
+from resq_deploy.cli.shared import arithmetic_option, data_dir_option, need_extra, out_option, resume_option
 from resq_deploy.errors import FailedError, ResqError
 
 _WHERE = {"model", "source", "init", "dataset", "data_dir", "out", "resume", "dry_run", "fail_above"}
@@ -34,6 +34,7 @@ _WHERE = {"model", "source", "init", "dataset", "data_dir", "out", "resume", "dr
     metavar="N",
     help="Run N steps at once, each on its share of the cores.",
 )
+@arithmetic_option
 @click.option("--dry-run", is_flag=True, help="Print the commands, and run none.")
 @resume_option
 def command(
@@ -43,6 +44,7 @@ def command(
     profile: str | None,
     cells: tuple[str, ...],
     jobs: int,
+    arithmetic: str,
     dry_run: bool,
     resume: bool,
 ) -> None:
@@ -63,7 +65,8 @@ def command(
     from resq_deploy.pipeline.study import Study, StudyOptions, command_lines
     from resq_deploy.pipeline.study_recipe import read_recipe
 
-    study = Study(read_recipe(recipe, profile, check_options), StudyOptions(data_dir=data_dir, cells=cells, jobs=jobs))
+    options = StudyOptions(data_dir=data_dir, cells=cells, jobs=jobs, arithmetic=arithmetic)
+    study = Study(read_recipe(recipe, profile, check_options), options)
     if dry_run:
         click.echo("\n".join(command_lines(study, out, data_dir)))
         return

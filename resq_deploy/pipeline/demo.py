@@ -9,6 +9,7 @@ from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
@@ -41,6 +42,7 @@ class DemoOptions:
         chips: simulated chips a rate.
         samples: single faults, over all roles.
         fault_images: test images a single fault is judged by.
+        arithmetic: in which the int8 files are run.
     """
 
     seed: int = 0
@@ -52,6 +54,12 @@ class DemoOptions:
     chips: int = 10
     samples: int = 300
     fault_images: int = 300
+    arithmetic: Arithmetic = Arithmetic.EXACT
+
+    @property
+    def deployment(self) -> Deployment:
+        """How the int8 files are run."""
+        return Deployment(arithmetic=self.arithmetic)
 
 
 _GATES = GateOptions(gates=("clean",), enforce=False)
@@ -81,13 +89,17 @@ def run_demo(
         ResqError: if a step fails.
     """
     dataset = load_dataset("digits")
-    asked, sha256 = dataclasses.asdict(options), {"data": dataset.digest("test")}
+    asked, sha256 = (
+        {**dataclasses.asdict(options), "deployment": options.deployment.identity()},
+        {"data": dataset.digest("test")},
+    )
     with RunFolder.open(out, command="demo", options=asked, sha256=sha256, resume=resume) as folder:
         say("training resnet8 on digits: baseline, then stages 1 and 2")
         _train(dataset, out / "train", options, resume, report)
         summary: dict[str, Any] = {
             "schema": SCHEMA,
             "dataset": dataset.name,
+            "arithmetic": options.deployment.arithmetic_used(),
             "network": "resnet8",
             "test_images": len(dataset.test),
             "attack_steps": options.attack_steps,
@@ -115,11 +127,13 @@ def _prove(
     checkpoint = out / "train" / f"{FILES[name]}.pt"
     path = out / f"{name}.int8.onnx"
     say(f"{name}: export to int8")
-    sidecar = export_source(checkpoint, dataset, path, ExportOptions(seed=options.seed), _GATES)
+    sidecar = export_source(
+        checkpoint, dataset, path, ExportOptions(seed=options.seed, arithmetic=options.arithmetic), _GATES
+    )
     model = DeployedModel.load(path)
     say(f"{name}: PGD on the float network, transferred to the int8 file")
     network = load_checkpoint(checkpoint).build()
-    session = Session(path.read_bytes(), Deployment())
+    session = Session(path.read_bytes(), options.deployment)
     attacks = [
         transfer_pgd(
             network,
@@ -153,11 +167,12 @@ def _bit_errors(demo: DemoOptions, images: int) -> CampaignOptions:
         chips=demo.chips,
         images=images,
         seed=demo.seed,
+        deployment=demo.deployment,
     )
 
 
 def _single_flips(demo: DemoOptions) -> CampaignOptions:
-    return CampaignOptions(samples=demo.samples, images=demo.fault_images, seed=demo.seed)
+    return CampaignOptions(samples=demo.samples, images=demo.fault_images, seed=demo.seed, deployment=demo.deployment)
 
 
 def _campaign(

@@ -35,11 +35,13 @@ class StudyOptions:
         data_dir: where named data sets lie.
         cells: patterns for `NETWORK/DATASET/seed-S/VARIANT`; a cell that matches none is not run.
         jobs: how many steps run at once, each on its share of the cores.
+        arithmetic: in which int8 files are run.
     """
 
     data_dir: pathlib.Path | None = None
     cells: tuple[str, ...] = ("*",)
     jobs: int = 1
+    arithmetic: str = "exact"
 
 
 class Study:
@@ -71,7 +73,7 @@ class Study:
             for cell, folder in folders.items()
             if any(fnmatch.fnmatchcase(folder, pattern) for pattern in options.cells)
         ]
-        self.steps = steps_of(recipe, self.chosen)
+        self.steps = steps_of(recipe, self.chosen, options.arithmetic)
 
     def run(self, out: pathlib.Path, *, resume: bool = False, report: Report = lambda _: None) -> dict[str, Any]:
         """Run what is not done, and return the study's summary.
@@ -115,6 +117,7 @@ class Study:
             "datasets": list(recipe.datasets),
             "variants": list(recipe.variants),
             "seeds": list(recipe.seeds),
+            "arithmetic": self._options.arithmetic,
         }
 
     def _data_digests(self) -> dict[str, str]:
@@ -164,7 +167,7 @@ class Study:
         """Return what was run of every cell, and where its records lie."""
         cells = []
         for cell in self.recipe.cells():
-            steps = steps_of(self.recipe, [cell])
+            steps = steps_of(self.recipe, [cell], self._options.arithmetic)
             done = {step.name: {"command": step.command, **ledger.entry(step)} for step in steps if ledger.has(step)}
             broken = [step.name for step in steps if step.name in failed]
             status = "done" if len(done) == len(steps) else "failed" if broken else "not run"

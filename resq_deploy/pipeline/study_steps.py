@@ -49,13 +49,25 @@ def cell_folder(cell: Cell) -> str:
     return f"{_chain_folder(cell)}/{cell.variant}"
 
 
-def steps_of(recipe: Recipe, cells: Iterable[Cell]) -> list[Step]:
-    """Return the steps of some cells, each once, after all it needs."""
+def steps_of(recipe: Recipe, cells: Iterable[Cell], arithmetic: str = "exact") -> list[Step]:
+    """Return the steps of some cells, each once, after all it needs.
+
+    Args:
+        recipe: what to do.
+        cells: of it.
+        arithmetic: in which int8 files are run, where the recipe does not say.
+    """
     found: dict[str, Step] = {}
     for cell in cells:
         for step in _cell_steps(recipe, cell):
-            found.setdefault(step.name, step)
+            found.setdefault(step.name, _in_arithmetic(step, arithmetic))
     return list(found.values())
+
+
+def _in_arithmetic(step: Step, arithmetic: str) -> Step:
+    if step.command == "train" or arithmetic == "exact" or "--arithmetic" in step.arguments:
+        return step
+    return dataclasses.replace(step, arguments=(*step.arguments, "--arithmetic", arithmetic))
 
 
 def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:

@@ -44,9 +44,17 @@ def demo_page(summary: Mapping[str, Any]) -> str:
     ]
     lead = (
         f"{summary['network']} on {summary['dataset']}: the same network before and after hardening, both as deployed "
-        "int8 ONNX files, run with onnxruntime."
+        f"int8 ONNX files, run with onnxruntime in {_arithmetic(summary)}."
     )
     return render(Document(title="resq-deploy demo", lead=lead, sections=sections))
+
+
+def _arithmetic(summary: Mapping[str, Any]) -> str:
+    """Name the arithmetic; that of a CPU which saturates is no other's."""
+    used = summary["arithmetic"]
+    if used["name"] == "exact":
+        return "exact arithmetic: integer sums are the same on every CPU"
+    return f"the native arithmetic of a CPU that {'saturates' if used['cpu_saturates'] else 'does not saturate'}"
 
 
 def _under_attack(summary: Mapping[str, Any]) -> Section:

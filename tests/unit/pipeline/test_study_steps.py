@@ -119,3 +119,20 @@ def test_no_cell_left(recipe):
         OptionError, match=r"no cell matches \*/gtsrb/\*: the recipe has resnet8/digits/seed-0/baseline"
     ):
         Study(recipe, StudyOptions(cells=("*/gtsrb/*",)))
+
+
+def test_native_arithmetic_is_handed_to_whatever_runs_int8_files(recipe):
+    native = steps_of(recipe, recipe.cells(), "native")
+    given = {step.command: step.arguments[-2:] for step in native}
+    assert given["train"] != ("--arithmetic", "native")
+    assert [given[name] for name in ("export-int8", "faultcamp", "attackcamp")] == [("--arithmetic", "native")] * 3
+    assert "--arithmetic" not in " ".join(" ".join(step.arguments) for step in steps_of(recipe, recipe.cells()))
+
+
+def test_a_recipe_that_names_its_arithmetic_is_left_alone(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace('faults = "ber"', 'faults = "ber"\narithmetic = "exact"'), encoding="utf-8")
+    recipe = read_recipe(str(path), None, _anything)
+    campaigns = [step for step in steps_of(recipe, recipe.cells(), "native") if step.command == "faultcamp"]
+    assert all(step.arguments.count("--arithmetic") == 1 for step in campaigns)
+    assert all("native" not in step.arguments for step in campaigns)
