@@ -1,15 +1,53 @@
-"""A small but real classifier for the tests of the ONNX half, made without torch."""
+"""How tests share a machine, and a small but real classifier for those of the ONNX half, made without torch."""
 
+import os
 import pathlib
 
+import hypothesis
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.quantization.export import ExportOptions, export_int8
+
+MOST_WORKERS = 8  # each holds PyTorch and onnxruntime: more of them want memory rather than cores
+
+# No test is judged by the time it takes: this machine may be slow, or busy with something else.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One for each core this process may use; pytest-xdist's own count knows neither affinity nor hyperthreads."""
+    return min(len(usable_cores()), MOST_WORKERS)
+
+
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list) -> None:
+    """Give every worker, and what it starts, its share of the cores for PyTorch and BLAS."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(usable_cores()) // len(specs))))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str):
+    """Return a function that has a folder filled once, by whichever worker of this run comes first, and gives it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base if worker_id == "master" else base.parent
+
+    def folder(name: str, fill) -> pathlib.Path:
+        path, whole = root / name, root / f"{name}.whole"
+        with FileLock(root / f"{name}.lock"):
+            if not whole.exists():
+                path.mkdir()
+                fill(path)
+                whole.touch()
+        return path
+
+    return folder
 
 
 def convolutional_classifier(readout: np.ndarray, offset: np.ndarray) -> onnx.ModelProto:

@@ -11,6 +11,8 @@ import time
 import bench_attackcamp
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MODEL = pathlib.Path(__file__).parents[2] / "models" / "resnet8-digits-baseline.int8.onnx"
 NUMBERS = ("--images", "120", "--queries", "60", "--steps", "2", "--epsilon", "4,8")
 ARGUMENTS = ("--dataset", "digits", *NUMBERS)

@@ -23,6 +23,8 @@ from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.errors import FailedError, InjectionError
 
+pytestmark = pytest.mark.slow
+
 RESQ = pathlib.Path(sys.executable).with_name("resq-deploy")  # as installed: spawned workers import it once more
 LONG = ("--engine", "reload", "--images", 100, "--samples", 300)  # long enough to be killed in the middle
 

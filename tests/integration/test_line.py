@@ -15,6 +15,8 @@ from PIL import Image
 
 from resq_deploy.hardening.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):

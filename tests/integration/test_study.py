@@ -22,6 +22,8 @@ from resq_deploy.pipeline.study_recipe import read_recipe
 from resq_deploy.pipeline.study_steps import steps_of
 from resq_deploy.report.study_figures import read_study
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [study]
 title = "A small study"

@@ -15,6 +15,8 @@ import torch
 
 from resq_deploy.hardening.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SHORT = [
     *("--network", "resnet8", "--dataset", "digits", "--train-images", "512", "--epochs-baseline", "4"),
     *("--epochs-attack", "1", "--epochs-fault", "1", "--criticality-batches", "2", "--validation-images", "20"),

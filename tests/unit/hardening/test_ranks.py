@@ -77,6 +77,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
         assert tensor.item() == 3
 
 
+@pytest.mark.slow
 def test_two_processes_talk(tmp_path):
     script = tmp_path / "talk.py"
     script.write_text(TALK)

@@ -256,6 +256,7 @@ def test_what_cannot_be_built_is_one_line(name, options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_tapped_network_does_not_take_code_that_was_compiled_without_taps():
     network = build("resnet8").train()
