@@ -35,7 +35,7 @@ def command(processes, out, *options):
 def run(processes, out, *options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(processes, out, *options), env=environment, capture_output=True, text=True, timeout=240, check=False
+        command(processes, out, *options), env=environment, capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -147,7 +147,7 @@ def test_a_process_that_vanishes_ends_the_others(tmp_path):
     with started(out) as group:
         wait_for(out / "last.pt", group)
         os.kill(workers(group)[-1], signal.SIGKILL)
-        _, told = group.communicate(timeout=240)
+        _, told = group.communicate(timeout=900)
     assert group.returncode != 0
     assert told.count("resq-deploy: ") <= 1
     assert torch.load(out / "last.pt", weights_only=True)["progress"]["stage"] == "baseline"

@@ -144,7 +144,14 @@ class TestEveryNetwork:
             assert torch.allclose(graph(images), networks[name](images), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet8"])  # which is resnet20's code
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("efficientnet_b0", "swin_t") else ())
+        for name in NETWORKS
+        if name != "resnet8"  # which is resnet20's code
+    ],
+)
 def test_the_exported_file_agrees_for_every_batch_size(networks, images, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
