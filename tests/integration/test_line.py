@@ -70,7 +70,7 @@ def test_a_training_killed_for_real_resumes_to_the_same_weights(halted, tree, tm
     more = ("--epochs-baseline", 6)
     resq(*train_arguments("resnet8", tree, tmp_path / "whole", *more))
     call = train_arguments("resnet8", tree, tmp_path / "cut", *more)
-    process = halted("resq_deploy.hardening.progress:Progress.save", 3, *call)
+    process = halted("resq_deploy.hardening.progress:Progress.save", 4, *call)
     process.kill()
     process.wait()
     assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 3
