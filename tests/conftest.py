@@ -1,15 +1,98 @@
-"""A small but real classifier for the tests of the ONNX half, made without torch."""
+"""How tests share a machine; the command line; a small but real classifier, made without torch."""
 
+import contextlib
+import os
 import pathlib
+import subprocess
+import sys
 
+import hypothesis
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy import cli
+from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.quantization.export import ExportOptions, export_int8
+
+MOST_WORKERS = 8  # each holds PyTorch and onnxruntime: more of them want memory rather than cores
+
+# No test is judged by the time it takes: this machine may be slow, or busy with something else.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One for each core this process may use; pytest-xdist's own count knows neither affinity nor hyperthreads."""
+    return min(len(usable_cores()), MOST_WORKERS)
+
+
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list) -> None:
+    """Give every worker, and what it starts, its share of the cores for PyTorch and BLAS."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(usable_cores()) // len(specs))))
+
+
+@pytest.fixture
+def resq(monkeypatch, capsys):
+    """Run `resq-deploy` in this process; return exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["resq-deploy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+HALTING = """
+import importlib, os, signal, sys
+
+module, place, calls = sys.argv.pop(1), sys.argv.pop(1).split("."), int(sys.argv.pop(1))
+owner = importlib.import_module(module)
+for part in place[:-1]:
+    owner = getattr(owner, part)
+original = getattr(owner, place[-1])
+
+def halting(*arguments, **keywords):
+    global calls
+    result = original(*arguments, **keywords)
+    calls -= 1
+    if calls == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return result
+
+setattr(owner, place[-1], halting)
+from resq_deploy.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def halted():
+    """Return a function that starts `resq-deploy` and has it stop after so many calls of one of its functions.
+
+    It then is in the middle of its work, however fast the machine may be; SIGCONT alone makes it go on.
+    """
+    running = contextlib.ExitStack()
+
+    def start(function, calls, *arguments, **settings):
+        module, _, place = function.partition(":")
+        call = [sys.executable, "-c", HALTING, module, place, str(calls), *map(str, arguments)]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        process = running.enter_context(subprocess.Popen(call, text=True, **streams, **settings))
+        running.callback(process.kill)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            pytest.fail(f"it ended before {function} was called {calls} times: {process.stderr.read()}")
+        return process
+
+    with running:
+        yield start
 
 
 def convolutional_classifier(readout: np.ndarray, offset: np.ndarray) -> onnx.ModelProto:

@@ -11,31 +11,28 @@ import time
 import bench_attackcamp
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MODEL = pathlib.Path(__file__).parents[2] / "models" / "resnet8-digits-baseline.int8.onnx"
 NUMBERS = ("--images", "120", "--queries", "60", "--steps", "2", "--epsilon", "4,8")
 ARGUMENTS = ("--dataset", "digits", *NUMBERS)
+PATIENCE = 600  # seconds until a wait for what must come is given up
+
+
+WRITTEN = "resq_deploy.attacks.store:write_atomic"  # called for every unit
 
 
 def call(out, *more):
-    command = [sys.executable, "-m", "resq_deploy", "attackcamp", MODEL, *ARGUMENTS, *more, "--out", out]
-    return list(map(str, command))
+    return ["attackcamp", MODEL, *ARGUMENTS, *more, "--out", out]
+
+
+def run(out, *more):
+    command = [sys.executable, "-m", "resq_deploy", *map(str, call(out, "--workers", 1, *more))]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def units(out):
     return list((out / "adversarial" / "units").glob("[!.]*.npz"))
-
-
-def started(out, count):
-    """Start a campaign and wait until it has written some units."""
-    process = subprocess.Popen(
-        call(out, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if len(units(out)) >= count:
-            return process
-        time.sleep(0.02)
-    pytest.fail(f"the campaign wrote too little: {process.communicate()[1]}")
 
 
 def children(pid):
@@ -44,40 +41,32 @@ def children(pid):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="looks for processes under /proc")
-def test_a_campaign_killed_twice_ends_with_the_figures_of_one_that_was_not(tmp_path):
-    whole = subprocess.run(call(tmp_path / "whole", "--workers", "1"), capture_output=True, text=True)
+def test_a_campaign_killed_twice_ends_with_the_figures_of_one_that_was_not(halted, tmp_path):
+    whole = run(tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
-    process = started(out, 2)
+    process = halted(WRITTEN, 2, *call(out, "--workers", 2))
     workers = children(process.pid)
     process.kill()
     process.communicate()
     written = {path.name: path.stat().st_mtime_ns for path in units(out)}
+    assert len(written) == 2
     assert not (out / "summary.json").exists()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while any(pathlib.Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert workers
     assert not [worker for worker in workers if pathlib.Path(f"/proc/{worker}").exists()], "workers outlived the run"
-    interrupted = subprocess.Popen(
-        call(out, "--workers", "2", "--resume"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while len(units(out)) <= len(written) and interrupted.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if interrupted.poll() is not None:
-        pytest.fail(f"the campaign ended too early: {interrupted.communicate()[1]}")
+    interrupted = halted(WRITTEN, 1, *call(out, "--workers", 2, "--resume"), start_new_session=True)
+    assert len(units(out)) > len(written)
     os.killpg(interrupted.pid, signal.SIGINT)  # Ctrl-C reaches the workers, too
-    _, err = interrupted.communicate(timeout=60)
+    interrupted.send_signal(signal.SIGCONT)
+    _, err = interrupted.communicate()
     assert interrupted.returncode == 130, err
     assert err.splitlines()[-1] == "resq-deploy: interrupted; a run folder goes on with --resume"
     assert "Traceback" not in err
     assert all((out / "adversarial" / "units" / name).stat().st_mtime_ns == age for name, age in written.items())
-    done = subprocess.run(call(out, "--workers", "1", "--resume"), capture_output=True, text=True)
+    done = run(out, "--resume")
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "summary.json").read_text()) == json.loads(
         (tmp_path / "whole" / "summary.json").read_text()

@@ -10,6 +10,8 @@ import pytest
 
 from resq_deploy.data import load_dataset
 
+pytestmark = pytest.mark.slow
+
 TINY = "--images 20 --faults 6 --reload-faults 2 --chips 1 --repeats 1 --pytorchfi-faults 0 --memory-images 0 --no-dask"
 
 

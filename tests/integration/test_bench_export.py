@@ -9,6 +9,8 @@ import pytest
 
 from resq_deploy.data import load_dataset
 
+pytestmark = pytest.mark.slow
+
 TINY = "--calibration-images 30 --test-images 40 --batch 10 --repeats 1"
 VARIANTS = {"ours", "plain_batches", "plain_single"}
 

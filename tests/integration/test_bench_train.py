@@ -6,6 +6,8 @@ import shutil
 import bench_train
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EAGER = {"plain", "attack", "fault", "fault_views"}
 TINY = "--network resnet8 --dataset digits --batch-size 16 --steps 1 --repeats 2"
 

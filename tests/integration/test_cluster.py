@@ -23,8 +23,11 @@ from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.errors import FailedError, InjectionError
 
+pytestmark = pytest.mark.slow
+
 RESQ = pathlib.Path(sys.executable).with_name("resq-deploy")  # as installed: spawned workers import it once more
-LONG = ("--engine", "reload", "--images", 100, "--samples", 300)  # long enough to be killed in the middle
+LONG = ("--engine", "reload", "--images", 100, "--samples", 300)  # some portions, to be killed in the middle
+PATIENCE = 600  # seconds until a wait for what must come is given up
 
 
 def faultcamp(model, out, *more):
@@ -56,16 +59,14 @@ def started(*call, **environment):
         process.wait()
 
 
-@contextlib.contextmanager
-def killable(call, out):
-    """Start a campaign, leader of a process group, and give it when it has stored a part of its faults."""
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(call, text=True, start_new_session=True, **streams) as process:
-        log = out / "campaign.sqlite-wal"
-        while process.poll() is None and not (log.exists() and log.stat().st_size > 60_000):
-            time.sleep(0.02)
-        assert process.poll() is None, process.stderr.read()
-        yield process
+@pytest.fixture
+def paused(halted):
+    """Start a campaign, leader of a process group, that stops when it has stored a part of its faults."""
+
+    def start(call):
+        return halted("resq_deploy.campaign.store:Store.add", 2, *call[1:], start_new_session=True)
+
+    return start
 
 
 def worker(address, **environment):
@@ -81,7 +82,7 @@ def scheduler(tmp_path_factory):
     call = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard")
     routes = {"DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": "[]"}
     with started(*call, "--scheduler-file", file, **routes):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)
         yield json.loads(file.read_text())["address"]
@@ -99,7 +100,7 @@ def workers(scheduler):
 def await_workers(scheduler, count):
     """Wait until the scheduler knows of exactly so many workers."""
     with distributed.Client(scheduler, set_as_default=False) as client:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(client.nthreads()) != count:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -140,42 +141,46 @@ def test_a_local_cluster_gives_the_figures_of_threads(digits_int8, tmp_path):
     assert (settings["scheduler"], settings["workers"]) == ("local", 2)
 
 
-def test_a_worker_that_dies_changes_no_figure(digits_int8, scheduler, workers, whole, tmp_path):
+def test_a_worker_that_dies_changes_no_figure(paused, digits_int8, scheduler, workers, whole, tmp_path):
     out = tmp_path / "run"
-    with killable(faultcamp(digits_int8, out, *LONG, "--scheduler", scheduler), out) as campaign:
-        os.kill(workers[0].pid, signal.SIGKILL)
+    campaign = paused(faultcamp(digits_int8, out, *LONG, "--scheduler", scheduler))
+    os.kill(workers[0].pid, signal.SIGKILL)
+    campaign.send_signal(signal.SIGCONT)
+    assert (campaign.wait(), campaign.stderr.read()) == (0, "")
+    assert figures(out) == whole
+
+
+def test_workers_that_all_die_are_waited_for(paused, digits_int8, scheduler, workers, whole, tmp_path):
+    out = tmp_path / "run"
+    campaign = paused(faultcamp(digits_int8, out, *LONG, "--scheduler", scheduler))
+    for process in workers:
+        os.kill(process.pid, signal.SIGKILL)
+    campaign.send_signal(signal.SIGCONT)
+    assert campaign.stderr.readline() == f"no Dask worker at {scheduler}: waiting 60 s for one\n"
+    with worker(scheduler):
         assert (campaign.wait(), campaign.stderr.read()) == (0, "")
     assert figures(out) == whole
 
 
-def test_workers_that_all_die_are_waited_for(digits_int8, scheduler, workers, whole, tmp_path):
+def test_a_coordinator_that_dies_is_resumed_with_threads(paused, digits_int8, scheduler, workers, whole, tmp_path):
     out = tmp_path / "run"
-    with killable(faultcamp(digits_int8, out, *LONG, "--scheduler", scheduler), out) as campaign:
-        for process in workers:
-            os.kill(process.pid, signal.SIGKILL)
-        assert campaign.stderr.readline() == f"no Dask worker at {scheduler}: waiting 60 s for one\n"
-        with worker(scheduler):
-            assert (campaign.wait(), campaign.stderr.read()) == (0, "")
-    assert figures(out) == whole
-
-
-def test_a_coordinator_that_dies_is_resumed_with_threads(digits_int8, scheduler, workers, whole, tmp_path):
-    out = tmp_path / "run"
-    with killable(faultcamp(digits_int8, out, *LONG, "--scheduler", scheduler), out) as campaign:
-        os.kill(campaign.pid, signal.SIGKILL)
+    campaign = paused(faultcamp(digits_int8, out, *LONG, "--scheduler", scheduler))
+    campaign.kill()
+    campaign.wait()
     assert not (out / "summary.json").exists()
     assert run(digits_int8, out, *LONG, "--resume") == whole
 
 
-def test_ctrl_c_ends_a_local_cluster_soon_and_in_one_line(digits_int8, tmp_path):
+def test_ctrl_c_ends_a_local_cluster_soon_and_in_one_line(paused, digits_int8, tmp_path):
     """The terminal sends it to all processes of the group."""
     out = tmp_path / "run"
     call = faultcamp(digits_int8, out, *LONG, "--scheduler", "local", "--workers", 2)
-    with killable(call, out) as campaign:
-        os.killpg(campaign.pid, signal.SIGINT)
-        assert campaign.wait(timeout=60) == 130
-        assert campaign.stderr.read().strip() == "resq-deploy: interrupted; a run folder goes on with --resume"
-    deadline = time.monotonic() + 60
+    campaign = paused(call)
+    os.killpg(campaign.pid, signal.SIGINT)
+    campaign.send_signal(signal.SIGCONT)
+    assert campaign.wait(timeout=PATIENCE) == 130
+    assert campaign.stderr.read().strip() == "resq-deploy: interrupted; a run folder goes on with --resume"
+    deadline = time.monotonic() + PATIENCE
     with contextlib.suppress(ProcessLookupError):  # nothing is left of the group, once init has reaped it
         while time.monotonic() < deadline:
             os.killpg(campaign.pid, 0)

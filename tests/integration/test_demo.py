@@ -28,6 +28,7 @@ SMALL = DemoOptions(
 )
 
 
+@pytest.mark.slow
 def test_the_demo_compares_two_files_and_resumes(tmp_path):
     out = tmp_path / "demo"
     steps = []

@@ -15,6 +15,8 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.faults.stratified import estimate
 from resq_deploy.quantization.export import ExportOptions, export_int8
 
+pytestmark = pytest.mark.slow
+
 REPLICATIONS = 300
 MARGIN = 0.025
 

@@ -1,6 +1,9 @@
 """The short version of tools/fuzz_data.py: mutated data files are used or refused in one line."""
 
 import fuzz_data
+import pytest
+
+pytestmark = pytest.mark.slow
 
 
 def test_sound_files_are_used(tmp_path):

@@ -1,6 +1,9 @@
 """The short version of tools/fuzz_models.py: mutated files are used or refused in one line."""
 
 import fuzz_models
+import pytest
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_sound_models_are_used(tmp_path):

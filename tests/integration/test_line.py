@@ -1,12 +1,9 @@
 """The whole line, as a user types it: images, train, export-int8, inspect, faultcamp."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +11,8 @@ import torch
 from PIL import Image
 
 from resq_deploy.hardening.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +66,14 @@ def test_an_architecture_goes_all_the_way(network, tree, tmp_path):
     assert summary["audit"] == {"checked": 3, "mismatches": 0, "first": None}
 
 
-def test_a_training_killed_for_real_resumes_to_the_same_weights(tree, tmp_path):
+def test_a_training_killed_for_real_resumes_to_the_same_weights(halted, tree, tmp_path):
     more = ("--epochs-baseline", 6)
     resq(*train_arguments("resnet8", tree, tmp_path / "whole", *more))
-    call = [sys.executable, "-m", "resq_deploy", *map(str, train_arguments("resnet8", tree, tmp_path / "cut", *more))]
-    process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _wait_for_lines(tmp_path / "cut" / "metrics.jsonl", 3, process)
-    os.kill(process.pid, signal.SIGKILL)
+    call = train_arguments("resnet8", tree, tmp_path / "cut", *more)
+    process = halted("resq_deploy.hardening.progress:Progress.save", 4, *call)
+    process.kill()
     process.wait()
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 3
     resq(*train_arguments("resnet8", tree, tmp_path / "cut", *more), "--resume")
     for name in ("baseline.pt", "attack.pt", "fault.pt"):
         cut, whole = (load_checkpoint(tmp_path / run / name) for run in ("cut", "whole"))
@@ -95,28 +94,14 @@ def test_a_compiled_training_goes_through_all_stages_as_an_eager_one_does(tree, 
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=0.05)
 
 
-def test_a_campaign_killed_for_real_resumes_to_the_same_figures(digits_int8, tmp_path):
+def test_a_campaign_killed_for_real_resumes_to_the_same_figures(halted, digits_int8, tmp_path):
     arguments = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 100, "--samples", 400)
     resq(*arguments, "--out", tmp_path / "whole")
-    call = [sys.executable, "-m", "resq_deploy", *map(str, arguments), "--out", tmp_path / "cut"]
-    process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    log = tmp_path / "cut" / "campaign.sqlite-wal"
-    while not (log.exists() and log.stat().st_size > 100_000) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process = halted("resq_deploy.campaign.store:Store.add", 2, *arguments, "--out", tmp_path / "cut")
+    process.kill()
     process.wait()
     assert not (tmp_path / "cut" / "summary.json").exists()
     resq(*arguments, "--out", tmp_path / "cut", "--resume")
     whole, cut = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "cut"))
     assert {**cut, "throughput": 0} == {**whole, "throughput": 0}
     assert (tmp_path / "cut" / "faults.csv").read_bytes() == (tmp_path / "whole" / "faults.csv").read_bytes()
-
-
-def _wait_for_lines(path, count, process):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and len(path.read_text().splitlines()) >= count:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{path.name} never held {count} lines")

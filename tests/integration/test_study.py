@@ -22,6 +22,8 @@ from resq_deploy.pipeline.study_recipe import read_recipe
 from resq_deploy.pipeline.study_steps import steps_of
 from resq_deploy.report.study_figures import read_study
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [study]
 title = "A small study"
@@ -227,14 +229,14 @@ def test_a_study_that_is_told_to_end_ends_its_steps(tmp_path, how, status):
     line = [sys.executable, "-m", "resq_deploy", "study", str(recipe), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "out/resnet8/digits/seed-0/train-baseline/metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not metrics.exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert is_locked(metrics.with_name(".lock"))
     getattr(process, how)()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == status
     if how == "terminate":
         assert "interrupted; a run folder goes on with --resume" in said

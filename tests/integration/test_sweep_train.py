@@ -9,6 +9,8 @@ from resq_deploy.data import load_dataset
 from resq_deploy.errors import InputError
 from resq_deploy.hardening.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 COMMON = [
     *("--network", "resnet8", "--stages", "baseline", "--epochs-baseline", "1"),
     *("--train-images", "64", "--batch-size", "16", "--criticality-batches", "1", "--validation-images", "4"),

@@ -15,6 +15,8 @@ import torch
 
 from resq_deploy.hardening.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SHORT = [
     *("--network", "resnet8", "--dataset", "digits", "--train-images", "512", "--epochs-baseline", "4"),
     *("--epochs-attack", "1", "--epochs-fault", "1", "--criticality-batches", "2", "--validation-images", "20"),
@@ -33,7 +35,7 @@ def command(processes, out, *options):
 def run(processes, out, *options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(processes, out, *options), env=environment, capture_output=True, text=True, timeout=240, check=False
+        command(processes, out, *options), env=environment, capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -145,7 +147,7 @@ def test_a_process_that_vanishes_ends_the_others(tmp_path):
     with started(out) as group:
         wait_for(out / "last.pt", group)
         os.kill(workers(group)[-1], signal.SIGKILL)
-        _, told = group.communicate(timeout=240)
+        _, told = group.communicate(timeout=900)
     assert group.returncode != 0
     assert told.count("resq-deploy: ") <= 1
     assert torch.load(out / "last.pt", weights_only=True)["progress"]["stage"] == "baseline"

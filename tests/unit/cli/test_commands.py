@@ -1,11 +1,10 @@
 """The command line as a user meets it: help, results, and one line for each wrong input."""
 
 import json
-import pathlib
 import re
+import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import onnx
@@ -235,27 +234,16 @@ def test_a_model_with_two_inputs(refused, digits_float, tmp_path):
     assert "takes 2 inputs" in line
 
 
-def test_ctrl_c_leaves_a_resumable_campaign_and_status_130(digits_int8, tmp_path):
+def test_ctrl_c_leaves_a_resumable_campaign_and_status_130(halted, digits_int8, tmp_path):
     out = tmp_path / "run"
-    call = [sys.executable, "-m", "resq_deploy", "faultcamp", digits_int8, "--dataset", "digits", "--samples", "4000"]
-    process = subprocess.Popen([*call, "--out", out], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    _wait_for_faults(out, process)
-    process.send_signal(2)
-    _, err = process.communicate(timeout=60)
+    call = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 50, "--samples", 1000, "--out", out)
+    process = halted("resq_deploy.campaign.store:Store.add", 1, *call)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate()
     assert process.returncode == 130
     assert err.splitlines()[-1] == "resq-deploy: interrupted; a run folder goes on with --resume"
     assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
-
-
-def _wait_for_faults(out: pathlib.Path, process: subprocess.Popen) -> None:
-    """Wait until the campaign has stored a fault."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        wal = out / "campaign.sqlite-wal"
-        if wal.exists() and wal.stat().st_size > 30_000:
-            return
-        time.sleep(0.05)
-    pytest.fail("the campaign stored nothing")
 
 
 def test_dry_run_plans_and_writes_nothing(resq, digits_int8, tmp_path):

@@ -45,6 +45,7 @@ def test_values_that_are_not_finite_stop_the_training_with_a_clear_error():
         network(torch.full((1, 3), torch.nan))
 
 
+@pytest.mark.slow
 def test_a_short_run_of_a_deep_network_stays_finite(tmp_path: pathlib.Path):
     """EfficientNet-B0 after four steps: its outputs overflowed in evaluation mode, and stage 2 in NaN."""
     from resq_deploy.data import load_dataset

@@ -40,6 +40,7 @@ def test_a_step_of_stage_1_leaves_the_gradient_of_equation_2(make_bench, attack)
     assert bench.network.body.conv1.weight.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, while it compiles
 @pytest.mark.parametrize("stage", [Baseline, Desensitize])

@@ -144,7 +144,14 @@ class TestEveryNetwork:
             assert torch.allclose(graph(images), networks[name](images), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet8"])  # which is resnet20's code
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("efficientnet_b0", "swin_t") else ())
+        for name in NETWORKS
+        if name != "resnet8"  # which is resnet20's code
+    ],
+)
 def test_the_exported_file_agrees_for_every_batch_size(networks, images, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
@@ -256,6 +263,7 @@ def test_what_cannot_be_built_is_one_line(name, options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_tapped_network_does_not_take_code_that_was_compiled_without_taps():
     network = build("resnet8").train()

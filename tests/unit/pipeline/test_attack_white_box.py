@@ -198,6 +198,7 @@ def test_a_surrogate_that_nobody_asked_for_is_refused(tmp_path):
         AttackOptions(attacks=("square",), surrogate=tmp_path / "float.pt")
 
 
+@pytest.mark.slow
 def test_workers_that_load_torch_give_the_same(campaign, digits_int8, dataset, tmp_path):
     options = dataclasses.replace(OPTIONS, workers=2)
     threads = torch.get_num_threads()

@@ -48,7 +48,7 @@ def test_a_step_waits_for_all_it_reads(jobs):
 
 @needs_two
 def test_steps_that_do_not_need_each_other_run_at_once_on_cores_of_their_own():
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2, timeout=600)
     cores: list[set[int]] = []
 
     def run(_):
