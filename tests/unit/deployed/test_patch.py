@@ -10,6 +10,7 @@ from resq_deploy.campaign.engines.injection import Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import InjectionError
@@ -86,16 +87,19 @@ def some_faults(surfaces, count):
         yield surface.tensor, int(rng.integers(surface.elements)), int(rng.integers(surface.width))
 
 
+NATIVE = Deployment(arithmetic=Arithmetic.NATIVE)  # as `answer` runs the file: what is tried is the patch
+
+
 def test_a_patched_file_answers_like_a_reloaded_one(file_kind, model_file, models):
     path, inputs = model_file(file_kind), models.images(6, file_kind)
     model = DeployedModel.load(path)
     patcher = model.patcher()
     batch = 2 if file_kind == "fixed_batch" else len(inputs)
-    logits = Session(patcher.golden, Deployment()).run(inputs)
+    logits = Session(patcher.golden, NATIVE).run(inputs)
     labels = np.zeros(len(inputs), np.int64)
     golden = Golden(inputs, labels, logits, Judge(logits, labels))
     surfaces = {surface.tensor: surface for surface in model.surfaces}
-    engine = ReloadEngine(Injector(patcher, surfaces, "none"), golden, CampaignOptions())
+    engine = ReloadEngine(Injector(patcher, surfaces, "none"), golden, CampaignOptions(deployment=NATIVE))
     assert np.array_equal(golden.logits, answer(path.read_bytes(), inputs, batch))
 
     changed = 0
@@ -108,7 +112,7 @@ def test_a_patched_file_answers_like_a_reloaded_one(file_kind, model_file, model
         if expected is None:
             assert record.outcome == "due"
             continue
-        assert Session(faulty, Deployment()).run(inputs).tobytes() == expected.tobytes()
+        assert Session(faulty, NATIVE).run(inputs).tobytes() == expected.tobytes()
         equal = np.array([a.tobytes() == b.tobytes() for a, b in zip(expected, golden.logits, strict=True)])
         finite = np.isfinite(expected).all(axis=1)
         wrong = ~equal & (~finite | (expected.argmax(axis=1) != golden.logits.argmax(axis=1)))

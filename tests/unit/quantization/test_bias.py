@@ -102,7 +102,9 @@ def layer_means(model, names, images, channels_last):
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums on any CPU, onnxruntime's own way
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = session.run(None, {"x": images})
     return [
         np.moveaxis(value, -1 if last else 1, -1).reshape(-1, value.shape[-1 if last else 1]).mean(axis=0, dtype=float)
