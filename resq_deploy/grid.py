@@ -1,8 +1,8 @@
 """The int8 grid of deployed weights, in numpy: the one definition that hardening, quantization and twin share.
 
 Weights are symmetric int8: `code = clip(round(w / s), -127, 127)` with `s = max|w| / 127`, per output channel
-or per tensor; 7-bit weights have 64 for 127. All steps are float32 and rounding is half to even, so that the integers
-equal those that onnxruntime's quantizer writes.
+or per tensor; 7-bit weights have 64 for 127. Stored as uint8 they are the same codes plus 128. All steps are float32
+and rounding is half to even, so that the integers equal those that onnxruntime's quantizer writes.
 """
 
 import numpy as np
@@ -16,6 +16,10 @@ CODE_MAX = 127
 REDUCED_CODE_MAX = 64
 """Largest code of 7-bit weights, onnxruntime's `reduce_range`: two products with uint8 activations, 2 * 255 * 64, still
 fit into 16 bits, in which x86 CPUs without VNNI add them up."""
+
+UINT8_ZERO_POINT = 128
+"""Of weights stored as uint8: `code + 128` has the same bits but for the top one, so that a flip of any of them moves
+the weight by the same."""
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Below this, a scale could not be stored as a normal float32; onnxruntime then stores 1.0 and codes of zero."""
@@ -67,6 +71,11 @@ def quantize(
 def dequantize(codes: NDArray[np.int8], scale: NDArray[np.float32], *, axis: int | None = 0) -> NDArray[np.float32]:
     """Return the float32 weights that int8 codes stand for (`code * scale`); arguments as in `quantize`."""
     return codes.astype(np.float32) * _aligned(scale, codes.ndim, axis)
+
+
+def as_uint8(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return int8 codes as the uint8 ones that stand for the same at the zero point 128: every byte XOR 0x80."""
+    return codes.view(np.uint8) ^ np.uint8(UINT8_ZERO_POINT)
 
 
 def _aligned(scale: NDArray[np.float32], ndim: int, axis: int | None) -> NDArray[np.float32]:

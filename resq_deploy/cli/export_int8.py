@@ -79,7 +79,16 @@ if TYPE_CHECKING:
     help="Float operators between (de)quantizing nodes, or integer operators.",
 )
 @click.option("--opset", type=int, metavar="N", help="ONNX opset of the file.  [default: the source's, from 13 up]")
-@click.option("--reduce-range", is_flag=True, help="7-bit weights, for x86 CPUs without VNNI, which else may saturate.")
+@click.option(
+    "--weight-type",
+    type=click.Choice(["int8", "uint8"]),
+    default="int8",
+    show_default=True,
+    help="How weights are stored: int8, or uint8 (zero point 128), which x86 CPUs without VNNI multiply exactly, too.",
+)
+@click.option(
+    "--reduce-range", is_flag=True, help="7-bit int8 weights, for x86 CPUs without VNNI, which else may saturate."
+)
 @click.option(
     "--guard",
     type=click.Choice(["none", "parameters", "auto"]),
@@ -115,6 +124,7 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
       resq-deploy export-int8 run/baseline.pt --out baseline.int8.onnx --dataset digits --gate clean=2
       resq-deploy export-int8 run/ --out hard.int8.onnx --dataset cifar10 --ranges fault-aware --design-ber 1e-3
       resq-deploy export-int8 run/ --out guarded.int8.onnx --dataset cifar10 --guard parameters
+      resq-deploy export-int8 run/ --out anywhere.int8.onnx --dataset cifar10 --weight-type uint8
       resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset images.npz      (needs no torch)
     """
     if source.suffix == ".pt" or source.is_dir():

@@ -11,6 +11,7 @@ from resq_deploy.deployed.saturation import saturating_layers
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError
+from resq_deploy.grid import UINT8_ZERO_POINT
 
 _EIGHT_BITS = ("int8", "uint8", "int4", "uint4", "int16", "uint16")
 _TINY_SCALE = 1e-12
@@ -26,18 +27,35 @@ def warnings_for(model: DeployedModel) -> list[str]:
         warnings.append("the file stores no parameters: there is nothing bits could flip in")
     elif not quantized:
         warnings.append("no quantized weights: this is a float model, and flips of exponent bits will dominate")
-    unused = [surface for surface in quantized if surface.dtype == "int8" and not _uses_lowest(surface, values)]
-    if unused:
-        warnings.append(
-            f"{len(unused)} of {len(quantized)} quantized weight tensors never use the code -128: "
-            "a reader of the file that sees it has found a fault"
-        )
+    symmetric = {-128: [surface for surface in quantized if surface.dtype == "int8"]}
+    symmetric[0] = _about_the_middle(model, quantized, values)
+    for lowest, surfaces in symmetric.items():
+        unused = [surface for surface in surfaces if not _uses(lowest, surface, values)]
+        if unused:
+            warnings.append(
+                f"{len(unused)} of {len(quantized)} quantized weight tensors never use the code {lowest}: "
+                "a reader of the file that sees it has found a fault"
+            )
     warnings += _saturation(model)
     return warnings + _scale_warnings(model.surfaces, values)
 
 
-def _uses_lowest(surface: Surface, values: dict[str, onnx.TensorProto]) -> bool:
-    return bool((numpy_helper.to_array(values[surface.tensor]) == -128).any())
+def _about_the_middle(
+    model: DeployedModel, weights: list[Surface], values: dict[str, onnx.TensorProto]
+) -> list[Surface]:
+    """Return the uint8 weights with the zero point 128, whose grids are symmetric as those of int8 are."""
+    centred = {
+        surface.layer
+        for surface in model.surfaces
+        if surface.role is Role.WEIGHT_ZERO_POINT
+        and surface.dtype == "uint8"
+        and (numpy_helper.to_array(values[surface.tensor]) == UINT8_ZERO_POINT).all()
+    }
+    return [surface for surface in weights if surface.dtype == "uint8" and surface.layer in centred]
+
+
+def _uses(code: int, surface: Surface, values: dict[str, onnx.TensorProto]) -> bool:
+    return bool((numpy_helper.to_array(values[surface.tensor]) == code).any())
 
 
 def _saturation(model: DeployedModel) -> list[str]:

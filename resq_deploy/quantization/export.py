@@ -175,7 +175,12 @@ def _guarded(int8_file: bytes, options: ExportOptions, report: Callable[[str], N
 
 def _minmax(model: onnx.ModelProto, calibration: Split, spec: InputSpec, options: ExportOptions) -> Callable[[], bytes]:
     """Return a function that makes the plain export of the same weights in the same form."""
-    plain = Scheme(granularity=options.granularity, format=options.format, reduce_range=options.reduce_range)
+    plain = Scheme(
+        granularity=options.granularity,
+        format=options.format,
+        reduce_range=options.reduce_range,
+        weight_type=options.weight_type,
+    )
     return lambda: write_adjusted(model, calibration, spec, plain)[0]
 
 
@@ -190,7 +195,7 @@ def _form(int8_file: bytes, options: ExportOptions) -> dict[str, Any]:
         "bias_correction": options.bias_correction,
         "equalize": options.equalize,
         "reconstruct": options.reconstructs,
-        "weights": "int7 in int8" if options.reduce_range else "int8",
+        "weights": "int7 in int8" if options.reduce_range else options.weight_type,
         "activations": "uint8",
     }
 

@@ -10,6 +10,7 @@ from resq_deploy.quantization.ranges import check_ber
 RANGES = ("minmax", "mse", "fault-aware")
 GRANULARITIES = ("channel", "tensor")
 FORMATS = ("qdq", "qoperator")
+WEIGHT_TYPES = ("int8", "uint8")
 DESIGN_BER = 1e-3
 """The bit error rate fault-aware ranges are made for, unless told otherwise."""
 
@@ -32,6 +33,8 @@ class Scheme:
             `auto` what keeps most accuracy under bit errors; see `resq_deploy.quantization.activations`.
         bias_correction: whether biases make up for the mean error; see `resq_deploy.quantization.bias`.
         reduce_range: whether weights have 7 bits, so that x86 CPUs without VNNI do not saturate.
+        weight_type: `int8`, or `uint8` with the zero point 128: the same codes plus 128, whose products with uint8
+            activations saturate on no CPU.
         equalize: whether ranges are shared out between layers; see `resq_deploy.quantization.equalize`.
         reconstruct: whether weights are moved inside narrowed ranges so that the layers' outputs stay, instead of cut
             off; see `resq_deploy.quantization.reconstruct`. If None, where ranges are `fault-aware`.
@@ -45,6 +48,7 @@ class Scheme:
     bias_correction: bool = False
     equalize: bool = False
     reduce_range: bool = False
+    weight_type: str = "int8"
     reconstruct: bool | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +59,7 @@ class Scheme:
             ("--bias-correction", self.bias_correction, (True, False)),
             ("--equalize", self.equalize, (True, False)),
             ("--reduce-range", self.reduce_range, (True, False)),
+            ("--weight-type", self.weight_type, WEIGHT_TYPES),
             ("--reconstruct", self.reconstruct, (True, False, None)),
         ):
             if value not in known:
@@ -65,6 +70,11 @@ class Scheme:
                 raise OptionError(
                     f"--design-ber is for --ranges fault-aware, not {self.ranges}: leave it out, or ask for fault-aware"
                 )
+        if self.reduce_range and self.weight_type == "uint8":
+            raise OptionError(
+                "--reduce-range is for int8 weights: uint8 ones saturate nowhere with all their 8 bits, so leave it "
+                "out, or ask for --weight-type int8"
+            )
         if self.reconstruct and self.ranges == "minmax":
             raise OptionError("--reconstruct is for narrowed ranges, not minmax: ask for --ranges fault-aware or mse")
         if self.activation_percentile not in (None, "auto"):

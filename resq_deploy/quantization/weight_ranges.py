@@ -76,7 +76,7 @@ def write_with_ranges(
     for _ in range(_ATTEMPTS):
         clips = {} if scheme.ranges == "minmax" else dict(given)
         int8 = write_clipped(model, activations, scheme, clips)
-        ranges = _read_back(int8, model, weights, chosen, given, scheme.code_max)
+        ranges = _read_back(int8, model, weights, chosen, given, scheme)
         enlarged = [entry for entry in ranges if entry.enlarged.any()]
         if scheme.ranges == "minmax" or not enlarged:
             in_float = [weight.name for weight in weights if all(entry.weight is not weight for entry in ranges)]
@@ -120,14 +120,14 @@ def _read_back(
     weights: Sequence[WeightTensor],
     chosen: Clips,
     given: Clips,
-    code_max: int,
+    scheme: Scheme,
 ) -> list[_Range]:
     """Return the ranges of the weights that a file holds as int8.
 
     Raises:
         ModelError: if it holds a weight in float that was narrowed, or anything else than was meant.
     """
-    scales = written_scales(int8, model, weights, given, code_max)
+    scales = written_scales(int8, model, weights, given, scheme)
     for weight in weights:
         if weight.name not in scales and np.less(given[weight.name], weight.largest).any():
             raise ModelError(
@@ -137,7 +137,7 @@ def _read_back(
     return [
         _Range(
             weight=weight,
-            code_max=code_max,
+            code_max=scheme.code_max,
             chosen=chosen[weight.name],
             given=given[weight.name],
             written=scales[weight.name],

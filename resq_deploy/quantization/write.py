@@ -16,6 +16,7 @@ from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.calibrate import OPERATORS, ActivationRanges, quiet
 from resq_deploy.quantization.scheme import Scheme
+from resq_deploy.quantization.unsigned import store_as_uint8
 
 
 def write_int8(
@@ -24,7 +25,7 @@ def write_int8(
     scheme: Scheme,
     overrides: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> bytes:
-    """Quantize a prepared float model: MinMax weight ranges unless overridden, int8 weights, uint8 activations.
+    """Quantize a prepared float model: MinMax weight ranges unless overridden, uint8 activations.
 
     uint8 and not int8 activations, since onnxruntime fuses more of them into integer kernels (of ResNet18's 20
     convolutions int8 leaves 12 in float).
@@ -39,13 +40,15 @@ def write_int8(
         The int8 model, serialised, with no metadata but the opset and the producer.
 
     Raises:
-        ModelError: if onnxruntime cannot quantize the model.
+        ModelError: if onnxruntime cannot quantize the model, or its int8 weights cannot be stored as uint8.
     """
     try:
         with quiet():
             written = _quantized(model, activations, scheme, {"TensorQuantOverrides": overrides} if overrides else {})
     except Exception as error:  # onnxruntime's quantizer raises many types
         raise ModelError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
+    if scheme.weight_type == "uint8":
+        store_as_uint8(written)
     del written.metadata_props[:]
     written.producer_name, written.producer_version, written.doc_string = "resq-deploy", "", ""
     onnx.checker.check_model(written)

@@ -220,7 +220,7 @@ def test_a_file_that_is_not_what_was_meant_is_refused(tmp_path, form, tensor, va
     int8, _, prepared, _ = written_from(convolution(RNG.normal(size=(3, 4, 3, 3)), [1, -2, 3]), tmp_path, format=form)
     weights, _ = weight_tensors(prepared, "channel")
     clips = {weight.name: weight.largest for weight in weights}
-    assert written_scales(int8, prepared, weights, clips).keys() == {"w"}
+    assert written_scales(int8, prepared, weights, clips, Scheme()).keys() == {"w"}
     model = onnx.load_from_string(int8)
     (damaged,) = (stored for stored in model.graph.initializer if stored.name == tensor)
     values = numpy_helper.to_array(damaged)
@@ -228,7 +228,7 @@ def test_a_file_that_is_not_what_was_meant_is_refused(tmp_path, form, tensor, va
     wrong = np.clip(values * float(value), limits.min, limits.max).astype(values.dtype)
     damaged.CopyFrom(numpy_helper.from_array(wrong, tensor))
     with pytest.raises(ModelError, match=message):
-        written_scales(model.SerializeToString(), prepared, weights, clips)
+        written_scales(model.SerializeToString(), prepared, weights, clips, Scheme())
 
 
 def test_the_digits_classifier_in_qoperator_form(export):
