@@ -4,11 +4,14 @@ import importlib.util
 import logging
 import pathlib
 
+import onnx
 import onnxruntime as ort
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from resq_deploy.quantization.unsigned import store_as_uint8
 
 FILES = (  # every kind of file that faults are injected into
     "cnn",
@@ -33,8 +36,10 @@ FILES = (  # every kind of file that faults are injected into
     "attention-qdq-channel-s8",
     "attention-qdq-tensor-u8",
     "attention-qoperator-tensor-s8-pre",
+    "attention-qoperator-tensor-s8-pre-shifted",
     "cnn-dynamic-tensor-u8",
     "cnn-qdq-channel-s8",
+    "cnn-qdq-channel-s8-shifted",
     "cnn-qdq-tensor-s8-a16",
     "cnn-qdq-tensor-u8",
     "cnn-qoperator-channel-s8",
@@ -69,7 +74,8 @@ def quantised(models, folder: pathlib.Path, mode: str) -> pathlib.Path:
         models: the builders.
         folder: where to write.
         mode: words joined by `-`: cnn|attention, qdq|qoperator|dynamic, tensor|channel, s8|u8 (weights), and optionally
-            `pre` (optimised before), `saved`/`savedall` (onnxruntime's optimised graph, saved), `a16` (activations).
+            `pre` (optimised before), `saved`/`savedall` (onnxruntime's optimised graph, saved), `a16` (activations),
+            `shifted` (its int8 codes stored as uint8 about 128, as we do).
     """
     kind, form, granularity, weights, *extra = mode.split("-")
     source = models.save(models.FLOATS[kind](), folder / "float.onnx")
@@ -91,6 +97,10 @@ def quantised(models, folder: pathlib.Path, mode: str) -> pathlib.Path:
             weight_type=weight_type,
             activation_type=QuantType.QUInt16 if "a16" in extra else QuantType.QUInt8,
         )
+    if "shifted" in extra:
+        model = onnx.load(target)
+        store_as_uint8(model)
+        onnx.save(model, target)
     levels = {
         "saved": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
         "savedall": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,

@@ -33,6 +33,7 @@ KINDS = {
     "guarded": {"guard": "parameters"},
     "opset 13": {"opset": 13},
     "7 bits": {"reduce_range": True},
+    "uint8 weights": {"weight_type": "uint8"},
 }
 LEVELS = ("extended", "basic", "none")
 AGREEMENT = 0.999

@@ -133,12 +133,38 @@ def weights_and_biases(surfaces):
     return [surface for surface in surfaces if surface.role in ("weight", "bias") and surface.dtype != "float"]
 
 
-@pytest.mark.parametrize("name", ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8", "cnn-qdq-tensor-u8"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn-qdq-channel-s8",
+        "cnn-qdq-channel-s8-shifted",
+        "cnn-qoperator-channel-s8",
+        "cnn-qoperator-channel-s8-shifted",
+        "cnn-qdq-tensor-u8",
+    ],
+)
 def test_flips_in_the_integers_of_a_layer_need_no_session_each(name, testbed, monkeypatch):
     bed, surfaces = testbed(name)
     monkeypatch.setattr(bed.engine, "_rebuild", lambda injection: pytest.fail(f"{injection.fault} was rebuilt"))
     records = compare(bed, singles(weights_and_biases(surfaces), 12))
     assert len({record.logits for record in records}) > 10
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_bit_of_a_uint8_code_is_worth_what_that_of_the_int8_code_is(name, testbed):
+    """Flip for flip the same surface, zero points included: the records of one file are those of the other."""
+    pair = [testbed(name), testbed(f"{name}-shifted")]
+    (_, signed), (_, unsigned) = pair
+    assert [(s.tensor, s.role, s.layer, s.bits) for s in signed] == [
+        (s.tensor, s.role, s.layer, s.bits) for s in unsigned
+    ]
+    changed = {(a.dtype, b.dtype) for a, b in zip(signed, unsigned, strict=True) if a.dtype != b.dtype}
+    assert changed == {("int8", "uint8")}
+    (_, ours), (_, theirs) = (
+        (bed, {record.number: record for record in compare(bed, singles(surfaces, 4))}) for bed, surfaces in pair
+    )
+    assert ours.keys() == theirs.keys()
+    assert [number for number in ours if not same(ours[number], theirs[number])] == []
 
 
 def test_a_faulty_layer_is_found_by_its_node_and_others_come_last(testbed):
