@@ -95,6 +95,32 @@ def test_export_of_a_float_file(resq, digits_float, tmp_path):
     assert abs(sidecar["accuracy"]["int8"]["value"] - sidecar["accuracy"]["float"]["value"]) < 0.01
 
 
+def test_an_export_with_uint8_weights_passes_its_gates_and_verifies(resq, digits_float, tmp_path):
+    out = tmp_path / "net.int8.onnx"
+    given = ("export-int8", digits_float, "--out", out, "--dataset", "digits", "--calibration-images", 50)
+    status, printed, err = resq(*given, "--ranges", "fault-aware", "--weight-type", "uint8", "--gate", "clean=2")
+    assert status == 0, err
+    assert "gate faults: passed" in printed
+    assert json.loads(out.with_suffix(".json").read_text())["quantization"]["weights"] == "uint8"
+    status, printed, _ = resq("inspect", out, "--verify", "--json")
+    report = json.loads(printed)
+    assert status == 0
+    assert report["verification"]["verdict"] == "identical"
+    kinds = {(surface["role"], surface["dtype"]) for surface in report["surfaces"]}
+    assert {("weight", "uint8"), ("weight-zero-point", "uint8")} <= kinds
+    assert any("never use the code 0:" in warning for warning in report["warnings"])
+    status, _, _ = resq(
+        "faultcamp", out, "--dataset", "digits", "--samples", 20, "--images", 30, "--out", tmp_path / "run"
+    )
+    assert status == 0
+
+
+def test_seven_bits_and_uint8_are_one_line(refused, digits_float, tmp_path):
+    given = ("export-int8", digits_float, "--out", tmp_path / "net.onnx", "--dataset", "digits")
+    assert "--reduce-range is for int8 weights" in refused(*given, "--weight-type", "uint8", "--reduce-range")
+    assert not (tmp_path / "net.onnx").exists()
+
+
 def test_a_failed_gate_exits_1_names_it_and_writes_nothing(resq, digits_float, tmp_path):
     out = tmp_path / "net.int8.onnx"
     arguments = ("export-int8", digits_float, "--out", out, "--dataset", "digits", "--gate", "clean=-100")

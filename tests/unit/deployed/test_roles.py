@@ -222,7 +222,12 @@ def test_total_bits(name, bits, model_file):
 
 @pytest.mark.parametrize(
     ("name", "warning"),
-    [("cnn", "no quantized weights"), ("cnn-qdq-channel-s8", "never use the code -128"), ("shared", None)],
+    [
+        ("cnn", "no quantized weights"),
+        ("cnn-qdq-channel-s8", "3 of 3 quantized weight tensors never use the code -128:"),
+        ("cnn-qdq-channel-s8-shifted", "3 of 3 quantized weight tensors never use the code 0:"),
+        ("shared", None),
+    ],
 )
 def test_warnings(name, warning, model_file):
     lines = warnings_for(DeployedModel.load(model_file(name)))

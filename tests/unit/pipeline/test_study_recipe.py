@@ -54,6 +54,14 @@ def test_a_variant_may_be_exported_in_a_way_of_its_own(tmp_path):
     assert exports["baseline"] == exports["attack"] == {"opset": 17}
 
 
+def test_files_with_uint8_weights_may_be_asked_for(tmp_path):
+    text = GRID + "[export-int8]\nweight-type = 'uint8'\n[variant.baseline.export-int8]\nweight-type = 'int8'\n"
+    recipe = read_recipe(written(tmp_path, text), None, check_options)
+    exports = {cell.variant: arguments(recipe.options(cell)["export-int8"]) for cell in recipe.cells()}
+    assert exports["fault"] == ["--weight-type", "uint8"]
+    assert exports["baseline"] == ["--weight-type", "int8"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -110,6 +118,11 @@ def test_a_variant_may_be_exported_in_a_way_of_its_own(tmp_path):
         (GRID + "[train]\nepochs-baseline = [1, 2]\n", "[train] epochs-baseline: takes one value, not a list"),
         (GRID + "[train]\nepochs-baseline = -5\n", "[train] epochs-baseline is -5: give at least 1"),
         (GRID + "[export-int8]\ngate = ['speed=1']\n", "[export-int8] "),
+        (GRID + "[export-int8]\nweight-type = 'int4'\n", "[export-int8] Invalid value for '--weight-type'"),
+        (
+            GRID + "[export-int8]\nweight-type = 'uint8'\nreduce-range = true\n",
+            "[export-int8] --reduce-range is for int8 weights",
+        ),
         (GRID + "[faultcamp.a]\nroles = 'wieght'\n", "[faultcamp.a] "),
         (GRID + "[attackcamp.a]\nattacks = 'sqare'\n", "[attackcamp.a] --attacks: unknown attack 'sqare'"),
     ],

@@ -18,6 +18,7 @@ from resq_deploy.twin.flip_objective import AttackBatch
 
 QUANTIZED = (
     "cnn-qdq-channel-s8",
+    "cnn-qdq-channel-s8-shifted",
     "cnn-qdq-tensor-u8",
     "cnn-qoperator-channel-s8",
     "cnn-qoperator-tensor-u8",
@@ -128,6 +129,13 @@ def test_the_flip_that_is_kept_is_the_worst_of_those_tried(attack):
         batch = AttackBatch(images=images, labels=answers, loss="capped")
         alone = BitSearch(model, twin, [own], batch, deployment=Deployment())
         assert next(alone.steps()).loss <= kept == pytest.approx(first.loss)
+
+
+@pytest.mark.parametrize("name", ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8"])
+def test_the_bits_of_uint8_codes_are_found_as_those_of_int8_codes_are(attack, name):
+    steps = [list(itertools.islice(attack(kind)[1].steps(), 4)) for kind in (name, f"{name}-shifted")]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 4
 
 
 def test_going_on_is_the_same_as_never_having_stopped(attack):

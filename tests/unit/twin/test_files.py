@@ -60,8 +60,10 @@ def test_every_kind_of_file(file_kind, model_file, models, pair, logits):
         ExportOptions(calibration_images=20),
         ExportOptions(calibration_images=20, granularity="tensor", format="qoperator"),
         ExportOptions(calibration_images=20, guard="parameters"),
+        ExportOptions(calibration_images=20, guard="parameters", weight_type="uint8"),
+        ExportOptions(calibration_images=20, granularity="tensor", format="qoperator", weight_type="uint8"),
     ],
-    ids=["qdq", "qoperator", "guarded"],
+    ids=["qdq", "qoperator", "guarded", "guarded uint8 weights", "qoperator, uint8 weights"],
 )
 def test_our_exports(options, digits_float, tmp_path, pair, logits):
     data = load_dataset("digits")

@@ -10,6 +10,7 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.twin import lookups, rounding
 
 KINDS = ("cnn-qdq-channel-s8", "cnn-qoperator-tensor-u8", "attention-qdq-tensor-u8")
+SHIFTED = ("cnn-qdq-channel-s8", "cnn-qoperator-channel-s8", "attention-qoperator-tensor-s8-pre")
 STEPS = {  # relative to the tensor's spread (scales), in codes, or in thousands of them (biases)
     Role.WEIGHT: 0.05,
     Role.BIAS: 0.002,
@@ -70,6 +71,25 @@ def test_with_respect_to_what_is_stored(kind, role, unrounded, models, model_fil
         assert float((gradient * direction).sum()) == pytest.approx(measured, rel=0.05, abs=3e-3), name
         checked += abs(measured) > 1e-4
     assert checked > 0
+
+
+@pytest.mark.parametrize("kind", SHIFTED)
+def test_uint8_codes_have_the_gradients_of_the_int8_ones(kind, models, model_file, pair):
+    found = []
+    for name in (kind, f"{kind}-shifted"):
+        twin, _ = pair(model_file(name))
+        wanted = [s.tensor for s in surfaces(model_file(name)) if s.role in (Role.WEIGHT, Role.WEIGHT_ZERO_POINT)]
+        leaves = {tensor: twin.stored[tensor].clone().requires_grad_() for tensor in wanted}
+        images = torch.from_numpy(models.images(4)).requires_grad_()
+        answers = twin(images, stored=leaves)
+        reading = torch.randn(answers.shape, generator=torch.Generator().manual_seed(0))
+        asked = [images, *leaves.values()]
+        slopes = torch.autograd.grad((answers * reading).sum(), asked, allow_unused=True)
+        found.append((answers, *(slope for slope in slopes if slope is not None)))
+    assert len(found[0]) == len(found[1]) > 3
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.abs().sum() > 0
 
 
 def surfaces(path):
