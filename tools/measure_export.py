@@ -22,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ Result = dict[str, Any]
 
 def prepare(job: Job) -> Result:
     """Bring a network, checkpoint or float ONNX file, to what both quantizers start from; try out all that is given."""
-    _scheme(job)
+    scheme_of(job["scheme"])
     source = pathlib.Path(job["source"])
     with tempfile.TemporaryDirectory() as folder:
         if source.suffix == ".pt":
@@ -74,7 +74,7 @@ def prepare(job: Job) -> Result:
 
 def measure_ours(job: Job) -> Result:
     """Calibrate and quantize as resq-deploy export-int8 does, with the options of the job."""
-    scheme = _scheme(job)
+    scheme = scheme_of(job["scheme"])
     model, spec, calibration = _loaded(job)
     with _measured(job) as result:
         int8, _ = write_adjusted(model, calibration, spec, scheme)
@@ -148,11 +148,16 @@ def _every_core() -> Deployment:
     return Deployment(threads=len(usable_cores()))
 
 
-def _scheme(job: Job) -> Scheme:
-    unknown = sorted(job["scheme"].keys() - {field.name for field in dataclasses.fields(Scheme)})
+def scheme_of(options: Mapping[str, Any]) -> Scheme:
+    """Return the int8 form that options of `--scheme` ask for.
+
+    Raises:
+        OptionError: if there is no such option, or it makes no sense.
+    """
+    unknown = sorted(options.keys() - {field.name for field in dataclasses.fields(Scheme)})
     if unknown:
         raise OptionError(f"--scheme {unknown[0]}: export has no such option")
-    return Scheme(**job["scheme"])
+    return Scheme(**options)
 
 
 def _dataset(job: Job) -> Dataset:
