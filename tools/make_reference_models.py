@@ -4,9 +4,13 @@
 The digits take three minutes; the others are cells of the recipe `ablation`, hours on two cores. What is done already
 in --work, perhaps by `resq-deploy study ablation`, is not done again.
 
+With --weight-type uint8 the same networks are exported once more, with weights that are exact on every CPU, as files of
+their own. They are not measured anew: they must give the logits of those with int8 weights bit by bit.
+
 Examples:
   OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits --work runs/reference
   python tools/make_reference_models.py resnet20-cifar10 --data-dir data --work runs/ablation --jobs 2
+  python tools/make_reference_models.py resnet8-digits --work runs/reference --weight-type uint8
 """
 
 import argparse
@@ -19,12 +23,16 @@ from typing import Any
 
 from command_line import with_one_line_errors
 
+from resq_deploy.cli import export_int8
 from resq_deploy.cli.study import check_options
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
+from resq_deploy.errors import FailedError
 from resq_deploy.pipeline.demo import FILES, DemoOptions, run_demo
 from resq_deploy.pipeline.study import Study, StudyOptions
 from resq_deploy.pipeline.study_recipe import read_recipe
+from resq_deploy.quantization.fidelity import logits
+from resq_deploy.quantization.scheme import WEIGHT_TYPES
 from resq_deploy.records import read_json, sha256_file, write_json
 from resq_deploy.report.demo import demo_table
 from resq_deploy.report.study_figures import Metric, read_study
@@ -32,6 +40,8 @@ from resq_deploy.report.text import percent
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
 RECIPE = "ablation"
+DEMO_GATES = ("--gate", "transfer-pgd=off", "--gate", "square=off", "--gate", "faults=off")
+"""The demo looks at clean accuracy alone."""
 
 CARD = """# {name}
 
@@ -51,6 +61,10 @@ Figures on the test images, with 95 % intervals:
 
 {reading}
 """
+
+AS_UINT8 = """
+The figures are those of the file with int8 weights; this one holds the same codes as uint8, for CPUs that do not
+multiply int8 exactly, and gives its logits, bit by bit, on all {images} test images."""
 
 STAGES = {
     "baseline": "stage 0 only, no hardening",
@@ -100,17 +114,21 @@ Bit errors: every stored weight bit flips with the given probability, {chips} ch
 flip anywhere in the file, {flips} flips, {flip_images} images each. One training run with one seed."""
 
 
-def make_digits(work: pathlib.Path) -> None:
-    """Run the demo in `work` and turn its two files into reference files."""
+def make_digits(work: pathlib.Path, weight_type: str) -> None:
+    """Run the demo in `work` and turn its two files, or those files with uint8 weights, into reference files."""
     summary = run_demo(work, DemoOptions(), resume=True, say=print)
-    table = demo_table(summary)
+    table, dataset = demo_table(summary), load_dataset("digits")
     reading = DIGITS_READING.format(chips=DemoOptions().chips, **summary)
-    for column, key in enumerate(FILES, start=1):
+    for column, (key, stage) in enumerate(FILES.items(), start=1):
+        file = work / f"{key}.int8.onnx"
+        if weight_type == "uint8":
+            export = [str(work / "train" / f"{stage}.pt"), "--dataset", "digits", "--seed", "0", "--no-gate"]
+            file = with_uint8_weights(file, [*export, *DEMO_GATES], dataset)
         _write(
-            f"resnet8-digits-{key}.int8",
+            f"resnet8-digits-{key}",
             DIGITS,
-            measured=work / f"{key}.int8.onnx",
-            dataset=load_dataset("digits"),
+            file=file,
+            dataset=dataset,
             command="OMP_NUM_THREADS=1 python tools/make_reference_models.py resnet8-digits",
             rows=((row[0], row[column]) for row in table.rows),
             reading=reading,
@@ -118,11 +136,13 @@ def make_digits(work: pathlib.Path) -> None:
         )
 
 
-def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, jobs: int) -> None:
-    """Run two cells of the study in `work` and turn their files into reference files."""
+def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, jobs: int, weight_type: str) -> None:
+    """Run two cells of the study in `work` and turn their files, or uint8 ones, into reference files."""
     recipe = read_recipe(RECIPE, None, check_options)
     patterns = tuple(f"resnet20/{name}/seed-0/{variant}" for variant in STAGES)
-    Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs)).run(work, resume=True, report=print)
+    study = Study(recipe, StudyOptions(data_dir=data_dir, cells=patterns, jobs=jobs))
+    study.run(work, resume=True, report=print)
+    exports = {step.out: step.command_line(work, data_dir)[1:] for step in study.steps if step.command == "export-int8"}
     _, corners = read_study(work)
     dataset = load_dataset(name, data_dir)
     options = recipe.options(next(cell for cell in recipe.cells() if cell.dataset == name))
@@ -137,10 +157,14 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
     )
     for key in STAGES:
         figures = next(one.seeds[0] for one in corners if (one.dataset, one.variant) == (name, key))
+        out = f"resnet20/{name}/seed-0/{key}/net.int8.onnx"
+        file = work / out
+        if weight_type == "uint8":
+            file = with_uint8_weights(file, exports[out], dataset)
         _write(
-            f"resnet20-{name}-{key}.int8",
+            f"resnet20-{name}-{key}",
             SUBJECTS[name],
-            measured=work / "resnet20" / name / "seed-0" / key / "net.int8.onnx",
+            file=file,
             dataset=dataset,
             command=f"python tools/make_reference_models.py resnet20-{name} --data-dir data",
             rows=((_heading(metric), percent(value.as_dict())) for metric, value in figures.items()),
@@ -163,16 +187,21 @@ def _write(
     name: str,
     subject: Subject,
     *,
-    measured: pathlib.Path,
+    file: pathlib.Path,
     dataset: Dataset,
     command: str,
     rows: Iterable[tuple[str, str]],
     reading: str,
     stages: str,
 ) -> None:
-    """Copy a file that was measured into models/, with its sidecar, and write its card."""
-    path, sidecar = MODELS / f"{name}.onnx", read_json(measured.with_suffix(".json"))
-    shutil.copyfile(measured, path)
+    """Copy a file that was measured, or answers as one that was, into models/ with its sidecar, and write its card."""
+    sidecar = read_json(file.with_suffix(".json"))
+    if sidecar["quantization"]["weights"] == "uint8":
+        name, command = f"{name}-uint8", f"{command} --weight-type uint8"
+        reading += AS_UINT8.format(images=f"{len(dataset.test):,}")
+    name = f"{name}.int8"
+    path = MODELS / f"{name}.onnx"
+    shutil.copyfile(file, path)
     write_json(path.with_suffix(".json"), {**sidecar, "model": {**sidecar["model"], "file": path.name}})
     versions = sidecar["provenance"]["versions"]
     lines = "\n".join(f"| {heading} | {value} |" for heading, value in rows)
@@ -194,10 +223,32 @@ def _write(
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
+def with_uint8_weights(measured: pathlib.Path, export: Sequence[str], dataset: Dataset) -> pathlib.Path:
+    """Export with uint8 weights what a file was exported from; return the new file, which lies beside that.
+
+    Args:
+        measured: the file with int8 weights.
+        export: the arguments of export-int8 that made it; an `--out` among them does not count.
+        dataset: both must give the same logits on all its test images.
+
+    Raises:
+        FailedError: if they do not.
+    """
+    path = measured.with_name(f"{measured.name.removesuffix('.int8.onnx')}-uint8.int8.onnx")
+    export_int8.command.main([*export, "--weight-type", "uint8", "--out", str(path)], standalone_mode=False)
+    signed, unsigned = (logits(file.read_bytes(), dataset.test.images) for file in (measured, path))
+    if signed.tobytes() != unsigned.tobytes():
+        raise FailedError(
+            f"{path} does not give the logits of {measured}: export both on one machine, whose CPU multiplies exactly"
+        )
+    return path
+
+
 def _form(sidecar: Mapping[str, Any]) -> str:
     """Return how a file is quantized and guarded, in words."""
     ranges = sidecar["adjustments"]["ranges"]
-    weights = f"weights int8 per {ranges['granularity']} with {FORMS[ranges['mode']]}"
+    stored = sidecar["quantization"]["weights"]
+    weights = f"weights {stored} per {ranges['granularity']} with {FORMS[ranges['mode']]}"
     if ranges["mode"] == "fault-aware":
         weights += f" for a bit error rate of {ranges['design_ber']:g} (stage 3)"
     guarded = ",\nbiases, scales and zero points stored three times and voted" if sidecar["guards"] else ""
@@ -212,13 +263,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=known, help="which reference files to remake")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/reference"), help="run folder")
     parser.add_argument("--data-dir", type=pathlib.Path, help="where named data sets lie")
+    parser.add_argument("--weight-type", choices=WEIGHT_TYPES, default="int8", help="how weights are stored")
     parser.add_argument("--jobs", type=int, default=1, help="steps that run at once")
     arguments = parser.parse_args(argv)
     if arguments.what == "resnet8-digits":
-        make_digits(arguments.work)
+        make_digits(arguments.work, arguments.weight_type)
     else:
         name = arguments.what.removeprefix("resnet20-")
-        make_resnet20(name, arguments.data_dir, arguments.work, arguments.jobs)
+        make_resnet20(name, arguments.data_dir, arguments.work, arguments.jobs, arguments.weight_type)
     return 0
 
 
