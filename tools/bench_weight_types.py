@@ -5,7 +5,7 @@ The files of a network are written by our export, in one form each: int8 weights
 ones (--weight-type uint8); and the int8 file once more with onnxruntime's own switch, which turns its weights into
 uint8 when it is loaded. They are run by onnxruntime itself, in one process, taking turns within each repeat, so that a
 busy machine slows all of them; only ratios of times are told. Whether the kernels of this CPU saturate is tried out,
-not read off a list of features: with 255 times 127, many times over.
+not read off a list of features.
 
 To compare two kinds of CPU, give both the same --files: what lies there is not exported again, and calibration in
 floats differs in the last bits from CPU to CPU.
@@ -33,7 +33,6 @@ from bench_export import read_network, read_scheme
 from bench_report import begin
 from command_line import with_one_line_errors
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.cli.shared import progress_bar
 from resq_deploy.cores import usable_cores
@@ -76,26 +75,9 @@ NUMBERS = (  # option, least value, default, meaning
     ("repeats", 1, 15, "how often each variant is timed"),
     ("seed", 0, 0, "seed of the calibration images"),
 )
-_PRODUCTS = 64
 _MADE = "made.json"
 
 Result = dict[str, Any]
-
-
-def saturates() -> bool:
-    """Return whether onnxruntime's sums of uint8 times int8 saturate on this CPU; a layer of its own tries it out."""
-    weight = numpy_helper.from_array(np.full((_PRODUCTS, 16), 127, np.int8), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [None, _PRODUCTS])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
-        [weight],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (sums,) = session.run(None, {"x": np.full((16, _PRODUCTS), 255, np.uint8)})
-    return bool((sums != 255 * 127 * _PRODUCTS).any())
 
 
 class Bench:
@@ -291,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
     given, head = begin("bench_weight_types.py", _parser(), argv, SCHEMA)
     options = {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name, *_ in NUMBERS}
-    report: Result = {**head, "options": {**options, "scheme": given.scheme}, "saturates": saturates()}
+    report: Result = {**head, "options": {**options, "scheme": given.scheme}, "saturates": Deployment().saturates}
     report |= {"complete": False, "networks": {}}
     measure(given, report)
     report["complete"] = True

@@ -41,8 +41,8 @@ def read_twin(model: DeployedModel, *, deployment: Deployment | None = None, cli
             attacker's way round gradients that saturation masks.
 
     The integers are those of processors that add up 8-bit products exactly: x86 with VNNI, ARM. Older x86 processors
-    saturate sums of two of them at 16 bits, unless the weights have 7 bits or are uint8; there `agreement` tells how far
-    the file is from its twin.
+    saturate sums of two of them at 16 bits, unless the weights are uint8 or have 7 bits; there `agreement` tells how
+    far the file is from its twin.
 
     Raises:
         ModelError: if onnxruntime refuses the file, it is no classifier with one image input, or it has an operator
