@@ -110,17 +110,19 @@ class Bench:
         return ort.InferenceSession(str(self._files[name]), options, providers=["CPUExecutionProvider"])
 
     def _batches(self, images: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return images as the model takes them, in whole batches; what is left over is not used."""
-        whole = len(images) - len(images) % self._size
-        if not whole:
-            raise InputError(f"{len(images)} images are less than a batch of {self._size}: lower --batch")
-        prepared = self._input.prepare(images[:whole])
-        return [prepared[start : start + self._size] for start in range(0, whole, self._size)]
+        """Return images as the model takes them, in batches; of a fixed batch, what fills none is left out."""
+        used = len(images)
+        if self._input.shape[0] is not None:
+            used -= used % self._size
+        if not used:
+            raise InputError(f"{len(images)} images do not fill the model's batch of {self._size}: give more")
+        prepared = self._input.prepare(images[:used])
+        return [prepared[start : start + self._size] for start in range(0, used, self._size)]
 
     def answers(self) -> Result:
         """Return accuracy, integer share and the share of answers that are not the exact ones, of each variant."""
         batches = self._batches(self._test.images)
-        labels = self._test.labels[: len(batches) * self._size]
+        labels = self._test.labels[: sum(map(len, batches))]
         logits = {
             name: np.concatenate([session.run(None, {self._input.name: batch})[0] for batch in batches])
             for name, session in self._sessions.items()

@@ -4,6 +4,7 @@ import json
 
 import bench_weight_types
 import numpy as np
+import onnx
 import pytest
 
 from resq_deploy.data import load_dataset
@@ -77,15 +78,28 @@ def test_files_that_are_there_are_used_and_others_refused(called, capsys):
     assert "holds files made from something else, or otherwise: give another --files" in line
 
 
+def test_a_fixed_batch_is_filled_or_refused(digits_float, images, tmp_path, capsys):
+    fixed = onnx.load(digits_float)
+    for value in (fixed.graph.input[0], fixed.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 16
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    words = [f"digits={tmp_path / 'fixed.onnx'}", f"--dataset={images}", *TINY.split(), f"--out={tmp_path / 'b.json'}"]
+    assert bench_weight_types.main(words) == 0
+    found = json.loads((tmp_path / "b.json").read_text())["networks"]["digits"]["variants"]
+    assert found["int8"]["accuracy"]["n"] == 32
+    capsys.readouterr()
+    assert bench_weight_types.main([*words, "--test-images", "15"]) == 2
+    assert "15 images do not fill the model's batch of 16: give more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--repeats 0", "--repeats 0: give a whole number from 1 up"),
         ("--scheme weight_type=uint8", "--scheme weight_type: the variants say this, leave it out"),
         ("--scheme speed=1", "--scheme speed: export has no such option"),
-        ("--batch 50", "40 images are less than a batch of 50: lower --batch"),
     ],
-    ids=["no repeats", "a variant's", "no such option", "batch"],
+    ids=["no repeats", "a variant's", "no such option"],
 )
 def test_bad_input_is_one_line(digits_float, images, tmp_path, capsys, options, message):
     words = [f"digits={digits_float}", f"--dataset={images}", *TINY.split(), *options.split()]
