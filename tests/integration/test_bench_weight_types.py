@@ -9,6 +9,8 @@ import pytest
 
 from resq_deploy.data import load_dataset
 
+pytestmark = pytest.mark.slow
+
 TINY = "--calibration-images 30 --test-images 40 --timed-images 20 --batch 10 --threads 1 --repeats 3"
 VARIANTS = ["int8", "reduced", "uint8", "switched"]
 

@@ -9,6 +9,8 @@ from resq_deploy.data import load_dataset
 from resq_deploy.errors import FailedError
 from resq_deploy.records import read_json, sha256_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dataset():
