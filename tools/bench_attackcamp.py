@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from bench_report import begin
+from bench_report import begin, told
 from command_line import with_one_line_errors
 
 from resq_deploy.attacks.ball import Norm
@@ -208,7 +208,7 @@ def table(report: Result) -> str:
         )
     host = report["machine"]
     return (
-        "\n".join(rows) + f"\n\n{host['cpu']}, {host['cores']} cores, onnxruntime {host['versions']['onnxruntime']}. "
+        "\n".join(rows) + f"\n\n{told(host)}. "
         f"Linf {options['epsilon']:g}/255, {options['queries']} queries, medians of {options['repeats']} repeats. "
         "Bare: inference of as many images as square sent, in full batches.\n"
     )

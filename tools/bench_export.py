@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench_report import begin
+from bench_report import begin, told
 from command_line import with_one_line_errors
 
 from resq_deploy.cli.shared import progress_bar
@@ -206,7 +206,7 @@ def table(report: Result) -> str:
             rows.append([network, title, *costs, *_quality(figures["quality"][variant])])
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
-        f"{lines}\n\n{host['cpu']}, {host['cores']} cores, onnxruntime {host['versions']['onnxruntime']}. "
+        f"{lines}\n\n{told(host)}. "
         f"{options['calibration_images']} calibration images, accuracy on up to {options['test_images']} test images "
         f"with its 95 % interval, medians of {options['repeats']} repeats with their extremes; batches are of "
         f"{options['batch']}. Seconds: calibration and quantization; CPU seconds depend less on what else the machine "

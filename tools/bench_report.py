@@ -9,10 +9,11 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resq_deploy.cores import usable_cores
+from resq_deploy.deployed.session import Deployment
 from resq_deploy.records import provenance, write_json
 
 _BESIDE = ("dask", "distributed", "pytorchfi", "adversarial-robustness-toolbox")
@@ -47,6 +48,13 @@ def begin(
     return given, report
 
 
+def told(machine: Mapping[str, Any]) -> str:
+    """Name a machine in one phrase: processor, cores, whether its own kernels saturate, and onnxruntime."""
+    kind = "saturates" if machine["saturates"] else "does not saturate"
+    runtime = machine["versions"]["onnxruntime"]
+    return f"{machine['cpu']}, {machine['cores']} cores, which {kind} sums of uint8 x int8; onnxruntime {runtime}"
+
+
 def _machine() -> dict[str, Any]:
     """Return what the figures depend on besides the code."""
     info = pathlib.Path("/proc/cpuinfo")
@@ -58,6 +66,7 @@ def _machine() -> dict[str, Any]:
     return {
         "cpu": next(iter(names), platform.processor()),
         "cores": len(usable_cores()),
+        "saturates": Deployment().saturates,
         "load": os.getloadavg()[0],
         **about,
     }

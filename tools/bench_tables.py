@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench_report import told
+
 from resq_deploy.errors import InputError, ResqError
 from resq_deploy.records import write_atomic
 
@@ -36,7 +38,7 @@ def tables(report: Result) -> str:
         body = "\n".join(f"| {' | '.join(row.values())} |" for row in rows)
         texts.append(f"{title}, single flips drawn evenly by bit:\n\n| {header} |\n|{line}|\n{body}")
     texts.append(
-        f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['versions']['onnxruntime']}. {options['images']} "
+        f"{told(host)}. {options['images']} "
         f"images, {options['faults']} faults ({options['reload_faults']} by reload), medians of {options['repeats']} "
         "repeats. Reload, replay, PyTorchFI: seconds a fault, replay with its set-up. `A v B`: how many times faster A "
         "is, with the extremes of the repeats; a number stands for replay with so many workers. Chip: a mask of random "

@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from bench_export import read_network, read_scheme
-from bench_report import begin
+from bench_report import begin, told
 from command_line import with_one_line_errors
 from numpy.typing import NDArray
 
@@ -241,13 +241,10 @@ def table(report: Result) -> str:
             rows.append([network, variant.title, *cells])
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     host, options = report["machine"], report["options"]
-    version = host["versions"]["onnxruntime"]
-    kind = "saturate at 16 bits" if report["saturates"] else "are exact"
     images = next(iter(report["networks"].values()))["variants"]["int8"]["accuracy"]["n"]
     return (
-        f"{lines}\n\n{host['cpu']}, whose sums of uint8 times int8 {kind}; onnxruntime {version}, "
-        f"{images} test images in batches of {options['batch']}, medians of {options['repeats']} ratios with their "
-        "extremes, all variants in turn in one process.\n"
+        f"{lines}\n\n{told(host)}. {images} test images in batches of {options['batch']}, medians of "
+        f"{options['repeats']} ratios with their extremes, all variants in turn in one process.\n"
     )
 
 
@@ -275,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 2 if something given cannot be used."""
     given, head = begin("bench_weight_types.py", _parser(), argv, SCHEMA)
     options = {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name, *_ in NUMBERS}
-    report: Result = {**head, "options": {**options, "scheme": given.scheme}, "saturates": Deployment().saturates}
+    report: Result = {**head, "options": {**options, "scheme": given.scheme}}
     report |= {"complete": False, "networks": {}}
     measure(given, report)
     report["complete"] = True

@@ -55,7 +55,7 @@ It takes float32 images `[batch, 3, 32, 32]` in [0, 1] and returns {classes} log
 - **Licence** of the file: that of the project (MIT).
 - **SHA-256** `{sha256}`
 
-Figures on the test images, with 95 % intervals:
+Figures on the test images, with 95 % intervals, in {arithmetic} arithmetic, measured on {cpu}:
 
 {table}
 
@@ -173,6 +173,12 @@ def make_resnet20(name: str, data_dir: pathlib.Path | None, work: pathlib.Path, 
         )
 
 
+def _cpu(sidecar: Mapping[str, Any]) -> str:
+    """Name the kind of CPU that a file was exported and measured on."""
+    kind = "saturate" if sidecar["native"]["cpu_saturates"] else "do not saturate"
+    return f"a CPU ({sidecar['provenance']['machine']}) whose own kernels {kind}"
+
+
 def _heading(metric: Metric) -> str:
     headings = {
         "clean": "clean accuracy, int8 file",
@@ -211,6 +217,8 @@ def _write(
         inputs=subject.inputs,
         stages=stages,
         form=_form(sidecar),
+        arithmetic=sidecar["arithmetic"],
+        cpu=_cpu(sidecar),
         classes=len(dataset.classes),
         command=command,
         versions=", ".join(f"{package} {versions[package]}" for package in ("torch", "onnx", "onnxruntime")),

@@ -195,7 +195,7 @@ def _print_native(native: Mapping[str, Any]) -> None:
     elif layers:
         click.echo(
             f"on x86 CPUs without VNNI {len(layers)} layers, the first is {layers[0]['layer']}, could saturate in "
-            "native arithmetic: --weight-type uint8 or --reduce-range makes a file that answers alike on all"
+            "native arithmetic: --weight-type uint8 makes a file that answers alike on all"
         )
 
 

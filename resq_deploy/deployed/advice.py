@@ -71,7 +71,7 @@ def _saturation(model: DeployedModel) -> list[str]:
     return [
         f"{len(layers)} layers, the first is {layers[0].layer!r}, could saturate sums of products in 16 bits on CPUs "
         f"without VNNI, {here}: figures here are in exact arithmetic; for devices like that export with --weight-type "
-        "uint8 or --reduce-range"
+        "uint8"
     ]
 
 

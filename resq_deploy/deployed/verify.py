@@ -315,7 +315,7 @@ def _cause(expected: Reference, here: Mapping[str, Any], arithmetic: Arithmetic)
         lacking = "this CPU" if now else "the CPU it was exported on"
         return (
             f"since {lacking} saturates sums of products in 16 bits: --arithmetic exact answers alike on every CPU, "
-            "and so does a file exported with --weight-type uint8 or --reduce-range"
+            "and so does a file exported with --weight-type uint8"
         )
     changes = [
         f"{key} {exported[key]} there and {here[key]} here"

@@ -55,7 +55,7 @@ def test_figures_of_every_variant(called):
         assert (figures["other_answers"] is None) == (name == "reduced")
     assert found["int8"]["time_to_int8"]["raw"] == [1.0] * 3
     assert found["int8"]["sha256"] == found["switched"]["sha256"] != found["uint8"]["sha256"]
-    for name in ["uint8", "switched"] if report["saturates"] else ["int8", "uint8", "switched"]:
+    for name in ["uint8", "switched"] if report["machine"]["saturates"] else ["int8", "uint8", "switched"]:
         assert found[name]["bit_equal_to_uint8"], name
         assert found[name]["other_answers"]["value"] == 0.0
     assert not found["reduced"]["bit_equal_to_uint8"]
@@ -63,7 +63,7 @@ def test_figures_of_every_variant(called):
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(VARIANTS)
     assert len({row.count("|") for row in rows}) == 1
-    assert ("saturate at 16 bits" in text) == report["saturates"]
+    assert ("which saturates sums" in text) == report["machine"]["saturates"]
 
 
 def test_files_that_are_there_are_used_and_others_refused(called, capsys):
