@@ -1,0 +1,173 @@
+"""Weights of a file stored under an error-correcting code, decoded by nodes that onnxruntime folds.
+
+    decode(stored, tables) -> Reshape -> the tensor's own name          whole blocks
+    decode(stored, tables) -> Reshape -> Slice -> Reshape -> ...        a last block that is padded with zeros
+
+Whoever reads the tensor stays as it is, so that QDQ and QOperator files, scales per channel and per tensor, and tensors
+of any shape are all alike. onnxruntime decodes when it creates the session; the optimised graph, its outputs and its
+speed are those of the file without code. Faults in storage, before the file is loaded, are corrected; faults in
+memory, after it was loaded, are not. What a file needs to decode - tables, shapes - is stored too, and not covered by
+the code; nor are attributes and the file's framing.
+"""
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from resq_deploy.codes.code import Code
+from resq_deploy.codes.words import encode
+from resq_deploy.deployed.graph import graphs, stored_tensors
+from resq_deploy.deployed.runtime_graph import optimise
+from resq_deploy.deployed.session import Deployment
+from resq_deploy.errors import ModelError
+from resq_deploy.protection.decoder import DOMAIN, LEAST_OPSET, Decoder, make_decoder
+from resq_deploy.protection.graph_parts import Parts
+
+_IR = 8  # the first with functions
+_STEM = 5  # hexadecimal digits of a name
+_OWN = ("", "ai.onnx")
+
+
+def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> onnx.ModelProto:
+    """Store some weights under a code.
+
+    Args:
+        model: the model, self-contained; not changed.
+        tensors: names of int8 initializers of its main graph, whose values the weight bits of the code hold.
+        code: the code.
+
+    Returns:
+        The protected model; the same for the same input. Its opset is that of `model`, its IR version at least 8.
+
+    Raises:
+        ModelError: if a tensor cannot be protected (`obstacles` says which), or onnxruntime does not fold the decoder.
+    """
+    for tensor, reason in obstacles(model, tensors, code).items():
+        raise ModelError(f"tensor {tensor!r} cannot be protected: {reason}")
+    protected = onnx.ModelProto()
+    protected.CopyFrom(model)
+    chosen = [tensor for tensor in protected.graph.initializer if tensor.name in set(tensors)]
+    if not chosen:
+        return protected
+    taken = set(_names(protected.graph))
+    decoder = make_decoder(code, _opset(model), _unused("decoder", taken))
+    nodes, shapes = list(decoder.nodes), Parts(_unused("shapes", taken))
+    for tensor in chosen:
+        nodes += _encode(tensor, code, decoder, shapes, taken)
+    _put_first(protected.graph, [*nodes])
+    protected.graph.initializer.extend((*decoder.tables, *shapes.tables))
+    protected.functions.append(decoder.function)
+    protected.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    protected.ir_version = max(protected.ir_version, _IR)
+    _check_folded(model, protected)
+    return protected
+
+
+def obstacles(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> dict[str, str]:
+    """Return those of some tensors that cannot be protected, each with the reason."""
+    plain = {tensor.name: tensor for tensor in model.graph.initializer}
+    counts = Counter(name for _, name in stored_tensors(model.graph))
+    given = {value.name for value in model.graph.input}
+    carried = any(function.domain == DOMAIN for function in model.functions)
+    found = {}
+    for name in dict.fromkeys(tensors):
+        tensor = plain.get(name)
+        if tensor is None or counts[name] > 1:
+            elsewhere = "it is stored elsewhere than as an initializer of the main graph, or more than once"
+            found[name] = elsewhere if name in counts else "the file stores no tensor of that name"
+        elif carried:
+            found[name] = "the file carries a code already: protect the file it was made of"
+        elif name in given:
+            found[name] = "it is a graph input too, so that the caller may override it"
+        elif _opset(model) < LEAST_OPSET:
+            found[name] = f"the file has opset {_opset(model)}, the decoder needs {LEAST_OPSET}"
+        elif tensor.data_location == TensorProto.EXTERNAL:
+            found[name] = "it lies in external data"
+        elif reason := _obstacle_of_values(tensor, code):
+            found[name] = reason
+    return found
+
+
+def _obstacle_of_values(tensor: TensorProto, code: Code) -> str | None:
+    if tensor.data_type != TensorProto.INT8:
+        return f"codes protect int8, not {TensorProto.DataType.Name(tensor.data_type).lower()}"
+    values = numpy_helper.to_array(tensor)
+    low, high = -code.largest - 1, code.largest
+    if not values.size:
+        return "it holds no values"
+    if values.min() < low or values.max() > high:
+        return f"it has values outside [{low}, {high}]: export it with weights of {code.weight_bits} bits"
+    return None
+
+
+def _encode(tensor: TensorProto, code: Code, decoder: Decoder, shapes: Parts, taken: set[str]) -> list[onnx.NodeProto]:
+    """Turn a weight into what stores it, in place, and return the nodes that give it back under its name."""
+    shape, count, name = list(tensor.dims), math.prod(tensor.dims), tensor.name
+    stored = encode(code, numpy_helper.to_array(tensor).reshape(-1))
+    parts = Parts(_unused(name, taken))
+    blocks = stored.view(np.int8 if decoder.signed else np.uint8).reshape(-1, 1, code.block // 8, 8)
+    tensor.CopyFrom(numpy_helper.from_array(blocks, parts.name()))
+    value = parts.name()
+    parts.nodes.append(decoder.call(tensor.name, value))
+    if count != stored.size:
+        value = parts.node("Reshape", value, shapes.table(np.array([-1])))
+        value = parts.node("Slice", value, shapes.table(np.array([0])), shapes.table(np.array([count])))
+    parts.node("Reshape", value, shapes.table(np.array(shape, dtype=np.int64)), output=name)
+    return parts.nodes
+
+
+def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    nodes.extend(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _unused(purpose: str, taken: set[str]) -> str:
+    """Return a beginning of names that no name has, derived from what it is for; add it to those that are taken."""
+    for attempt in itertools.count():
+        digest = hashlib.sha256(f"{purpose}\0{attempt}".encode()).hexdigest()
+        stem = f"k{digest[:_STEM]}."
+        if not any(name.startswith(stem) for name in taken):
+            break
+    taken.add(stem)
+    return stem
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield every name of a value in a graph and its subgraphs."""
+    for part in graphs(graph):
+        yield from (value.name for value in (*part.input, *part.output, *part.value_info, *part.initializer))
+        yield from (sparse.values.name for sparse in part.sparse_initializer)
+        yield from (name for node in part.node for name in (*node.input, *node.output))
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in _OWN), default=0)
+
+
+def _check_folded(model: onnx.ModelProto, protected: onnx.ModelProto) -> None:
+    """Check that a file is optimised to the same operators and stored values with code as without.
+
+    Raises:
+        ModelError: if it is not.
+    """
+    plain, coded = (_optimised_parts(each) for each in (model, protected))
+    if plain != coded:
+        left = ", ".join(sorted({str(part[0]) for part in (coded - plain) + (plain - coded)}))
+        raise ModelError(f"onnxruntime does not make of this file with a code what it makes without ({left} differ)")
+
+
+def _optimised_parts(model: onnx.ModelProto) -> Counter[tuple[object, ...]]:
+    """Return operators and stored values of a model as onnxruntime optimises it, whatever their names."""
+    graph = optimise(model.SerializeToString(), Deployment()).graph
+    parts: Counter[tuple[object, ...]] = Counter((node.op_type, node.domain) for node in graph.node)
+    for tensor in graph.initializer:
+        digest = hashlib.sha256(tensor.raw_data).hexdigest()
+        parts["stored values", tensor.data_type, *tensor.dims, digest] += 1
+    return parts
