@@ -3,17 +3,16 @@
 One function a file and code, called once for each tensor, over tables all calls share. It takes stored bytes as blocks
 [B, 1, Q, 8] - byte i = 8 q + r - and gives the weights in the same order, int8. Only operators of opset 13 are needed:
 
-    bits      BitShift by 0 ... 7: [B, 8, Q, 8]; what lies above the lowest bit does not matter to a parity
-    syndromes ConvInteger with H laid out over (b, q, r), Mod 2: [B, 8 r, 1, 1] for the 8 words
-    suspects  blocks with a syndrome that is not 0 (TopK), at least one
-    flips     for suspects only: a table of 256 entries (`secded`), or the algebra of `bch.dected` on logarithms
+    bits      BitShift by 0 ... 7: eight planes; what lies above the lowest bit does not matter to a parity
+    suspects  blocks with a check that fails: ConvInteger with the checks laid out over (b, q, r), Mod 2, TopK
+    syndromes the same with all checks, of suspects only
+    flips     a table of 256 entries (`secded`), or the algebra of `bch.dected` on logarithms
     repair    Xor of the suspects' bits, packed by ConvInteger with 1, 2, 4 ..., written back by ScatterND
-    weights   spare bits shifted out, the rest read as int8 and divided by 2 or 4 (QLinearConv, whose result is exact)
+    weights   spare bits shifted out, the rest read as int8 and divided by 2 or 4 (opset 13: QLinearConv, exact there)
 
 onnxruntime keeps what it folds until it has folded all, so that memory is the sum over nodes: what counts is how
-little is computed of all blocks. From opset 18 on, suspects of `secded` are therefore found without syndromes, as
-blocks with a word of odd parity, by BitwiseXor of whole bytes: two bytes a weight in place of sixteen. (Two flips of
-a word are even, and kept as they are anyway.)
+little is computed of all blocks. From opset 18 on, suspects of `secded` are therefore found by BitwiseXor of whole
+bytes, as blocks with a word of odd parity, and bytes are stored as int8: six bytes a weight in place of fifteen.
 """
 
 import dataclasses
@@ -95,47 +94,59 @@ class _Body:
         self._code, self._opset, self._rows = code, opset, code.block // 8
         within = np.arange(8)
         self._word_of = self._stored((within[:, None, None] + within) % 8, np.int32)  # [b, 1, r]
-        self._matrix = self._share(self._laid_out())
 
     def weights(self, stored: str) -> str:
         """Write down the decoding of stored bytes, and return the name of the weights."""
         add = self.inside.node
-        if self.signed:
-            blocks = self._suspects(self._parities(stored))
-            suspects = add("Cast", self._picked(stored, blocks), to=TensorProto.UINT8)
-            planes = self._planes(suspects)
-            syndromes = self._syndromes(planes)
-        else:
-            whole = self._syndromes(self._planes(stored))
-            blocks = self._suspects(add("ReduceSum", whole, self._table([1, 2, 3], np.int64), keepdims=0))
-            planes, syndromes = self._planes(self._picked(stored, blocks)), self._picked(whole, blocks)
+        blocks = self._suspects(self._parities(stored) if self.signed else self._sums(stored))
+        suspects = add("Gather", stored, blocks, axis=0)
+        planes = self._planes(add("Cast", suspects, to=TensorProto.UINT8) if self.signed else suspects)
         odd = add("Cast", add("Mod", planes, self._table(2, np.uint8)), to=TensorProto.BOOL)
-        bits = add("Cast", add("Xor", odd, self._flips(syndromes)), to=TensorProto.UINT8)
+        bits = add("Cast", add("Xor", odd, self._flips(planes)), to=TensorProto.UINT8)
         packed = add("ConvInteger", bits, self._table(1 << np.arange(8).reshape(1, 8, 1, 1), np.uint8))
         repaired = add("Cast", packed, to=TensorProto.INT8 if self.signed else TensorProto.UINT8)
         column = add("Reshape", blocks, self._table([-1, 1], np.int64))
         return self._sign_extended(add("ScatterND", stored, column, repaired))
 
-    def _laid_out(self) -> str:
-        """Write down H for all words and places of a block, uint8 [8 r, b, q, r], in the file."""
-        code, add = self._code, self.outside.node
-        columns = np.array(code.columns).reshape(self._rows, 8).T[..., None]  # [b, q, 1]
-        places = np.arange(code.check_bits).reshape(-1, 1, 1, 1)
-        shifted = add("BitShift", self._stored(columns, np.uint16), self._stored(places, np.uint16), direction="RIGHT")
+    def _laid_out(self, columns: NDArray[np.int64], checks: int) -> str:
+        """Write down parity checks for all words and places of a block, uint8 [8 checks, b, q, r], in the file.
+
+        Args:
+            columns: the column of each bit of a word, [block].
+            checks: bits of a column.
+        """
+        add = self.outside.node
+        by_place = columns.reshape(self._rows, 8).T[..., None]  # [b, q, 1]
+        places = np.arange(checks).reshape(-1, 1, 1, 1)
+        shifted = add("BitShift", self._stored(by_place, np.uint16), self._stored(places, np.uint16), direction="RIGHT")
         of_word = add("Cast", add("Mod", shifted, self._stored(2, np.uint16)), to=TensorProto.UINT8)
         here = add("Equal", self._word_of, self._stored(np.arange(WORDS).reshape(-1, 1, 1, 1, 1), np.int32))
         whole = add("Where", here, of_word, self._stored(0, np.uint8))  # [w, j, b, q, r]
-        return add("Reshape", whole, self._stored([-1, 8, self._rows, 8], np.int64))
+        return self._share(add("Reshape", whole, self._stored([-1, 8, self._rows, 8], np.int64)))
 
     def _planes(self, stored: str) -> str:
         """Write down the bits of bytes, [N, 1, Q, 8] -> [N, 8, Q, 8]; only the lowest of each counts."""
         shifts = self._table(np.arange(8).reshape(-1, 1, 1), np.uint8)
         return self.inside.node("BitShift", stored, shifts, direction="RIGHT")
 
-    def _syndromes(self, planes: str) -> str:
-        """Write down the syndromes of the words, int32 [N, 8 r, 1, 1], each bit by itself."""
-        sums = self.inside.node("ConvInteger", planes, self._matrix)
-        return self.inside.node("Mod", sums, self._table(2, np.int32))
+    def _sums(self, stored: str) -> str:
+        """Write down marks of blocks, int32 [B], 0 where no word can be corrected.
+
+        Not all checks are needed for that: the parity of a word tells that one bit is flipped, and s1 = x + y of
+        `bch.dected`, which is not 0, that two are. One convolution goes over all blocks, since one a block is slow.
+        """
+        add, code = self.inside.node, self._code
+        columns, checks = np.array(code.columns), 1
+        if code.corrects == 2:
+            m = code.weight_bits
+            columns, checks = columns % (1 << m) + (columns >> 2 * m << m), m + 1
+        else:
+            columns = np.ones_like(columns)
+        rows = add("Reshape", stored, self._table([1, 1, -1, 8], np.int64))
+        sums = add("ConvInteger", self._planes(rows), self._laid_out(columns, checks), strides=[self._rows, 8])
+        return add(
+            "ReduceSum", add("Mod", sums, self._table(2, np.int32)), self._table([0, 1, 3], np.int64), keepdims=0
+        )
 
     def _parities(self, stored: str) -> str:
         """Write down the parities of the eight words of each block, uint8 [N], bit w that of word w.
@@ -163,18 +174,16 @@ class _Body:
         size = add("Cast", add("Max", count, self._table(1, np.int32)), to=TensorProto.INT64)
         return inside.top(marked, size)
 
-    def _picked(self, values: str, blocks: str) -> str:
-        """Write down the values of some blocks, [N, ...] -> [K, ...]."""
-        return self.inside.node("Gather", values, blocks, axis=0)
-
-    def _flips(self, syndromes: str) -> str:
-        """Write down which bits are to be flipped, bool [K, 8, Q, 8]."""
+    def _flips(self, planes: str) -> str:
+        """Write down which bits of suspects are to be flipped, bool [K, 8, Q, 8]."""
         code, add = self._code, self.inside.node
+        matrix = self._laid_out(np.array(code.columns), code.check_bits)
+        syndromes = add("Mod", add("ConvInteger", planes, matrix), self._table(2, np.int32))
         by_word = add("Reshape", syndromes, self._table([-1, WORDS, code.check_bits], np.int64))
         positions = self._two_flips(by_word) if code.corrects == 2 else self._one_flip(by_word)
         numbers = np.arange(code.block).reshape(self._rows, 8).T[..., None]  # [b, q, 1]
-        there = self._table(numbers, np.uint8)
-        masks = [add("Equal", add("Gather", each, self._share(self._word_of), axis=1), there) for each in positions]
+        there, word_of = self._table(numbers, np.uint8), self._share(self._word_of)
+        masks = [add("Equal", add("Gather", each, word_of, axis=1), there) for each in positions]
         return masks[0] if len(masks) == 1 else add("Or", *masks)
 
     def _number(self, by_word: str, first: int, last: int) -> str:

@@ -32,9 +32,14 @@ class Parts:
         """Store a table, and return its name; equal ones are stored once."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._known:
-            self._known[key] = self.name()
-            self.tables.append(numpy_helper.from_array(np.ascontiguousarray(values), self._known[key]))
+            self._known[key] = self.stored(values)
         return self._known[key]
+
+    def stored(self, values: NDArray[Any]) -> str:
+        """Store values, and return their name."""
+        name = self.name()
+        self.tables.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
 
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add a node with one output, and return its name."""

@@ -30,6 +30,9 @@ from resq_deploy.protection.decoder import DOMAIN, LEAST_OPSET, Decoder, make_de
 from resq_deploy.protection.graph_parts import Parts
 
 _IR = 8  # the first with functions
+_PIECE = 1 << 26
+"""Most bytes that are decoded at once: onnxruntime folds no node of more than 1 GiB, and eight are computed a byte."""
+
 _STEM = 5  # hexadecimal digits of a name
 _OWN = ("", "ai.onnx")
 
@@ -52,16 +55,21 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> onn
         raise ModelError(f"tensor {tensor!r} cannot be protected: {reason}")
     protected = onnx.ModelProto()
     protected.CopyFrom(model)
-    chosen = [tensor for tensor in protected.graph.initializer if tensor.name in set(tensors)]
-    if not chosen:
+    if not tensors:
         return protected
-    taken = set(_names(protected.graph))
+    taken = set(_names(model.graph))
     decoder = make_decoder(code, _opset(model), _unused("decoder", taken))
     nodes, shapes = list(decoder.nodes), Parts(_unused("shapes", taken))
-    for tensor in chosen:
-        nodes += _encode(tensor, code, decoder, shapes, taken)
-    _put_first(protected.graph, [*nodes])
+    del protected.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.name in set(tensors):
+            parts = _encode(tensor, code, decoder, shapes, taken)
+            protected.graph.initializer.extend(parts.tables)
+            nodes += parts.nodes
+        else:
+            protected.graph.initializer.append(tensor)
     protected.graph.initializer.extend((*decoder.tables, *shapes.tables))
+    _put_first(protected.graph, nodes)
     protected.functions.append(decoder.function)
     protected.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     protected.ir_version = max(protected.ir_version, _IR)
@@ -106,20 +114,23 @@ def _obstacle_of_values(tensor: TensorProto, code: Code) -> str | None:
     return None
 
 
-def _encode(tensor: TensorProto, code: Code, decoder: Decoder, shapes: Parts, taken: set[str]) -> list[onnx.NodeProto]:
-    """Turn a weight into what stores it, in place, and return the nodes that give it back under its name."""
-    shape, count, name = list(tensor.dims), math.prod(tensor.dims), tensor.name
+def _encode(tensor: TensorProto, code: Code, decoder: Decoder, shapes: Parts, taken: set[str]) -> Parts:
+    """Return what stores a weight, and the nodes that give it back under its name."""
+    count = math.prod(tensor.dims)
     stored = encode(code, numpy_helper.to_array(tensor).reshape(-1))
-    parts = Parts(_unused(name, taken))
     blocks = stored.view(np.int8 if decoder.signed else np.uint8).reshape(-1, 1, code.block // 8, 8)
-    tensor.CopyFrom(numpy_helper.from_array(blocks, parts.name()))
-    value = parts.name()
-    parts.nodes.append(decoder.call(tensor.name, value))
+    parts = Parts(_unused(tensor.name, taken))
+    decoded = []
+    for start in range(0, len(blocks), _PIECE // code.block):
+        piece = parts.stored(blocks[start : start + _PIECE // code.block])
+        decoded.append(parts.name())
+        parts.nodes.append(decoder.call(piece, decoded[-1]))
+    value = decoded[0] if len(decoded) == 1 else parts.node("Concat", *decoded, axis=0)
     if count != stored.size:
         value = parts.node("Reshape", value, shapes.table(np.array([-1])))
         value = parts.node("Slice", value, shapes.table(np.array([0])), shapes.table(np.array([count])))
-    parts.node("Reshape", value, shapes.table(np.array(shape, dtype=np.int64)), output=name)
-    return parts.nodes
+    parts.node("Reshape", value, shapes.table(np.array(tensor.dims, dtype=np.int64)), output=tensor.name)
+    return parts
 
 
 def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

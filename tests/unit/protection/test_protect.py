@@ -135,6 +135,17 @@ def test_any_opset_and_any_number_of_weights(opset, shape, code):
     assert [entry.version for entry in protected.opset_import if entry.domain == ""] == [opset]
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (9, 70)], ids=str)
+def test_a_large_tensor_is_decoded_in_pieces(shape, code, monkeypatch):
+    monkeypatch.setattr("resq_deploy.protection.protect._PIECE", 256)
+    values = np.random.default_rng(0).integers(-code.largest - 1, code.largest + 1, shape).astype(np.int8)
+    plain = gemm(values)
+    protected = protect(plain, ["w"], code)
+    assert [len(tensor.raw_data) for tensor in coded(protected)][:2] == [256, 256]
+    x = np.random.default_rng(1).random((4, shape[0]), dtype=np.float32)
+    assert logits(with_flips(protected, 0.5, 0), x) == logits(plain, x)
+
+
 def test_the_same_file_gives_the_same_bytes(model_file, code):
     plain, names = narrowed(model_file("cnn-qdq-channel-s8"), code)
     first = protect(plain, names, code).SerializeToString(deterministic=True)
