@@ -6,8 +6,8 @@ from resq_deploy.codes.bch import dected
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.hsiao import secded
 
-NAMES = ("secded", "dected")
-WEIGHT_BITS = (7, 6)
+KNOWN = (("secded", 7), ("dected", 7), ("dected", 6))
+"""Names of codes, each with the bits of a weight."""
 
 
 @functools.cache
@@ -21,8 +21,6 @@ def known_code(name: str, weight_bits: int = 7) -> Code:
     Raises:
         ValueError: if there is no such code.
     """
-    if name == "dected" and weight_bits in WEIGHT_BITS:
-        return dected(weight_bits)
-    if name == "secded" and weight_bits == 7:
-        return secded()
-    raise ValueError(f"there is no code {name!r} for weights of {weight_bits} bits: secded takes 7, dected 7 or 6")
+    if (name, weight_bits) not in KNOWN:
+        raise ValueError(f"there is no code {name!r} for weights of {weight_bits} bits: secded takes 7, dected 7 or 6")
+    return dected(weight_bits) if name == "dected" else secded()

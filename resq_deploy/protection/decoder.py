@@ -67,7 +67,7 @@ def make_decoder(code: Code, opset: int, prefix: str) -> Decoder:
     weights = body.weights("stored")
     function = helper.make_function(
         DOMAIN,
-        "decode",
+        function_name(code),
         ["stored", *body.shared.values()],
         [weights],
         body.inside.nodes,
@@ -75,6 +75,11 @@ def make_decoder(code: Code, opset: int, prefix: str) -> Decoder:
     )
     tables, nodes = tuple(body.outside.tables), tuple(body.outside.nodes)
     return Decoder(function=function, tables=tables, nodes=nodes, shared=tuple(body.shared), signed=body.signed)
+
+
+def function_name(code: Code) -> str:
+    """Return the name of the function that decodes a code; it is how one knows by which a file is protected."""
+    return f"decode_{code.name}".replace("-", "_")
 
 
 class _Body:

@@ -53,6 +53,12 @@ class Parts:
         self.nodes.append(helper.make_node("Split", [value], made, axis=axis, num_outputs=count))
         return made
 
+    def cut(self, value: str, sizes: str, count: int) -> list[str]:
+        """Cut a flat value into so many parts, of the sizes that a table holds, and return their names."""
+        made = [self.name() for _ in range(count)]
+        self.nodes.append(helper.make_node("Split", [value, sizes], made, axis=0))
+        return made
+
     def top(self, values: str, count: str) -> str:
         """Add a node that finds so many of the largest values, and return the name of their places."""
         made = self.name()

@@ -1,8 +1,9 @@
 """Weights of a file stored under an error-correcting code, decoded by nodes that onnxruntime folds.
 
-    decode(stored, tables) -> Reshape -> the tensor's own name          whole blocks
-    decode(stored, tables) -> Reshape -> Slice -> Reshape -> ...        a last block that is padded with zeros
+    decode(stored, tables) -> Reshape -> the tensor's own name
+    decode(stored, tables) -> Reshape -> Split -> Reshape -> ...        several tensors, or a last block that is padded
 
+Small tensors are stored one behind the other: what a decoder costs when a session is created is its nodes, not bytes.
 Whoever reads the tensor stays as it is, so that QDQ and QOperator files, scales per channel and per tensor, and tensors
 of any shape are all alike. onnxruntime decodes when it creates the session; the optimised graph, its outputs and its
 speed are those of the file without code. Faults in storage, before the file is loaded, are corrected; faults in
@@ -21,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.code import Code
-from resq_deploy.codes.words import encode
+from resq_deploy.codes.words import encode, stored_size
 from resq_deploy.deployed.graph import graphs, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment
@@ -32,6 +33,9 @@ from resq_deploy.protection.graph_parts import Parts
 _IR = 8  # the first with functions
 _PIECE = 1 << 26
 """Most bytes that are decoded at once: onnxruntime folds no node of more than 1 GiB, and eight are computed a byte."""
+
+_TOGETHER = 1 << 20
+"""Most bytes of tensors that are decoded together; cutting them apart takes memory once more."""
 
 _STEM = 5  # hexadecimal digits of a name
 _OWN = ("", "ai.onnx")
@@ -60,14 +64,13 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> onn
     taken = set(_names(model.graph))
     decoder = make_decoder(code, _opset(model), _unused("decoder", taken))
     nodes, shapes = list(decoder.nodes), Parts(_unused("shapes", taken))
+    chosen = [tensor for tensor in model.graph.initializer if tensor.name in set(tensors)]
     del protected.graph.initializer[:]
-    for tensor in model.graph.initializer:
-        if tensor.name in set(tensors):
-            parts = _encode(tensor, code, decoder, shapes, taken)
-            protected.graph.initializer.extend(parts.tables)
-            nodes += parts.nodes
-        else:
-            protected.graph.initializer.append(tensor)
+    for group in _groups(chosen, code):
+        parts = _encode(group, code, decoder, shapes, taken)
+        protected.graph.initializer.extend(parts.tables)
+        nodes += parts.nodes
+    protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in set(tensors))
     protected.graph.initializer.extend((*decoder.tables, *shapes.tables))
     _put_first(protected.graph, nodes)
     protected.functions.append(decoder.function)
@@ -114,22 +117,38 @@ def _obstacle_of_values(tensor: TensorProto, code: Code) -> str | None:
     return None
 
 
-def _encode(tensor: TensorProto, code: Code, decoder: Decoder, shapes: Parts, taken: set[str]) -> Parts:
-    """Return what stores a weight, and the nodes that give it back under its name."""
-    count = math.prod(tensor.dims)
-    stored = encode(code, numpy_helper.to_array(tensor).reshape(-1))
+def _groups(tensors: list[TensorProto], code: Code) -> Iterator[list[TensorProto]]:
+    """Yield what is stored and decoded together: small tensors that follow each other, large ones by themselves."""
+    group: list[TensorProto] = []
+    for tensor in tensors:
+        if group and stored_size(code, sum(math.prod(each.dims) for each in (*group, tensor))) > _TOGETHER:
+            yield group
+            group = []
+        group.append(tensor)
+    if group:
+        yield group
+
+
+def _encode(group: list[TensorProto], code: Code, decoder: Decoder, shapes: Parts, taken: set[str]) -> Parts:
+    """Return what stores some weights, and the nodes that give them back under their names."""
+    counts = [math.prod(tensor.dims) for tensor in group]
+    stored = encode(code, np.concatenate([numpy_helper.to_array(tensor).reshape(-1) for tensor in group]))
     blocks = stored.view(np.int8 if decoder.signed else np.uint8).reshape(-1, 1, code.block // 8, 8)
-    parts = Parts(_unused(tensor.name, taken))
+    parts = Parts(_unused("\0".join(tensor.name for tensor in group), taken))
     decoded = []
     for start in range(0, len(blocks), _PIECE // code.block):
         piece = parts.stored(blocks[start : start + _PIECE // code.block])
         decoded.append(parts.name())
         parts.nodes.append(decoder.call(piece, decoded[-1]))
     value = decoded[0] if len(decoded) == 1 else parts.node("Concat", *decoded, axis=0)
-    if count != stored.size:
-        value = parts.node("Reshape", value, shapes.table(np.array([-1])))
-        value = parts.node("Slice", value, shapes.table(np.array([0])), shapes.table(np.array([count])))
-    parts.node("Reshape", value, shapes.table(np.array(tensor.dims, dtype=np.int64)), output=tensor.name)
+    values = [value]
+    if sum(counts) != stored.size or len(group) > 1:
+        flat = parts.node("Reshape", value, shapes.table(np.array([-1])))
+        sizes = [*counts, stored.size - sum(counts)]  # the last is the padding, where there is any
+        sizes = sizes if sizes[-1] else counts
+        values = parts.cut(flat, shapes.table(np.array(sizes)), len(sizes))
+    for tensor, value in zip(group, values, strict=False):
+        parts.node("Reshape", value, shapes.table(np.array(tensor.dims, dtype=np.int64)), output=tensor.name)
     return parts
 
 
