@@ -13,6 +13,8 @@ One function a file and code, called once for each tensor, over tables all calls
 onnxruntime keeps what it folds until it has folded all, so that memory is the sum over nodes: what counts is how
 little is computed of all blocks. From opset 18 on, suspects of `secded` are therefore found by BitwiseXor of whole
 bytes, as blocks with a word of odd parity, and bytes are stored as int8: six bytes a weight in place of fifteen.
+
+Tried with onnxruntime 1.20 (opset 13 only: it has no arithmetic on int8), 1.22, 1.24 and 1.32.
 """
 
 import dataclasses
@@ -123,8 +125,10 @@ class _Body:
         add = self.outside.node
         by_place = columns.reshape(self._rows, 8).T[..., None]  # [b, q, 1]
         places = np.arange(checks).reshape(-1, 1, 1, 1)
-        shifted = add("BitShift", self._stored(by_place, np.uint16), self._stored(places, np.uint16), direction="RIGHT")
-        of_word = add("Cast", add("Mod", shifted, self._stored(2, np.uint16)), to=TensorProto.UINT8)
+        # Stored as uint16 to be small; earlier versions of onnxruntime shift other types only.
+        wide = add("Cast", self._stored(by_place, np.uint16), to=TensorProto.UINT32)
+        shifted = add("BitShift", wide, self._stored(places, np.uint32), direction="RIGHT")
+        of_word = add("Cast", add("Mod", shifted, self._stored(2, np.uint32)), to=TensorProto.UINT8)
         here = add("Equal", self._word_of, self._stored(np.arange(WORDS).reshape(-1, 1, 1, 1, 1), np.int32))
         whole = add("Where", here, of_word, self._stored(0, np.uint8))  # [w, j, b, q, r]
         return self._share(add("Reshape", whole, self._stored([-1, 8, self._rows, 8], np.int64)))
@@ -187,7 +191,7 @@ class _Body:
         by_word = add("Reshape", syndromes, self._table([-1, WORDS, code.check_bits], np.int64))
         positions = self._two_flips(by_word) if code.corrects == 2 else self._one_flip(by_word)
         numbers = np.arange(code.block).reshape(self._rows, 8).T[..., None]  # [b, q, 1]
-        there, word_of = self._table(numbers, np.uint8), self._share(self._word_of)
+        there, word_of = add("Cast", self._table(numbers, np.uint8), to=TensorProto.INT32), self._share(self._word_of)
         masks = [add("Equal", add("Gather", each, word_of, axis=1), there) for each in positions]
         return masks[0] if len(masks) == 1 else add("Or", *masks)
 
@@ -198,14 +202,14 @@ class _Body:
         return self.inside.node("MatMul", by_word, self._table(values, np.int32))
 
     def _one_flip(self, by_word: str) -> list[str]:
-        """Write down the position of the one flip of each word, uint8 [K, 8], by its syndrome."""
+        """Write down the position of the one flip of each word, int32 [K, 8], by its syndrome."""
         flips, count = self._code.leaders
         position = np.where(count == 1, flips[:, 0], _NONE)
         syndrome = self._number(by_word, 0, self._code.check_bits)
-        return [self.inside.node("Gather", self._table(position, np.uint8), syndrome)]
+        return [self._looked_up(position, syndrome)]
 
     def _two_flips(self, by_word: str) -> list[str]:
-        """Write down the positions of up to two flips of each word, uint8 [K, 8] each: the algebra of `bch.dected`.
+        """Write down the positions of up to two flips of each word, int32 [K, 8] each: the algebra of `bch.dected`.
 
         Field elements are added as logarithms where they are multiplied. The logarithm of u - 1 = s3 / s1^3 (all ones
         where s3 is 0) and the last bit of the syndrome say what the flips are in units of s1, by two tables.
@@ -231,8 +235,8 @@ class _Body:
             factor = self._looked_up(table, row)
             power = add("Mod", add("Add", log1, factor), order)
             power = add("Where", add("Less", factor, order), power, factor)
-            positions.append(add("Gather", self._table(tables.position, np.uint8), power))
-        kept = self._table(_NONE, np.uint8)
+            positions.append(self._looked_up(tables.position, power))
+        kept = self._table(_NONE, np.int32)
         hopeless = add("Or", *(add("Equal", each, kept) for each in positions))
         return [add("Where", hopeless, kept, each) for each in positions]
 
