@@ -1,0 +1,1 @@
+"""What a deployed file carries against faults in its own stored bits."""
