@@ -51,38 +51,54 @@ def resq(monkeypatch, capsys):
 
 HALTING = """
 import importlib, os, signal, sys
-
-module, place, calls = sys.argv.pop(1), sys.argv.pop(1).split("."), int(sys.argv.pop(1))
-owner = importlib.import_module(module)
-for part in place[:-1]:
-    owner = getattr(owner, part)
-original = getattr(owner, place[-1])
-
-def halting(*arguments, **keywords):
-    global calls
-    result = original(*arguments, **keywords)
-    calls -= 1
-    if calls == 0:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return result
-
-setattr(owner, place[-1], halting)
 from resq_deploy.cli import main
-main()
+
+
+def halt(module, place, calls):
+    *path, name = place.split(".")
+    owner = importlib.import_module(module)
+    for part in path:
+        owner = getattr(owner, part)
+    original, left = getattr(owner, name), iter(range(calls - 1, -1, -1))
+
+    def halting(*arguments, **keywords):
+        result = original(*arguments, **keywords)
+        if next(left, None) == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return result
+
+    setattr(owner, name, halting)
+
+
+if __name__ == "__main__":  # and not in workers that this process spawns
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+    halt(sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1)))
+    main()
 """
 
 
-@pytest.fixture
-def halted():
-    """Return a function that starts `resq-deploy` and has it stop after so many calls of one of its functions.
+@pytest.fixture(scope="session")
+def halting(tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that gives a script and its arguments: `resq-deploy` that stops after calls of a function.
 
     It then is in the middle of its work, however fast the machine may be; SIGCONT alone makes it go on.
     """
+    script = tmp_path_factory.mktemp("halting") / "halting.py"
+    script.write_text(HALTING)
+
+    def words(function, calls, *arguments):
+        return [str(script), *function.split(":"), str(calls), *map(str, arguments)]
+
+    return words
+
+
+@pytest.fixture
+def halted(halting):
+    """Return a function that starts such a script and gives the process once it has stopped."""
     running = contextlib.ExitStack()
 
     def start(function, calls, *arguments, **settings):
-        module, _, place = function.partition(":")
-        call = [sys.executable, "-c", HALTING, module, place, str(calls), *map(str, arguments)]
+        call = [sys.executable, *halting(function, calls, *arguments)]
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         process = running.enter_context(subprocess.Popen(call, text=True, **streams, **settings))
         running.callback(process.kill)

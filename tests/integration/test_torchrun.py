@@ -43,18 +43,29 @@ def lines(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def started(out):
-    """Start two processes; return the torchrun above them."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(2, out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def started(halting):
+    """Start two processes, of which the first stops after an epoch; return the torchrun above them once it has."""
+
+    def start(out):
+        call = halting("resq_deploy.hardening.progress:Progress.save", 2, "train", *SHORT, "--out", out)
+        group = subprocess.Popen(
+            [*LAUNCH, "2", *call],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not any(map(is_stopped, workers(group))):
+            assert group.poll() is None, f"it ended before an epoch was saved: {group.stderr.read()}"
+            time.sleep(0.05)
+        return group
+
+    return start
 
 
-def wait_for(path, group):
-    while not path.exists() or not path.stat().st_size:
-        assert group.poll() is None, f"ended before it wrote {path.name}"
-        time.sleep(0.05)
+def is_stopped(process):
+    return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def workers(group):
@@ -63,11 +74,10 @@ def workers(group):
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(started, tmp_path_factory):
     """A run of two processes, all of which were killed once with their torchrun, and then resumed."""
     out = tmp_path_factory.mktemp("torchrun") / "run"
     with started(out) as group:
-        wait_for(out / "metrics.jsonl", group)
         for process in (group.pid, *workers(group)):
             os.kill(process, signal.SIGKILL)
     done = len(lines(out))
@@ -84,7 +94,7 @@ def alone(tmp_path_factory):
 def test_a_killed_group_goes_on_and_one_process_writes_and_reports(shared):
     out, done, result = shared
     assert result.returncode == 0, result.stderr
-    assert 0 < done < 6
+    assert done == 1
     assert {entry.name for entry in out.iterdir()} - {".lock", "manifest.json"} == FILES
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["status"], manifest["settings"]["processes"]) == ("done", 2)
@@ -141,12 +151,13 @@ def test_an_error_ends_all_processes_with_one_line(tmp_path, options, message, s
     assert re.search(rf"exitcode +: {status} ", result.stderr)
 
 
-def test_a_process_that_vanishes_ends_the_others(tmp_path):
+def test_a_process_that_vanishes_ends_the_others(started, tmp_path):
     """Only one of two processes is killed: torchrun or the broken link ends the other."""
     out = tmp_path / "run"
     with started(out) as group:
-        wait_for(out / "last.pt", group)
-        os.kill(workers(group)[-1], signal.SIGKILL)
+        first, last = sorted(workers(group), key=is_stopped, reverse=True)
+        os.kill(last, signal.SIGKILL)
+        os.kill(first, signal.SIGCONT)
         _, told = group.communicate(timeout=900)
     assert group.returncode != 0
     assert told.count("resq-deploy: ") <= 1
