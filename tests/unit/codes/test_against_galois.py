@@ -15,6 +15,8 @@ with warnings.catch_warnings():
 
 DEGREES = [6, 7]
 
+pytestmark = pytest.mark.slow  # needs the extra dev, which .ci/run installs before the slow tests
+
 
 def field(degree):
     return galois.GF(1 << degree, irreducible_poly=POLYNOMIALS[degree], primitive_element=2)
