@@ -93,7 +93,7 @@ MODELS = {
     "burst": {"faults": FaultModel.BURST, "samples": 20},
     "word": {"faults": FaultModel.WORD, "samples": 20},
     "stuck": {"faults": FaultModel.STUCK_AT_1, "samples": 20},
-    "due": {"samples": 5, "time_limit": 1e-9},
+    "due": {"samples": 5, "faults": FaultModel.BURST, "ecc": "secded"},
 }
 
 
