@@ -207,10 +207,16 @@ def _print_checks(summary: Mapping[str, Any]) -> None:
         click.secho(text + reason, fg="red" if check["passed"] is False else None)
     if summary["trustworthy"] is False:
         click.secho("NOT TRUSTWORTHY: a check failed, so robust accuracy may be too high", fg="red", bold=True)
-    elif summary["upper_bound"]:
+        return
+    if summary["upper_bound"]:
         click.echo("robust accuracy is an upper bound: the file was not attacked with its own gradients")
+    if summary["trustworthy"]:
+        click.echo("trustworthy: no check failed, those that look for masked gradients among them")
     else:
-        click.echo("trustworthy: no check failed")
+        missing = ", ".join(summary["trustworthy_missing"])
+        click.echo(
+            f"not shown to be trustworthy: no check failed, but of those for masked gradients {missing} did not run"
+        )
 
 
 def _bit_flip_options(given: dict[str, Any]) -> "BitFlipOptions":

@@ -23,6 +23,8 @@ KNOWLEDGE = {
 """The attacks there are, and what each attacker knows."""
 
 TWIN = ("twin-pgd", "twin-apgd")
+UNMASKED = {name: f"{name}-unmasked" for name in TWIN}
+"""The same attacks with gradients that pass through saturated roundings; a campaign takes them where they fool more."""
 SURROGATE = ("transfer-pgd",)
 ON_IMAGES = ("square", "hopskipjump", *SURROGATE, *TWIN)
 DEFAULT_EPSILON = {Norm.LINF: (2.0, 4.0, 8.0), Norm.L2: (0.25, 0.5, 1.0)}
