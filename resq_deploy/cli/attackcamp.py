@@ -51,6 +51,11 @@ if TYPE_CHECKING:
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to attack.")
 @click.option("--surrogate", type=PATH, metavar="CKPT", help="Checkpoint of the float network, for transfer-pgd.")
 @click.option(
+    "--network",
+    metavar="MODULE:FUNCTION",
+    help="What a surrogate that is a network of your own is of: its code is imported and run.",
+)
+@click.option(
     "--with-faults",
     metavar="LIST|BER",
     help="Run clean and adversarial images on faulty files as well: those of a fault list, or of chips at a bit error "

@@ -148,7 +148,7 @@ def command(
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
         data = load_dataset(dataset, data_dir)
         options = read_options({**given, "stages": stages}, data.name)
-        start = load_checkpoint(init) if init else None
+        start = load_checkpoint(init, network=options.network) if init else None
         report: Report = silent
         if ranks.leads:
             sha256 = {

@@ -69,7 +69,7 @@ class AttackCampaign:
         if channels not in (1, 3):
             raise DataError(f"the images have {channels} channels: adversarial ones are kept as images of 1 or 3")
         if options.surrogate is not None and any(name in SURROGATE for name in self._attacks):
-            _check_surrogate(options.surrogate, self._golden, size)
+            _check_surrogate(options.surrogate, options.network, self._golden, size)
         return AttackKit(
             path=self._model.path,
             model=file,
@@ -81,6 +81,7 @@ class AttackCampaign:
             steps=options.steps,
             seed=options.seed,
             surrogate=options.surrogate,
+            network=options.network,
             white_box=next((name for name in self._attacks if name in TWIN), ""),
         )
 
@@ -201,7 +202,7 @@ class AttackCampaign:
         }
 
 
-def _check_surrogate(path: pathlib.Path, golden: Golden, size: Sequence[int]) -> None:
+def _check_surrogate(path: pathlib.Path, network: str | None, golden: Golden, size: Sequence[int]) -> None:
     """Check that a float network takes the same images and knows the same classes as the file under attack.
 
     Raises:
@@ -209,7 +210,7 @@ def _check_surrogate(path: pathlib.Path, golden: Golden, size: Sequence[int]) ->
     """
     from resq_deploy.hardening.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, network=network)
     classes = golden.logits.shape[1]
     if len(checkpoint.classes) != classes:
         raise CheckpointError(

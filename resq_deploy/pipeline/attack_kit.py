@@ -61,6 +61,7 @@ class AttackKit:
         seed: of the campaign.
         surrogate: checkpoint of the float network, if there is one.
         white_box: the attack on the twin that the checks take; empty if there is none.
+        network: what the user says that the surrogate is of.
     """
 
     path: pathlib.Path
@@ -74,6 +75,7 @@ class AttackKit:
     seed: int
     surrogate: pathlib.Path | None
     white_box: str
+    network: str | None = None
 
     def deployed(self) -> DeployedModel:
         """Open the file."""
@@ -156,7 +158,7 @@ class _Networks:
         self._stack.enter_context(one_thread())
         if self._kit.surrogate is None:
             raise ValueError("a transfer attack was asked for without a surrogate")
-        network = load_checkpoint(self._kit.surrogate).build().requires_grad_(False)
+        network = load_checkpoint(self._kit.surrogate, network=self._kit.network).build().requires_grad_(False)
         if not self._target.channels_last:
             return network
         return lambda images: network(images.permute(0, 3, 1, 2))
