@@ -119,7 +119,7 @@ if TYPE_CHECKING:
     "gates",
     multiple=True,
     metavar="NAME=BOUND",
-    help="Largest drop in points, or off.  [default: clean=1 transfer-pgd=1 square=1 faults=0]",
+    help="Largest drop in points, or off.  [default: clean=1 faults=0 transfer-pgd=1 square=1]",
 )
 @click.option("--no-gate", is_flag=True, help="Export even if a gate fails, and record it.")
 def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, **given: Any) -> None:
@@ -187,7 +187,10 @@ def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
             click.echo(f"gate {gate['gate']}: not run ({gate['not_run']})")
             continue
         verdict = "passed" if gate["passed"] else "FAILED"
-        click.echo(f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f})")
+        images = f"on {gate['images_from']} images"
+        click.echo(
+            f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f}; {images})"
+        )
     _print_native(sidecar["native"])
     size = sidecar["model"]["bytes"]
     click.echo(f"{out}: {size:,} bytes ({sidecar['float_model']['bytes'] / size:.2f}x smaller), sidecar beside it")
