@@ -151,6 +151,8 @@ def command(
         start = load_checkpoint(init, network=options.network) if init else None
         report: Report = silent
         if ranks.leads:
+            for note in data.notes:
+                click.echo(f"note: {note}", err=True)
             sha256 = {
                 "init": sha256_file(init) if init else None,
                 "train": data.digest("train"),
