@@ -51,6 +51,13 @@ class GateError(FailedError):
     """A gate failed; the message names the gate, the figure and the bound."""
 
 
+class OutOfMemoryError(FailedError):
+    """Memory ran out, so that nothing can be said about what was being evaluated."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: give fewer --workers or --images, or less --memory, then --resume")
+
+
 class InjectionError(FailedError):
     """A fault injection did not change exactly the bits it was asked to change."""
 

@@ -31,7 +31,7 @@ from resq_deploy.campaign.executors import Threads
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import DEFAULT_MEMORY, LEAST_MEMORY, CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import Plan, make_plan
-from resq_deploy.campaign.proofs import audit
+from resq_deploy.campaign.proofs import audit, audit_figures
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.cores import usable_cores
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
 POPULATIONS = {"weight": (Role.WEIGHT,), "all": ()}
 RATES = (1e-6, 1e-4, 1e-2)
-_AUDIT_SHARE, _AUDIT_LEAST = 0.01, 5
-
+_AUDIT_SHARE = 0.01
 Job = dict[str, Any]
 Result = dict[str, Any]
 
@@ -135,11 +134,11 @@ def _evaluate(job: Job, scheduler: str | None) -> Result:
 
 
 def _audit(plan: Plan, records: Sequence[Record], testbed: Testbed) -> Result:
-    """Audit one in a hundred of the faults that were replayed, but no fewer than five."""
-    replayed = sum(not record.reloaded for record in records)
-    share = min(1.0, max(_AUDIT_SHARE, _AUDIT_LEAST / max(replayed, 1)))
-    options = dataclasses.replace(plan.options, audit=share)
-    return audit(dataclasses.replace(plan, options=options), records, Threads(testbed, 1))
+    """Audit one in a hundred of the faults that were replayed, and as many more as an audit takes at least."""
+    options = dataclasses.replace(plan.options, audit=_AUDIT_SHARE)
+    plan = dataclasses.replace(plan, options=options)
+    audited = [one for portion in audit(plan, records, Threads(testbed, 1)) for one in portion]
+    return audit_figures(plan, records, audited)
 
 
 def measure_chips(job: Job) -> Result:

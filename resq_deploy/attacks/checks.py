@@ -37,7 +37,7 @@ class Check:
     Attributes:
         passed: None where it could not be run.
         figures: what it was judged by.
-        reason: why it failed or was not run; empty where it passed.
+        reason: why it failed or was not run; where it passed empty, or what came of it.
     """
 
     passed: bool | None
@@ -124,6 +124,25 @@ def not_stronger(strong: Curve, weak: Mapping[str, Curve]) -> Check:
         if found["difference"]["low"] > 0.0
     ]
     return Check(passed=not beaten, figures=figures, reason=f"stronger: {', '.join(beaten)}" if beaten else "")
+
+
+def unmasked(masked: Curve, straight: Curve) -> Check:
+    """Tell whether gradients that pass through saturated roundings fool more than those that end there.
+
+    It never fails: where they do, that attack is run on all images and takes the other's place.
+
+    Args:
+        masked: under the attack whose gradients are 0 where a code saturates.
+        straight: under the same attack with gradients that pass on, on the same images.
+    """
+    figures = _compared(straight, masked)
+    gained = [
+        f"{100 * found['difference']['value']:.1f} points at {epsilon}"
+        for epsilon, found in figures.items()
+        if found["difference"]["low"] > 0.0
+    ]
+    told = f"they fool more, {', '.join(gained)}: that attack was run on all images, and counts" if gained else ""
+    return Check(passed=True, figures=figures, reason=told)
 
 
 def converged(once: Curve, twice: Curve) -> Check:

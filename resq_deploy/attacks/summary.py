@@ -14,6 +14,9 @@ Results = Mapping[str, Mapping[str, Attacked]]
 
 Figures = dict[str, Any]
 
+_MASKING = (("chance",), ("falls_with_epsilon",), ("black_box", "transfer"))
+"""The checks that look for masked gradients: of each group one must have passed."""
+
 
 def robust_figures(results: Results) -> Figures:
     """Return robust accuracy by attack and epsilon, and that of each image's worst case; as left, and at 8 bits."""
@@ -52,13 +55,17 @@ def query_figures(results: Results) -> Figures:
 def verdict(checks: Mapping[str, Check], white_box: bool) -> Figures:
     """Return what the checks say of the figures as a whole.
 
-    `trustworthy` is False where a check failed, and None where none failed and there was no attack with the gradients
-    of the file itself: robust accuracy is then no more than an upper bound, and `upper_bound` says so.
+    `trustworthy` is False where a check failed; True where none did and those that look for masked gradients were run
+    and passed; else None, as nobody has looked. `trustworthy_missing` names the ones that were not. Without an attack
+    that has the gradients of the file itself robust accuracy is no more than an upper bound, and `upper_bound` says so.
     """
     failed = any(check.passed is False for check in checks.values())
+    passed = {name for name, check in checks.items() if check.passed}
+    missing = [" or ".join(names) for names in _MASKING if passed.isdisjoint(names)]
     return {
         "checks": {name: check.as_dict() for name, check in checks.items()},
-        "trustworthy": False if failed else True if white_box else None,
+        "trustworthy": False if failed else None if missing else True,
+        "trustworthy_missing": missing,
         "upper_bound": not white_box or failed,
     }
 

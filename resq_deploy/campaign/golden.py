@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.session import Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.outcomes import Judge
@@ -35,7 +35,7 @@ class Golden:
 
 
 def golden_run(model: bytes, deployment: Deployment, dataset: Dataset, images: int) -> Golden:
-    """Run the fault-free file over the images.
+    """Run the fault-free file over test images.
 
     Args:
         model: the serialised model.
@@ -50,6 +50,11 @@ def golden_run(model: bytes, deployment: Deployment, dataset: Dataset, images: i
     evaluation = dataset.evaluation(images)
     if not len(evaluation):
         raise DataError(f"data set {dataset.name} has no test images")
+    return golden_on(model, deployment, dataset, evaluation)
+
+
+def golden_on(model: bytes, deployment: Deployment, dataset: Dataset, evaluation: Split) -> Golden:
+    """Run the fault-free file over some images of a data set, one or more; errors as of `golden_run`."""
     session = Session(model, deployment)
     inputs = session.input.prepare(evaluation.images)
     try:

@@ -1,11 +1,31 @@
 """What a campaign keeps of each fault."""
 
 import dataclasses
+import enum
 import hashlib
 
 import numpy as np
 
 from resq_deploy.faults.outcomes import COUNTS, Judgement, Logits, Outcome
+
+
+class Way(enum.StrEnum):
+    """How a fault was evaluated.
+
+    Each way but the first rests on a proof of its own that it gives what the first would give, so that canary and
+    audit look at each by itself.
+    """
+
+    RELOAD = "reload"
+    """The faulty file in a session of its own, over all images: the truth."""
+    CHANNELS = "channels"
+    """The output channels of one layer alone, then what the images that changed make of them."""
+    REBUILD = "rebuild"
+    """The faulty file optimised anew, and run from the first node that differs."""
+    VOTES = "votes"
+    """Outvoted by the copies that agree: nothing to run."""
+    UNCHANGED = "unchanged"
+    """No stored bit changes, or the memory corrects it or stops it: nothing to run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +42,7 @@ class Record:
         right: bitmap of right answers, most significant bit first (numpy.packbits), ceil(images / 8) bytes.
         changed: stored bits that the fault really changed.
         reason: why the fault is `due`; empty otherwise.
-        reloaded: whether it was evaluated by reload-and-run.
+        way: how it was evaluated.
     """
 
     number: int
@@ -34,10 +54,15 @@ class Record:
     right: bytes
     changed: int
     reason: str = ""
-    reloaded: bool = True
+    way: Way = Way.RELOAD
+
+    @property
+    def reloaded(self) -> bool:
+        """Whether it was evaluated by reload-and-run."""
+        return self.way is Way.RELOAD
 
     @classmethod
-    def of(cls, number: int, judgement: Judgement, changed: int, logits: Logits, *, reloaded: bool = True) -> "Record":
+    def of(cls, number: int, judgement: Judgement, changed: int, logits: Logits, *, way: Way = Way.RELOAD) -> "Record":
         """Make the record of a fault whose images were judged."""
         return cls(
             number=number,
@@ -48,11 +73,11 @@ class Record:
             logits=hashlib.blake2b(logits.tobytes(), digest_size=16).hexdigest(),
             right=np.packbits(judgement.right).tobytes(),
             changed=changed,
-            reloaded=reloaded,
+            way=way,
         )
 
     @classmethod
-    def due(cls, number: int, changed: int, reason: str) -> "Record":
+    def due(cls, number: int, changed: int, reason: str, *, way: Way = Way.RELOAD) -> "Record":
         """Make the record of a fault that left the file unusable."""
         return cls(
             number=number,
@@ -64,4 +89,5 @@ class Record:
             right=b"",
             changed=changed,
             reason=reason,
+            way=way,
         )

@@ -18,7 +18,7 @@ from resq_deploy.campaign.exposure import exposure
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import eq7_sample, make_plan
-from resq_deploy.campaign.proofs import audit, canary
+from resq_deploy.campaign.proofs import audit, audit_figures, canary
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.campaign.summary import summarise
@@ -145,14 +145,16 @@ class Campaign:
                 resume=resume,
             ) as folder,
         ):
-            seen = canary(self.plan.surfaces, self.testbed, self._votes)
+            seen = canary(self.plan, self.testbed.engine, executor, self._votes)
             begin = time.perf_counter()
             with Store(folder.path / FILE) as store:
                 before = len(store.numbers())
                 self._evaluate_rounds(store, executor, report)
                 records = list(store.records())
-            seconds = time.perf_counter() - begin
-            checked = audit(self.plan, records, executor)
+                seconds = time.perf_counter() - begin
+                for audited in audit(self.plan, records, executor):
+                    store.add_audited(audited)
+                checked = audit_figures(self.plan, records, store.audited())
             summary = summarise(self.plan, self.golden, records)
             summary["arithmetic"] = self.options.deployment.arithmetic_used()
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
@@ -163,10 +165,11 @@ class Campaign:
             summary["throughput"] = self._throughput(len(records) - before, seconds)
             write_atomic(folder.path / "faults.csv", faults_csv(self.plan, records))
             write_json(folder.path / "summary.json", summary)
-            if summary["audit"]["mismatches"]:
+            if checked["mismatches"]:
                 raise FailedError(
-                    f"audit: {summary['audit']['mismatches']} of {summary['audit']['checked']} faults differ from "
-                    f"reload-and-run, the first is fault {summary['audit']['first']}: do not use these figures"
+                    f"audit: {checked['mismatches']} of {checked['checked']} faults differ from reload-and-run, the "
+                    f"first is fault {checked['first']}: do not use these figures; --resume does not mend them, only a "
+                    "new run in another folder can"
                 )
         return summary
 

@@ -1,18 +1,37 @@
-"""`campaign.sqlite`: one row a fault, written as it is evaluated, whole or not at all."""
+"""`campaign.sqlite`: one row a fault, written as it is evaluated, whole or not at all; and what the audit found.
 
+What the audit found stays: a fault whose record once differed from reload-and-run is counted for good.
+"""
+
+import dataclasses
 import pathlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
-from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.record import Record, Way
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "campaign.sqlite"
 
-_COLUMNS = ("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "reloaded")
+_COLUMNS = ("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "way")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audited:
+    """A fault that was evaluated a second time, by reload-and-run.
+
+    Attributes:
+        number: the fault's number in the plan.
+        evenly: whether it was drawn evenly from all that can be audited, rather than to visit its group.
+        differs: whether its record was another one.
+    """
+
+    number: int
+    evenly: bool
+    differs: bool
 
 
 class Store:
@@ -43,7 +62,11 @@ class Store:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
             f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, logits TEXT NOT NULL, right BLOB NOT NULL,"
-            " changed INTEGER NOT NULL, reason TEXT NOT NULL, reloaded INTEGER NOT NULL)"
+            " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL)"
+        )
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS audits (number INTEGER PRIMARY KEY, evenly INTEGER NOT NULL,"
+            " differs INTEGER NOT NULL)"
         )
         self._database.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -54,11 +77,25 @@ class Store:
             RunFolderError: if the disk is full or the file cannot be written.
         """
         marks = ", ".join("?" * len(_COLUMNS))
-        rows = [_as_row(record) for record in records]
+        self._write(f"INSERT INTO faults ({', '.join(_COLUMNS)}) VALUES ({marks})", map(_as_row, records))
+
+    def add_audited(self, audited: Sequence[Audited]) -> None:
+        """Keep what an audit found. A fault that differed once, in whatever session, stays one that differs.
+
+        Raises:
+            RunFolderError: if the disk is full or the file cannot be written.
+        """
+        self._write(
+            "INSERT INTO audits VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE SET"
+            " evenly = max(evenly, excluded.evenly), differs = max(differs, excluded.differs)",
+            [(one.number, int(one.evenly), int(one.differs)) for one in audited],
+        )
+
+    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         try:
             self._database.execute("BEGIN")
             try:
-                self._database.executemany(f"INSERT INTO faults ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
+                self._database.executemany(statement, rows)
                 self._database.execute("COMMIT")
             except BaseException:
                 self._database.rollback()  # unlike the statement, no error where Ctrl-C came just after the commit
@@ -74,6 +111,11 @@ class Store:
         """Yield all records in the order of the plan, whatever order they were evaluated in."""
         for row in self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number"):
             yield _from_row(row)
+
+    def audited(self) -> list[Audited]:
+        """Return what all audits of this campaign found, by number."""
+        rows = self._database.execute("SELECT number, evenly, differs FROM audits ORDER BY number")
+        return [Audited(number=number, evenly=bool(evenly), differs=bool(differs)) for number, evenly, differs in rows]
 
     def __enter__(self) -> "Store":
         return self
@@ -95,7 +137,7 @@ def _as_row(record: Record) -> tuple[object, ...]:
         record.right,
         record.changed,
         record.reason,
-        int(record.reloaded),
+        str(record.way),
     )
 
 
@@ -103,5 +145,5 @@ def _from_row(row: tuple[object, ...]) -> Record:
     values = dict(zip(_COLUMNS, row, strict=True))
     counts = {name: values.pop(name) for name in COUNTS}
     values["outcome"] = Outcome(str(values["outcome"]))
-    values["reloaded"] = bool(values["reloaded"])
+    values["way"] = Way(str(values["way"]))
     return Record(counts=counts, **values)  # type: ignore[arg-type]  # the schema above fixes the types

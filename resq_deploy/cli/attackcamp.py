@@ -51,6 +51,11 @@ if TYPE_CHECKING:
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to attack.")
 @click.option("--surrogate", type=PATH, metavar="CKPT", help="Checkpoint of the float network, for transfer-pgd.")
 @click.option(
+    "--network",
+    metavar="MODULE:FUNCTION",
+    help="What a surrogate that is a network of your own is of: its code is imported and run.",
+)
+@click.option(
     "--with-faults",
     metavar="LIST|BER",
     help="Run clean and adversarial images on faulty files as well: those of a fault list, or of chips at a bit error "
@@ -207,10 +212,16 @@ def _print_checks(summary: Mapping[str, Any]) -> None:
         click.secho(text + reason, fg="red" if check["passed"] is False else None)
     if summary["trustworthy"] is False:
         click.secho("NOT TRUSTWORTHY: a check failed, so robust accuracy may be too high", fg="red", bold=True)
-    elif summary["upper_bound"]:
+        return
+    if summary["upper_bound"]:
         click.echo("robust accuracy is an upper bound: the file was not attacked with its own gradients")
+    if summary["trustworthy"]:
+        click.echo("trustworthy: no check failed, those that look for masked gradients among them")
     else:
-        click.echo("trustworthy: no check failed")
+        missing = ", ".join(summary["trustworthy_missing"])
+        click.echo(
+            f"not shown to be trustworthy: no check failed, but of those for masked gradients {missing} did not run"
+        )
 
 
 def _bit_flip_options(given: dict[str, Any]) -> "BitFlipOptions":

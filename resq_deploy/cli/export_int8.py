@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 @dataset_option
 @data_dir_option
 @click.option(
+    "--network",
+    metavar="MODULE:FUNCTION",
+    help="What a checkpoint of a network of your own is of: its code is imported and run.",
+)
+@click.option(
     "--ranges",
     type=click.Choice(["minmax", "mse", "fault-aware"]),
     default="minmax",
@@ -114,7 +119,7 @@ if TYPE_CHECKING:
     "gates",
     multiple=True,
     metavar="NAME=BOUND",
-    help="Largest drop in points, or off.  [default: clean=1 transfer-pgd=1 square=1 faults=0]",
+    help="Largest drop in points, or off.  [default: clean=1 faults=0 transfer-pgd=1 square=1]",
 )
 @click.option("--no-gate", is_flag=True, help="Export even if a gate fails, and record it.")
 def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, **given: Any) -> None:
@@ -136,9 +141,12 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
 
     if out.suffix != ".onnx":
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
+    network = given["network"]
     options, gates = read_options(given)
     data = load_dataset(dataset, data_dir)
-    sidecar = export_source(source, data, out, options, gates, report=lambda step: click.echo(step, err=True))
+    sidecar = export_source(
+        source, data, out, options, gates, network=network, report=lambda step: click.echo(step, err=True)
+    )
     _print(sidecar, out)
 
 
@@ -155,6 +163,7 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
 
     given["arithmetic"] = Arithmetic(given["arithmetic"])
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
+    given.pop("network")  # says what may be run, and nothing of how to export
     campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
     rates = read_rates(campaign) if campaign else None
     options = ExportOptions(**given, format=form, activation_percentile=percentile, guard_rates=rates)
@@ -178,7 +187,10 @@ def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
             click.echo(f"gate {gate['gate']}: not run ({gate['not_run']})")
             continue
         verdict = "passed" if gate["passed"] else "FAILED"
-        click.echo(f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f})")
+        images = f"on {gate['images_from']} images"
+        click.echo(
+            f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f}; {images})"
+        )
     _print_native(sidecar["native"])
     size = sidecar["model"]["bytes"]
     click.echo(f"{out}: {size:,} bytes ({sidecar['float_model']['bytes'] / size:.2f}x smaller), sidecar beside it")

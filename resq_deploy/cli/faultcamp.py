@@ -84,7 +84,8 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     "--audit",
     type=float,
     metavar="SHARE",
-    help="Share of the faults to run again by reload-and-run and compare bit by bit.  [default: 0.01 with replay]",
+    help="Share of the faults to run again by reload-and-run and compare bit by bit: 20 at least, and one of each way, "
+    "role and layer; 0 for none.  [default: 0.01 with replay]",
 )
 @click.option("--memory", type=int, metavar="BYTES", default=2_000_000_000, show_default=True, help="Memory to use.")
 @click.option(
@@ -240,9 +241,20 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     elif engine["name"] == "replay" and faults["reloaded"]:
         click.echo(f"{faults['reloaded']:,} of the faults could not be replayed exactly and were run by reload-and-run")
     if audit["checked"]:
-        click.echo(f"audit: {audit['checked']} faults run again, {audit['mismatches']} differ")
+        click.echo(_audited(audit, golden["accuracy"]["confidence"]))
     speed = summary["throughput"]
     click.echo(f"{speed['faults_per_s']:.1f} faults/s, {speed['image_runs_per_s']:,.0f} image runs/s; written to {out}")
+
+
+def _audited(audit: Mapping[str, Any], confidence: float) -> str:
+    """Return what the audit did, and what it rules out."""
+    text = (
+        f"audit: {audit['checked']} faults run again ({audit['evenly']} drawn evenly, others so that each of "
+        f"{audit['groups']} groups of way, role and layer is visited), {audit['mismatches']} differ"
+    )
+    if audit["rules_out"] is None:
+        return text
+    return f"{text}; rules out more than {100 * audit['rules_out']:.2g} % wrong records (at {100 * confidence:g} %)"
 
 
 def _print_roles(summary: Mapping[str, Any]) -> None:

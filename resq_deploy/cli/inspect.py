@@ -11,6 +11,7 @@ from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, pri
 from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:
+    from resq_deploy.deployed.folding import Folding
     from resq_deploy.deployed.model import DeployedModel
 
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 )
 @data_dir_option
 @arithmetic_option
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    help="onnxruntime provider that guards are tried with.  [default: CPUExecutionProvider]",
+)
 def command(
     model: pathlib.Path,
     as_json: bool,
@@ -30,6 +37,7 @@ def command(
     dataset: str | None,
     data_dir: pathlib.Path | None,
     arithmetic: str,
+    providers: tuple[str, ...],
 ) -> None:
     """List the stored parameters of an ONNX file: their roles, layers and bits, guards, and what to beware of.
 
@@ -54,6 +62,7 @@ def command(
         raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
     deployed = DeployedModel.load(model)
     warnings, guards = warnings_for(deployed), _guards(deployed)
+    folding = _folding(deployed, providers or ("CPUExecutionProvider",))
     verification = None
     if verifies:
         data = load_dataset(dataset, data_dir) if dataset is not None else None
@@ -64,6 +73,7 @@ def command(
             "model": deployed.digest,
             "surfaces": surfaces,
             "guards": guards,
+            "folding": [found.as_dict() for found in folding],
             "warnings": warnings,
         }
         if verification:
@@ -73,6 +83,7 @@ def command(
         _print_surfaces(deployed)
         if guards:
             _print_guards(guards)
+            _print_folding(folding)
         for warning in warnings:
             click.echo(f"warning: {warning}")
         if verification:
@@ -112,6 +123,39 @@ def _guards(deployed: "DeployedModel") -> list[dict[str, Any]]:
         for vote in find_votes(deployed.proto)
         if vote.copies[0] in roles
     ]
+
+
+def _folding(deployed: "DeployedModel", providers: tuple[str, ...]) -> "list[Folding]":
+    """Return what becomes of the file's votes on this machine, at each level of optimisation; nothing without votes."""
+    from resq_deploy.deployed.folding import foldings
+    from resq_deploy.deployed.votes import find_votes
+
+    votes = find_votes(deployed.proto)
+    return foldings(deployed.proto, votes, providers) if votes else []
+
+
+def _print_folding(folding: "Sequence[Folding]") -> None:
+    """Say where votes cost nothing, and what happens where they do."""
+    folded = [found.optimization for found in folding if found.folded]
+    where = f"{', '.join(folding[0].providers)} of this machine"
+    if folded:
+        click.echo(
+            f"votes at optimisation {', '.join(folded)} ({where}): taken when the file is loaded; what runs is the "
+            "graph of the file without guards"
+        )
+    for found in folding:
+        if not found.folded:
+            click.echo(f"votes at optimisation {found.optimization} ({where}): {_unfolded(found)}")
+
+
+def _unfolded(found: "Folding") -> str:
+    if found.left is None:
+        return f"not known, as what runs cannot be seen ({found.reason})"
+    answers = {True: "answers are the same", False: "ANSWERS DIFFER", None: "answers could not be compared"}
+    text = f"{found.left} of {found.votes} run at each inference: faults are voted out, but every run is slower"
+    if not found.left:
+        text = "taken when the file is loaded, but another graph runs than that of the file without guards"
+    return f"{text}; {answers[found.same_outputs]}"
 
 
 def _print_guards(guards: Sequence[dict[str, Any]]) -> None:

@@ -148,9 +148,11 @@ def command(
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
         data = load_dataset(dataset, data_dir)
         options = read_options({**given, "stages": stages}, data.name)
-        start = load_checkpoint(init) if init else None
+        start = load_checkpoint(init, network=options.network) if init else None
         report: Report = silent
         if ranks.leads:
+            for note in data.notes:
+                click.echo(f"note: {note}", err=True)
             sha256 = {
                 "init": sha256_file(init) if init else None,
                 "train": data.digest("train"),

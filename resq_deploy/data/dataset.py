@@ -50,7 +50,8 @@ class Dataset:
     """A data set whose splits are decoded on first use and then kept.
 
     The training images divide into `train` and `validation` (10 % of every class, at least one image where the
-    class has two) by a permutation that never changes.
+    class has two) by a permutation that never changes. Where images come in tracks, those are divided and not the
+    images.
 
     Attributes:
         name: the set's name, or the stem of its folder or file; never a path.
@@ -69,6 +70,7 @@ class Dataset:
         load_training: Callable[[], Split],
         load_test: Callable[[], Split],
         load_calibration: Callable[[], Split] | None = None,
+        load_tracks: Callable[[], NDArray[np.int64]] | None = None,
         notes: Sequence[str] = (),
         classes_inferred: bool = False,
     ) -> None:
@@ -80,12 +82,14 @@ class Dataset:
         self._load_training = load_training
         self._load_test = load_test
         self._load_calibration = load_calibration
+        self._load_tracks = load_tracks
         self._digests: dict[str, str] = {}
 
     @functools.cached_property
     def _training(self) -> tuple[Split, Split]:
         images = self._load_training()
-        train, validation = split_off(images.labels, _VALIDATION_SHARE, _VALIDATION_SEED)
+        tracks = self._load_tracks() if self._load_tracks else None
+        train, validation = split_off(images.labels, _VALIDATION_SHARE, _VALIDATION_SEED, tracks)
         return images.take(train), images.take(validation)
 
     @property

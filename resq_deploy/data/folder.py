@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resq_deploy.data.dataset import Augmentation, Dataset, Split
+from resq_deploy.data.tracks import UNTOLD, are_told, tracks
 from resq_deploy.errors import DataError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -43,7 +44,7 @@ def is_tree(root: Path) -> bool:
     return any((root / split).is_dir() for split in ("train", "test"))
 
 
-def load_folder(root: Path, *, name: str, augmentation: Augmentation) -> Dataset:
+def load_folder(root: Path, *, name: str, augmentation: Augmentation, in_tracks: bool = False) -> Dataset:
     """Read the class names of a tree now, and its images when they are first used.
 
     Args:
@@ -51,6 +52,7 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation) -> Dataset
             be missing where it is not needed. Grey, palette and transparent images become RGB.
         name: the data set's name.
         augmentation: see `Dataset`.
+        in_tracks: whether the training images are frames of tracks, see `tracks`.
 
     Raises:
         DataError: if there is neither split, a split is empty, or the test classes are not among the training ones.
@@ -65,12 +67,15 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation) -> Dataset
     if unknown:
         raise DataError(f"{root / 'test'} has the class {unknown[0]!r}, which {root / 'train'} lacks")
     classes = sorted({name for names in found.values() for name in names})
+    frames = _files(root, "train", classes)[0] if in_tracks and "train" in found else []
     return Dataset(
         name=name,
         classes=classes,
         augmentation=augmentation,
         load_training=functools.partial(_load_split, root, "train", classes),
         load_test=functools.partial(_load_split, root, "test", classes),
+        load_tracks=functools.partial(tracks, frames) if frames else None,
+        notes=() if are_told(frames) else (UNTOLD,),
     )
 
 
@@ -149,6 +154,12 @@ def _subfolders(folder: Path) -> list[str]:
 def _load_split(root: Path, split: str, classes: Sequence[str]) -> Split:
     if not (root / split).is_dir():
         raise DataError(f"{root} holds no {split}/ folder, and {split} images are needed: add {split}/CLASS/*.png")
+    files, labels = _files(root, split, classes)
+    return Split(images=decode(files), labels=np.array(labels, dtype=np.int64))
+
+
+def _files(root: Path, split: str, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """Return the image files of a split, class by class, and their labels."""
     files: list[Path] = []
     labels: list[int] = []
     for name in _subfolders(root / split):
@@ -157,4 +168,4 @@ def _load_split(root: Path, split: str, classes: Sequence[str]) -> Split:
             raise DataError(f"{root / split / name} holds no image ({', '.join(_SUFFIXES)}): add some or remove it")
         files += members
         labels += [classes.index(name)] * len(members)
-    return Split(images=decode(files), labels=np.array(labels, dtype=np.int64))
+    return files, labels

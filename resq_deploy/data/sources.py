@@ -19,6 +19,7 @@ DATASETS: tuple[str, ...] = ("digits", "cifar10", "cifar100", "gtsrb")
 
 # Neither digits nor traffic signs survive a mirror; a sign cut at its rim is no longer the same sign.
 _AUGMENTATIONS: dict[str, Augmentation] = {"digits": "crop", "gtsrb": "translate"}
+_IN_TRACKS = ("gtsrb",)
 _DIGITS_SIZE = (32, 32)
 _DIGITS_TEST_SHARE = 1 / 3
 _DIGITS_SEED = 13
@@ -48,7 +49,8 @@ def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
     except (OSError, ValueError, RuntimeError):  # a name too long, a null byte, a loop of links
         is_folder = exists = False
     if is_folder:
-        return load_folder(path, name=stem, augmentation=_AUGMENTATIONS.get(stem, "crop-flip"))
+        augmentation = _AUGMENTATIONS.get(stem, "crop-flip")
+        return load_folder(path, name=stem, augmentation=augmentation, in_tracks=stem in _IN_TRACKS)
     if exists and path.suffix.lower() == ".npz":
         return load_npz(path)
     if exists:
@@ -67,7 +69,7 @@ def _default_data_dir() -> Path:
 def _load_named(name: str, data_dir: Path) -> Dataset:
     augmentation = _AUGMENTATIONS.get(name, "crop-flip")
     if is_tree(data_dir / name):
-        return load_folder(data_dir / name, name=name, augmentation=augmentation)
+        return load_folder(data_dir / name, name=name, augmentation=augmentation, in_tracks=name in _IN_TRACKS)
     return load_torchvision(name, data_dir, augmentation=augmentation)
 
 

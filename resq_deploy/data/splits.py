@@ -14,16 +14,28 @@ def permutation(count: int, seed: int) -> NDArray[np.int64]:
     return np.argsort(words, kind="stable").astype(np.int64)
 
 
-def split_off(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_off(
+    labels: NDArray[np.int64], share: float, seed: int, groups: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide the indices of `labels` into (rest, part), class by class, both in a shuffled order.
 
-    The part holds `share` of every class, rounded, at least one image; a class of a single image stays in the rest.
+    The part holds `share` of the groups of every class, rounded, at least one; a class of a single group stays in the
+    rest.
+
+    Args:
+        labels: classes, shape [N].
+        share: of every class.
+        seed: of the order.
+        groups: images of a group stay together, shape [N]; none is in two classes. None: each is by itself.
     """
     order = permutation(len(labels), seed)
     taken = np.zeros(len(labels), dtype=np.bool_)
     shuffled = labels[order]
+    member = order if groups is None else groups[order]
     for label in np.unique(labels):
         places = np.flatnonzero(shuffled == label)
-        if len(places) > 1:
-            taken[places[: max(1, round(share * len(places)))]] = True
+        members = member[places]
+        distinct = list(dict.fromkeys(members.tolist()))  # in the order in which they come
+        if len(distinct) > 1:
+            taken[places[np.isin(members, distinct[: max(1, round(share * len(distinct)))])]] = True
     return order[~taken], order[taken]

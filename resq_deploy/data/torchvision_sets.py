@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Augmentation, Dataset, Split
 from resq_deploy.data.folder import decode, list_files
+from resq_deploy.data.tracks import tracks
 from resq_deploy.errors import DataError, MissingExtraError
 
 # The folder torchvision unpacks each set into, below the data directory.
@@ -61,6 +62,7 @@ def load_torchvision(name: str, data_dir: Path, *, augmentation: Augmentation) -
             augmentation=augmentation,
             load_training=functools.partial(_gtsrb_training, root),
             load_test=functools.partial(_gtsrb_test, root),
+            load_tracks=lambda: tracks(_gtsrb_frames(root)[0]),
         )
     test = _cifar(name, data_dir, train=False)
     return Dataset(
@@ -119,6 +121,12 @@ def _cifar_split(source: _Cifar) -> Split:
 
 
 def _gtsrb_training(root: Path) -> Split:
+    files, labels = _gtsrb_frames(root)
+    return Split(images=decode(files, _GTSRB_SIZE), labels=np.array(labels, dtype=np.int64))
+
+
+def _gtsrb_frames(root: Path) -> tuple[list[Path], list[int]]:
+    """Return the files of the training images, class by class and track by track, and their labels."""
     files: list[Path] = []
     labels: list[int] = []
     for label in range(len(_GTSRB_CLASSES)):
@@ -127,7 +135,7 @@ def _gtsrb_training(root: Path) -> Split:
         labels += [label] * len(members)
     if not files:
         raise DataError(f"{root / 'Training'} holds no .ppm image: remove {root} to have it downloaded again")
-    return Split(images=decode(files, _GTSRB_SIZE), labels=np.array(labels, dtype=np.int64))
+    return files, labels
 
 
 def _gtsrb_test(root: Path) -> Split:

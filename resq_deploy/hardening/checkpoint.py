@@ -11,6 +11,7 @@ import torch
 
 from resq_deploy.errors import CheckpointError
 from resq_deploy.networks.base import Network
+from resq_deploy.networks.names import NETWORKS
 from resq_deploy.networks.registry import build_network
 from resq_deploy.records import write_atomic
 
@@ -87,19 +88,35 @@ class Checkpoint:
         return cls(**values)
 
 
-def load_checkpoint(path: pathlib.Path) -> Checkpoint:
-    """Read a checkpoint; no code of the file is ever run (`weights_only`).
+def load_checkpoint(path: pathlib.Path, *, network: str | None = None) -> Checkpoint:
+    """Read a checkpoint; no code of the file is ever run (`weights_only`), and none that it merely names.
+
+    A checkpoint may name `module:function`, which building it imports and calls. A file that came from elsewhere must
+    not choose what is run here, so that the user has to name the same.
+
+    Args:
+        path: the file.
+        network: what the user says it is of; None where nothing was said, which does for our own architectures.
 
     Raises:
-        CheckpointError: if the file is missing, corrupt, no checkpoint of this package, or of another version.
+        CheckpointError: if the file is missing, corrupt, no checkpoint of this package, or of another version; if it is
+            of another network, or of one of the user's own that nobody named.
     """
     payload = load_payload(path, kind=_FORMAT)
     try:
-        return Checkpoint.from_payload(payload)
+        checkpoint = Checkpoint.from_payload(payload)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"checkpoint {path} is broken or incomplete ({error}): train again, or give another file"
         ) from error
+    if network is None and checkpoint.network not in NETWORKS:
+        raise CheckpointError(
+            f"{path} is of the network '{checkpoint.network}', whose code would be imported and run: if you trust "
+            f"that code, give --network {checkpoint.network}"
+        )
+    if network not in (None, checkpoint.network):
+        raise CheckpointError(f"{path} is of network {checkpoint.network}: give --network {checkpoint.network}")
+    return checkpoint
 
 
 def load_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, origin: str) -> None:

@@ -91,7 +91,7 @@ def _reached(bench: Workbench) -> Progress | None:
 
 
 def _checkpoint_of(bench: Workbench, stage: option_types.Stage) -> Checkpoint:
-    return bench.ranks.first(lambda: load_checkpoint(bench.folder / f"{stage}.pt"))
+    return bench.ranks.first(lambda: load_checkpoint(bench.folder / f"{stage}.pt", network=bench.options.network))
 
 
 def _check_init(options: TrainOptions, dataset: Dataset, init: Checkpoint) -> None:

@@ -1,5 +1,6 @@
 """An attack campaign from options to run folder: units one by one, checks, summary; resumable at any moment."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.verify import source_checkpoint
 from resq_deploy.errors import CheckpointError, DataError
 from resq_deploy.faults.statistics import share
-from resq_deploy.pipeline.attack_checks import judge_twin, run_checks, run_probes
+from resq_deploy.pipeline.attack_checks import judge_twin, run_checks, run_probes, try_unmasked
 from resq_deploy.pipeline.attack_kit import AttackKit
-from resq_deploy.pipeline.attack_options import KNOWLEDGE, ON_IMAGES, SURROGATE, TWIN, AttackOptions
+from resq_deploy.pipeline.attack_options import KNOWLEDGE, ON_IMAGES, SURROGATE, TWIN, UNMASKED, AttackOptions
 from resq_deploy.pipeline.attack_scene import Progress, Report, Scene
 from resq_deploy.pipeline.fault_attack import fault_attack, plan_faults
 from resq_deploy.records import RunFolder, provenance, sha256_file, write_json
@@ -68,7 +69,7 @@ class AttackCampaign:
         if channels not in (1, 3):
             raise DataError(f"the images have {channels} channels: adversarial ones are kept as images of 1 or 3")
         if options.surrogate is not None and any(name in SURROGATE for name in self._attacks):
-            _check_surrogate(options.surrogate, self._golden, size)
+            _check_surrogate(options.surrogate, options.network, self._golden, size)
         return AttackKit(
             path=self._model.path,
             model=file,
@@ -80,6 +81,7 @@ class AttackCampaign:
             steps=options.steps,
             seed=options.seed,
             surrogate=options.surrogate,
+            network=options.network,
             white_box=next((name for name in self._attacks if name in TWIN), ""),
         )
 
@@ -126,6 +128,11 @@ class AttackCampaign:
             if self._kit is not None:
                 results, figures = self._on_images(self._kit, scene)
                 summary |= figures
+                summary["threat"]["attacks"] |= {
+                    name: f"{KNOWLEDGE[masked]}, passed through what saturates"
+                    for masked, name in UNMASKED.items()
+                    if name in results
+                }
             else:
                 summary |= robust_figures({}) | verdict({}, white_box=False)
             if self._bit_flip is not None:
@@ -151,10 +158,15 @@ class AttackCampaign:
 
         results = store.attack(self._attacks, radii, kit, workers=workers, report=tell)
         probes: Results = {}
+        straight = None
         if white_box:
             few = Store(scene.folder / "checks", kit.labels[: self.options.check_images], self._extras())
+            straight = try_unmasked(kit, few, results, radii, workers, tell)
+            if straight.reason:  # gradients that pass on fool more: the worse counts, and is what is checked
+                kit = dataclasses.replace(kit, white_box=UNMASKED[kit.white_box])
+                results |= store.attack((kit.white_box,), radii, kit, workers=workers, report=tell)
             probes = run_probes(kit, few, radii, workers, tell)
-        checks = run_checks(results, probes, twin, radii, self._golden.logits.shape[1])
+        checks = run_checks(results, probes, twin, straight, radii, self._golden.logits.shape[1])
         figures = robust_figures(results) | {"queries": query_figures(results)} | verdict(checks, white_box)
         return results, figures | {"twin": twin.check.figures if twin else None}
 
@@ -190,7 +202,7 @@ class AttackCampaign:
         }
 
 
-def _check_surrogate(path: pathlib.Path, golden: Golden, size: Sequence[int]) -> None:
+def _check_surrogate(path: pathlib.Path, network: str | None, golden: Golden, size: Sequence[int]) -> None:
     """Check that a float network takes the same images and knows the same classes as the file under attack.
 
     Raises:
@@ -198,7 +210,7 @@ def _check_surrogate(path: pathlib.Path, golden: Golden, size: Sequence[int]) ->
     """
     from resq_deploy.hardening.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, network=network)
     classes = golden.logits.shape[1]
     if len(checkpoint.classes) != classes:
         raise CheckpointError(

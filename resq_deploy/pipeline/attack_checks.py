@@ -19,10 +19,14 @@ from resq_deploy.pipeline.attack_kit import (
     large_radius,
     one_thread,
 )
-from resq_deploy.pipeline.attack_options import SURROGATE, TWIN
+from resq_deploy.pipeline.attack_options import SURROGATE, TWIN, UNMASKED
 
 _BATCH = 100
 _LARGE = "large"
+_ON_THE_TWIN = (
+    *("twin_agrees", "gradients_present", "straight_through", "single_step", "more_steps"),
+    *("chance", "black_box", "transfer"),
+)
 _NO_WHITE_BOX = "it takes the gradients of the deployed file: add twin-pgd or twin-apgd"
 
 
@@ -68,9 +72,29 @@ def judge_twin(kit: AttackKit) -> TwinFigures:
     )
 
 
-def run_probes(
-    kit: AttackKit, store: Store, radii: Mapping[str, float], workers: int, report: Callable[[str, int, int], None]
-) -> Results:
+Tell = Callable[[str, int, int], None]
+
+
+def try_unmasked(
+    kit: AttackKit, store: Store, results: Results, radii: Mapping[str, float], workers: int, report: Tell
+) -> Check:
+    """Run the attack on the twin on the images of `store`, with gradients that pass through saturated roundings.
+
+    Args:
+        kit: runs the units.
+        store: keeps them; of the images the checks take.
+        results: the attacks of the campaign.
+        radii: of the campaign.
+        workers: processes.
+        report: as of `run_probes`.
+    """
+    name = UNMASKED[kit.white_box]
+    straight = _curves(store.attack((name,), radii, kit, workers=workers, report=report))[name]
+    count = len(next(iter(straight.values())))
+    return checks.unmasked(_head(_curves(results)[kit.white_box], count), straight)
+
+
+def run_probes(kit: AttackKit, store: Store, radii: Mapping[str, float], workers: int, report: Tell) -> Results:
     """Run what only the checks need, on the images of `store`: one step, more steps, a radius that leaves nothing.
 
     Args:
@@ -86,7 +110,12 @@ def run_probes(
 
 
 def run_checks(
-    results: Results, probes: Results, twin: TwinFigures | None, radii: Mapping[str, float], classes: int
+    results: Results,
+    probes: Results,
+    twin: TwinFigures | None,
+    straight: Check | None,
+    radii: Mapping[str, float],
+    classes: int,
 ) -> dict[str, Check]:
     """Judge a campaign by all checks; those that lack what they need are recorded as not run.
 
@@ -94,23 +123,27 @@ def run_checks(
         results: the attacks of the campaign.
         probes: of `run_probes`; empty where there was no attack on the twin.
         twin: of `judge_twin`; None likewise.
+        straight: of `try_unmasked`; None likewise.
         radii: radius in [0, 1] pixels by epsilon.
         classes: how many classes there are.
     """
-    white = {attack: curve for attack, curve in _curves(results).items() if attack in TWIN}
+    with_gradients = (*TWIN, *UNMASKED.values())
+    white = {attack: curve for attack, curve in _curves(results).items() if attack in with_gradients}
     strong = {epsilon: checks.worst_case([curve[epsilon] for curve in white.values()]) for epsilon in radii if white}
     transfer = {attack: curve for attack, curve in _curves(results).items() if attack in SURROGATE}
-    black_box = {attack: curve for attack, curve in _curves(results).items() if attack not in (*TWIN, *SURROGATE)}
+    black_box = {
+        attack: curve for attack, curve in _curves(results).items() if attack not in (*with_gradients, *SURROGATE)
+    }
     found = {"within_ball": _within_ball(results, radii), "falls_with_epsilon": checks.falls(_curves(results))}
-    if twin is None:
-        names = ("twin_agrees", "gradients_present", "single_step", "more_steps", "chance", "black_box", "transfer")
-        return {name: checks.not_run(_NO_WHITE_BOX) for name in names} | found
+    if twin is None or straight is None:
+        return {name: checks.not_run(_NO_WHITE_BOX) for name in _ON_THE_TWIN} | found
     single, more, large = (_curves(probes)[name] for name in (SINGLE_STEP, MORE_STEPS, LARGE_RADIUS))
     count = len(large[_LARGE])
-    iterative = next(iter(white.values()))
+    iterative = next((white[name] for name in UNMASKED.values() if name in white), next(iter(white.values())))
     return {
         "twin_agrees": twin.check,
         "gradients_present": checks.gradients_present(twin.zero),
+        "straight_through": straight,
         "single_step": checks.not_stronger(_head(iterative, count), {SINGLE_STEP: single}),
         "more_steps": checks.converged(_head(iterative, count), more),
         "chance": checks.reaches_chance(large[_LARGE], classes),

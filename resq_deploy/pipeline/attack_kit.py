@@ -19,6 +19,7 @@ from resq_deploy.attacks.units import SHARD, Attacked, Unit, evaluate
 from resq_deploy.attacks.workers import Run
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.pipeline.attack_options import SURROGATE, UNMASKED
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,7 @@ class AttackKit:
         seed: of the campaign.
         surrogate: checkpoint of the float network, if there is one.
         white_box: the attack on the twin that the checks take; empty if there is none.
+        network: what the user says that the surrogate is of.
     """
 
     path: pathlib.Path
@@ -73,6 +75,7 @@ class AttackKit:
     seed: int
     surrogate: pathlib.Path | None
     white_box: str
+    network: str | None = None
 
     def deployed(self) -> DeployedModel:
         """Open the file."""
@@ -113,9 +116,10 @@ class AttackKit:
         from resq_deploy.twin import whitebox
 
         steps = {SINGLE_STEP: 1, MORE_STEPS: 2 * self.steps}.get(name, self.steps)
-        kind = self.white_box if name in (MORE_STEPS, LARGE_RADIUS) else name
-        search = whitebox.apgd if kind == "twin-apgd" else whitebox.pgd
-        network = networks.surrogate if name == "transfer-pgd" else networks.twin
+        kind = self.white_box if name in (SINGLE_STEP, MORE_STEPS, LARGE_RADIUS) else name
+        auto = kind in ("twin-apgd", UNMASKED["twin-apgd"]) and name != SINGLE_STEP
+        search = whitebox.apgd if auto else whitebox.pgd
+        network = networks.surrogate if kind in SURROGATE else networks.twin(masked=kind not in UNMASKED.values())
 
         def attack(pixels: NDArray[np.float32], labels: Labels, radius: float, seed: int) -> Tried:
             found = search(network, pixels, labels, epsilon=radius, norm=self.norm.value, steps=steps, seed=seed)
@@ -138,13 +142,13 @@ class _Networks:
         self._target = target
         self._stack = stack
 
-    @functools.cached_property
-    def twin(self) -> "Network":
-        """The twin of the file."""
+    @functools.cache  # noqa: B019 - it lives as long as the process runs units
+    def twin(self, *, masked: bool) -> "Network":
+        """Return the twin of the file, with gradients that end where a code saturates, or pass on."""
         from resq_deploy.twin import read_twin
 
         self._stack.enter_context(one_thread())
-        return read_twin(self._kit.deployed())
+        return read_twin(self._kit.deployed(), clip_gradient=masked)
 
     @functools.cached_property
     def surrogate(self) -> "Network":
@@ -154,7 +158,7 @@ class _Networks:
         self._stack.enter_context(one_thread())
         if self._kit.surrogate is None:
             raise ValueError("a transfer attack was asked for without a surrogate")
-        network = load_checkpoint(self._kit.surrogate).build().requires_grad_(False)
+        network = load_checkpoint(self._kit.surrogate, network=self._kit.network).build().requires_grad_(False)
         if not self._target.channels_last:
             return network
         return lambda images: network(images.permute(0, 3, 1, 2))

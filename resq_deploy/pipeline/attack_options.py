@@ -23,6 +23,8 @@ KNOWLEDGE = {
 """The attacks there are, and what each attacker knows."""
 
 TWIN = ("twin-pgd", "twin-apgd")
+UNMASKED = {name: f"{name}-unmasked" for name in TWIN}
+"""The same attacks with gradients that pass through saturated roundings; a campaign takes them where they fool more."""
 SURROGATE = ("transfer-pgd",)
 ON_IMAGES = ("square", "hopskipjump", *SURROGATE, *TWIN)
 DEFAULT_EPSILON = {Norm.LINF: (2.0, 4.0, 8.0), Norm.L2: (0.25, 0.5, 1.0)}
@@ -42,6 +44,7 @@ class AttackOptions:
         images: how many test images to attack.
         check_images: how many of them the runs that only serve a check take.
         surrogate: checkpoint of the float network.
+        network: what the user says that is of; one of the user's own networks must be named, as its code is run.
         bit_flip: what the bit-flip attack is asked to do.
         with_faults: a fault list (CSV) or a bit error rate for the matrix of faults and attacks; None for no matrix.
         fault_chips: simulated chips at that rate.
@@ -58,6 +61,7 @@ class AttackOptions:
     images: int = 1000
     check_images: int = 200
     surrogate: pathlib.Path | None = None
+    network: str | None = None
     bit_flip: BitFlipOptions = dataclasses.field(default_factory=BitFlipOptions)
     with_faults: str | None = None
     fault_chips: int = 20
@@ -84,6 +88,8 @@ class AttackOptions:
             raise OptionError("transfer-pgd takes its gradients from the float network: give --surrogate CHECKPOINT")
         if self.surrogate is not None and self.attacks and "transfer-pgd" not in self.attacks:
             raise OptionError("--surrogate is for transfer-pgd: add that to --attacks, or leave it out")
+        if self.network is not None and self.surrogate is None:
+            raise OptionError(f"--network {self.network} says what a surrogate is of: give --surrogate CHECKPOINT")
         if self.with_faults is not None and not set(self.chosen) & set(ON_IMAGES):
             raise OptionError("--with-faults crosses faults with attacks on images: name one in --attacks")
 
@@ -110,6 +116,7 @@ class AttackOptions:
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
-        del values["workers"], values["surrogate"]  # of the surrogate its digest counts, not its path
+        for how in ("workers", "surrogate", "network"):  # of the surrogate its digest counts, not its path
+            del values[how]
         values["deployment"] = self.deployment.identity()
         return {**values, "attacks": list(self.chosen), "epsilon": list(self.radii), "norm": str(self.norm)}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resq_deploy.data.dataset import Dataset
-from resq_deploy.errors import CheckpointError, DataError, InputError
+from resq_deploy.errors import CheckpointError, DataError, InputError, OptionError
 from resq_deploy.pipeline.gates import Candidate, GateOptions, run_gates
 from resq_deploy.quantization.export import Export, ExportOptions, export_int8
 from resq_deploy.records import sha256_file, write_atomic, write_json
@@ -28,6 +28,7 @@ def export_source(
     options: ExportOptions,
     gates: GateOptions,
     *,
+    network: str | None = None,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """Export a checkpoint, the most hardened checkpoint of a train folder, or a float ONNX file.
@@ -40,6 +41,8 @@ def export_source(
         out: the int8 file to write; the sidecar goes beside it, as `.json`.
         options: how to export.
         gates: what the int8 file may lose.
+        network: what the user says a checkpoint is of; one of the user's own networks must be named, as its code is
+            run.
         report: told each step as it begins.
 
     Returns:
@@ -54,12 +57,14 @@ def export_source(
     if source.is_dir():
         source = _checkpoint_in(source)
     if source.suffix != ".pt":
+        if network is not None:
+            raise OptionError(f"--network {network}: {source} is no checkpoint, and takes no network's code")
         export = export_int8(source, dataset, options, described=source.name, report=report)
         return _finish(export, None, dataset, out, gates, report)
     from resq_deploy.hardening.checkpoint import load_checkpoint
     from resq_deploy.hardening.trace import export_float_onnx
 
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source, network=network)
     if len(checkpoint.classes) != len(dataset.classes):
         raise DataError(
             f"{source} knows {len(checkpoint.classes)} classes, data set {dataset.name} has {len(dataset.classes)}: "

@@ -2,6 +2,10 @@
 
 Both sides of a gate are judged on the same images, or by the same chips, so that what counts is their paired
 difference. The figure decides, as it was measured; its interval stands beside it and says how far it reaches.
+
+A file that is kept because it did well on some images and chips does a little better there than elsewhere. So gates
+take validation images, where the data set has as many as they ask for, and chips that no campaign draws; `apart` says
+of each gate whether it is so, or whether the figures that are reported share its images.
 """
 
 import dataclasses
@@ -21,7 +25,7 @@ from resq_deploy.attacks.target import Target, check_pixels
 from resq_deploy.attacks.units import evaluate
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Threads
-from resq_deploy.campaign.golden import golden_run
+from resq_deploy.campaign.golden import golden_on
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.cores import usable_cores
@@ -39,13 +43,17 @@ if TYPE_CHECKING:
 Flags = NDArray[np.bool_]
 Gate = dict[str, Any]
 
+_TEST: Gate = {"images_from": "test", "apart": False}
+_VALIDATION: Gate = {"images_from": "validation", "apart": True}
+
 _CONFIDENCE = 0.95
-_LEAST = {"pgd_images": 1, "steps": 1, "square_images": 1, "queries": LEAST_QUERIES, "chips": 2, "fault_images": 1}
+_LEAST = {"pgd_images": 1, "steps": 1, "square_images": 1, "queries": LEAST_QUERIES, "chips": 50, "fault_images": 1}
+_FIRST_CHIP = 1_000_000  # far from those of campaigns, so that no figure is of the chips that the file was chosen by
 _UNDER = {
     "clean": "",
+    "faults": " under bit errors, against MinMax ranges",
     "transfer-pgd": " under transfer PGD",
     "square": " under the Square attack",
-    "faults": " under bit errors, against MinMax ranges",
 }
 
 
@@ -54,32 +62,34 @@ class GateOptions:
     """Bounds and sizes of the gates.
 
     `DEFAULTS` holds the largest drop allowed by gate, in points, in the order they are run. `clean`: of the accuracy
-    below the float file's. `transfer-pgd`: of that under PGD on the float network, below the network's own. `square`:
-    of that under the Square attack, each file attacked by itself. `faults`: of the mean accuracy under bit errors,
-    below that of the MinMax export.
+    below the float file's. `faults`: of the mean accuracy under bit errors, below that of the MinMax export.
+    `transfer-pgd`: of that under PGD on the float network, below the network's own. `square`: of that under the Square
+    attack, each file attacked by itself.
 
-    The sizes keep the gates of a ResNet-20 within about a minute of one core. PGD has a small radius, at which a
-    network that was never hardened keeps some accuracy to lose; and many images, as a drop of a point on few of them is
-    mere chance. The Square attack gets little from so small a radius with so few queries, and has a larger one.
+    The sizes keep the gates of a ResNet-20 within about a minute of one core. Fifty chips or more are asked for, since
+    chips differ far more than images do, and the mean of ten may be off by what the gate is about. PGD has a small
+    radius, at which a network that was never hardened keeps some accuracy to lose; and many images, as a drop of a
+    point on few of them is mere chance. The Square attack gets little from so small a radius with so few queries, and
+    has a larger one.
 
     Attributes:
         bounds: largest drop allowed by gate, in points; a gate that is not named has its default.
         enforce: whether a failed gate is an error; otherwise it is only recorded.
         gates: the gates to run; the others are recorded as not run.
-        pgd_images: test images that PGD is run on.
+        pgd_images: images that PGD is run on.
         pgd_epsilons: its Linf radii, in units of [0, 1] pixels; the largest drop among them is the figure.
         steps: its steps.
-        square_images: test images that the Square attack is run on.
+        square_images: images that the Square attack is run on.
         square_epsilons: its radii, likewise.
         queries: its budget, an image.
         ber: design bit error rate, of the weights.
-        chips: simulated chips.
-        fault_images: test images each chip is judged by.
+        chips: simulated chips, 50 or more.
+        fault_images: images each chip is judged by.
         seed: of the attacks; chips have numbers of their own.
         arithmetic: in which the int8 file is run.
     """
 
-    DEFAULTS: ClassVar[dict[str, float]] = {"clean": 1.0, "transfer-pgd": 1.0, "square": 1.0, "faults": 0.0}
+    DEFAULTS: ClassVar[dict[str, float]] = {"clean": 1.0, "faults": 0.0, "transfer-pgd": 1.0, "square": 1.0}
 
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     enforce: bool = True
@@ -91,8 +101,8 @@ class GateOptions:
     square_epsilons: tuple[float, ...] = (4 / 255,)
     queries: int = 100
     ber: float = 1e-3
-    chips: int = 10
-    fault_images: int = 1000
+    chips: int = 50
+    fault_images: int = 500
     seed: int = 0
     arithmetic: Arithmetic = Arithmetic.EXACT
 
@@ -148,13 +158,14 @@ def run_gates(
 
     Args:
         candidate: what is judged.
-        dataset: its test images; attacks and chips take the first of `Dataset.evaluation`.
+        dataset: its validation images where it has as many as a gate asks for, else its test images.
         options: bounds and sizes.
         report: told each gate as it begins.
 
     Returns:
-        One JSON object a gate: `{gate, figure, bound, passed, enforced, ...}`, figure and bound in points and all else
-        in fractions; or `{gate, not_run}`, with the reason, where what it needs is missing.
+        One JSON object a gate: `{gate, figure, bound, passed, enforced, images_from, apart, ...}`, figure and bound in
+        points and all else in fractions, `apart` where no figure that is reported uses these images and chips; or
+        `{gate, not_run}`, with the reason, where what it needs is missing.
 
     Raises:
         GateError: at the first gate that fails, if gates are enforced.
@@ -195,7 +206,7 @@ def enforce(gates: Sequence[Gate]) -> None:
 
 def _clean(candidate: Candidate, _dataset: Dataset, _options: GateOptions) -> tuple[float, Gate]:
     details = _paired(candidate.float_right, candidate.int8_right)
-    return _points(details), details
+    return _points(details), _TEST | details
 
 
 def _transfer_pgd(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
@@ -203,13 +214,13 @@ def _transfer_pgd(candidate: Candidate, dataset: Dataset, options: GateOptions) 
         raise _NotRunError("it takes gradients of the torch checkpoint, and the source is a float ONNX file")
     from resq_deploy.pipeline.transfer import transfer_pgd  # here, so that a float file is exported without torch
 
-    test = _attackable(dataset, options.pgd_images)
+    test, origin = _attackable(dataset, options.pgd_images)
     session = Session(candidate.int8_file, _every_core(options))
     radii = []
     for epsilon in options.pgd_epsilons:
         attack = transfer_pgd(candidate.network, session, test, epsilon=epsilon, steps=options.steps, seed=options.seed)
         radii.append({"epsilon": epsilon, **_paired(attack.float_right, attack.int8_right)})
-    return max(map(_points, radii)), {"steps": options.steps, "seed": options.seed, "radii": radii}
+    return max(map(_points, radii)), origin | {"steps": options.steps, "seed": options.seed, "radii": radii}
 
 
 def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
@@ -218,7 +229,7 @@ def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     An int8 file mostly survives a little better: its scores are rounded, which leaves the search without a direction.
     That is no robustness, and hides a drop of as much.
     """
-    test = _attackable(dataset, options.square_images)
+    test, origin = _attackable(dataset, options.square_images)
     files = {"float": candidate.float_file, "int8": candidate.int8_file}
     targets = {name: Target(Session(file, _every_core(options))) for name, file in files.items()}
     radii = []
@@ -238,7 +249,7 @@ def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
         spent = {name: float(result.queries.mean()) for name, result in results.items()}
         compared = _paired(results["float"].robust, results["int8"].robust)
         radii.append({"epsilon": epsilon, **compared, "queries": spent})
-    return max(map(_points, radii)), {"queries": options.queries, "seed": options.seed, "radii": radii}
+    return max(map(_points, radii)), origin | {"queries": options.queries, "seed": options.seed, "radii": radii}
 
 
 def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
@@ -248,10 +259,12 @@ def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     """
     if candidate.minmax_file is None:
         raise _NotRunError("the file is itself the MinMax export that it would be held against")
-    minmax, images = _right_by_chip(candidate.minmax_file(), dataset, options)
-    int8, _ = _right_by_chip(candidate.int8_file, dataset, options)
+    split, origin = _images(dataset, options.fault_images)
+    minmax, images = _right_by_chip(candidate.minmax_file(), dataset, split, options)
+    int8, _ = _right_by_chip(candidate.int8_file, dataset, split, options)
     drops = minmax - int8
     details = {
+        **origin,
         "ber": options.ber,
         "roles": [str(Role.WEIGHT)],
         "chips": options.chips,
@@ -263,14 +276,14 @@ def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     return 100.0 * int(drops.sum()) / (images * options.chips), details  # from counts: no drop is 0 exactly
 
 
-def _right_by_chip(file: bytes, dataset: Dataset, options: GateOptions) -> tuple[NDArray[np.int64], int]:
+def _right_by_chip(file: bytes, dataset: Dataset, split: Split, options: GateOptions) -> tuple[NDArray[np.int64], int]:
     """Return how many images a file answers right on each chip, shape [chips], and how many there are."""
     campaign = CampaignOptions(
         faults=FaultModel.BER,
         ber=(options.ber,),
         chips=options.chips,
         roles=(Role.WEIGHT,),
-        images=options.fault_images,
+        images=len(split),
         engine="reload",  # a mask of the whole file leaves nothing to replay
         deployment=Deployment(arithmetic=options.arithmetic),
     )
@@ -280,7 +293,9 @@ def _right_by_chip(file: bytes, dataset: Dataset, options: GateOptions) -> tuple
         model = DeployedModel.load(path)
     patcher = model.patcher()
     plan = make_plan(model.surfaces, campaign)
-    golden = golden_run(patcher.golden, campaign.deployment, dataset, campaign.images)
+    chips = range(_FIRST_CHIP, _FIRST_CHIP + options.chips)
+    plan = dataclasses.replace(plan, masks=tuple((options.ber, chip) for chip in chips))
+    golden = golden_on(patcher.golden, campaign.deployment, dataset, split)
     surfaces = {surface.tensor: surface for surface in model.surfaces}
     testbed = Testbed(Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=campaign))
     with Threads(testbed, campaign.worker_count) as executor:
@@ -290,14 +305,25 @@ def _right_by_chip(file: bytes, dataset: Dataset, options: GateOptions) -> tuple
     return np.array([round(record.accuracy * images) for record in records]), images
 
 
-def _attackable(dataset: Dataset, images: int) -> Split:
-    """Return the images that are attacked."""
-    test = dataset.evaluation(images)
+def _images(dataset: Dataset, images: int) -> tuple[Split, Gate]:
+    """Return the images of a gate, and what the sidecar says of them: those of validation if there are so many."""
     try:
-        check_pixels(test.images)
+        validation = dataset.validation
+    except DataError:  # there are no training images at all
+        return dataset.evaluation(images), _TEST
+    if len(validation) < images:
+        return dataset.evaluation(images), _TEST
+    return validation.head(images), _VALIDATION
+
+
+def _attackable(dataset: Dataset, images: int) -> tuple[Split, Gate]:
+    """Return the images that are attacked, and what the sidecar says of them."""
+    split, origin = _images(dataset, images)
+    try:
+        check_pixels(split.images)
     except DataError as unfit:
         raise _NotRunError(str(unfit)) from unfit
-    return test
+    return split, origin
 
 
 def _every_core(options: GateOptions) -> Deployment:
@@ -334,7 +360,7 @@ def _mean(differences: NDArray[np.float64]) -> Estimate:
 
 _MEASURES: dict[str, Callable[[Candidate, Dataset, GateOptions], tuple[float, Gate]]] = {
     "clean": _clean,
+    "faults": _faults,
     "transfer-pgd": _transfer_pgd,
     "square": _square,
-    "faults": _faults,
 }

@@ -23,9 +23,9 @@ CORNERS = tuple(variant for variant in VARIANTS if variant != "resq")
 CAMPAIGNS = ("faultcamp", "attackcamp")
 RESERVED: Mapping[str, frozenset[str]] = {
     "train": frozenset({"network", "dataset", "data-dir", "out", "stages", "init", "seed", "resume"}),
-    "export-int8": frozenset({"out", "dataset", "data-dir", "seed"}),
+    "export-int8": frozenset({"network", "out", "dataset", "data-dir", "seed"}),
     "faultcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "dry-run", "fail-above"}),
-    "attackcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "surrogate"}),
+    "attackcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "surrogate", "network"}),
 }
 """Options that the study gives itself."""
 

@@ -81,7 +81,7 @@ def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:
             name=file,
             command="export-int8",
             dataset=cell.dataset,
-            arguments=(*_data(cell), *arguments(options["export-int8"])),
+            arguments=(*_data(cell), *_own_network(cell), *arguments(options["export-int8"])),
             reads=(("", checkpoint),),
             writes=(file, f"{folder}/net.int8.json"),
             out=file,
@@ -96,7 +96,7 @@ def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:
                     name=f"{folder}/{command}-{name}",
                     command=command,
                     dataset=cell.dataset,
-                    arguments=(*_data(cell), *arguments(given)),
+                    arguments=(*_data(cell), *(_own_network(cell) if surrogate else ()), *arguments(given)),
                     reads=(("", file), *surrogate),
                     writes=(f"{folder}/{command}-{name}/summary.json",),
                     out=f"{folder}/{command}-{name}",
@@ -143,6 +143,11 @@ def _of_stage(options: Tree, stage: str) -> Tree:
 
 def _data(cell: Cell) -> tuple[str, ...]:
     return ("--dataset", cell.dataset, "--seed", str(cell.seed))
+
+
+def _own_network(cell: Cell) -> tuple[str, ...]:
+    """Return what allows the checkpoint of a network of the user's own to be built: the recipe names its code."""
+    return ("--network", cell.network) if ":" in cell.network else ()
 
 
 def _chain_folder(cell: Cell) -> str:

@@ -20,8 +20,8 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
 from resq_deploy.deployed import votes
+from resq_deploy.deployed.folding import computation
 from resq_deploy.deployed.graph import graphs, stored_tensors
-from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
 from resq_deploy.deployed.session import Deployment, create, first_line
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.deployed.tensors import settle, stored_bytes
@@ -218,13 +218,13 @@ def _check_folded(model: onnx.ModelProto, chosen: list[str]) -> None:
     Raises:
         ModelError: naming the first tensor whose guard makes a difference.
     """
-    golden = _computation(_with_idle_node(model))
-    if _computation(_rewritten(model, chosen)) == golden:
+    golden = computation(_with_idle_node(model), Deployment())
+    if computation(_rewritten(model, chosen), Deployment()) == golden:
         return
     same, different = 0, len(chosen)  # so many guards, from the first on, make no difference, or do
     while different - same > 1:
         middle = (same + different) // 2
-        if _computation(_rewritten(model, chosen[:middle])) == golden:
+        if computation(_rewritten(model, chosen[:middle]), Deployment()) == golden:
             same = middle
         else:
             different = middle
@@ -248,43 +248,3 @@ def _with_idle_node(model: onnx.ModelProto) -> bytes:
     )
     serialised: bytes = changed.SerializeToString()
     return serialised
-
-
-def _computation(model: bytes) -> list[object]:
-    """Return what onnxruntime runs for each output of a model, whatever it calls the values in between."""
-    optimised = optimise(model, Deployment())
-    stored = {tensor.name: tensor for tensor in optimised.graph.initializer}
-    return [
-        _digest([stored[value.name].raw_data])
-        if value.name in stored
-        else _nodes_of(RuntimeGraph(optimised, value.name))
-        for value in optimised.graph.output
-    ]
-
-
-def _nodes_of(graph: RuntimeGraph) -> tuple[str, list[bytes]]:
-    """Return a graph's output name and the digests of its nodes, sorted.
-
-    A node's digest is over operator, attributes and the digests of all it reads: parameters by type, shape and bytes,
-    made values by the node that makes them.
-    """
-    known = {
-        name: _digest([tensor.data_type, *tensor.dims, tensor.raw_data]) for name, tensor in graph.parameters.items()
-    }
-    made = []
-    for place, node in enumerate(graph.nodes):
-        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
-        reads = [known.get(name, name.encode()) for name in (*node.input, *graph.reads(place))]
-        digest = _digest([node.domain, node.op_type, *attributes, *reads])
-        known.update((name, _digest([digest, slot])) for slot, name in enumerate(node.output) if name)
-        made.append(digest)
-    return graph.output, sorted([*made, known[graph.output]])
-
-
-def _digest(parts: list[object]) -> bytes:
-    total = hashlib.sha256()
-    for part in parts:
-        data = part if isinstance(part, bytes) else repr(part).encode()
-        total.update(len(data).to_bytes(8, "little"))
-        total.update(data)
-    return total.digest()

@@ -131,6 +131,9 @@ def _robust(run: Run) -> Section:
     knowledge = summary.get("threat", {}).get("attacks", {})
     if summary.get("upper_bound") and not reason:
         blocks.append("No attack had the gradients of the file itself: robust accuracy is no more than an upper bound.")
+    if summary["trustworthy"] is None and summary.get("trustworthy_missing"):
+        missing = listed(summary["trustworthy_missing"])
+        blocks.append(f"Not shown to be trustworthy: of the checks for masked gradients, {missing} did not run.")
     blocks.append(f"Threat model: {_threat(run, knowledge)}.")
     blocks.append(Caption(text=f"Epsilon 0 is the clean accuracy. {_bands([run])}"))
     blocks += [_lines(lines[start : start + _MOST_SERIES], norm, title) for start in range(0, len(lines), _MOST_SERIES)]

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from resq_deploy.errors import RunFolderError
 from resq_deploy.report.runs import Run
+from resq_deploy.report.text import listed
 
-STORE_SCHEMAS = (1, 2)
+STORE_SCHEMAS = (1, 2, 3)
 """Schema versions of the store that can be read: answers are kept alike in both."""
 
 GROUPS = ("role", "layer", "bit")
@@ -256,7 +257,7 @@ def _bitmaps(run: Run, query: str) -> Iterator[tuple[list[int], list[bytes]]]:
         try:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in STORE_SCHEMAS:
-                known = " and ".join(map(str, STORE_SCHEMAS))
+                known = listed(STORE_SCHEMAS)
                 raise RunFolderError(f"{path} has schema version {version}, this resq-deploy reads {known}: run again")
             cursor = database.execute(query)
             while rows := cursor.fetchmany(_CHUNK):

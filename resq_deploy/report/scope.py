@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from resq_deploy.report.runs import Run, of_command
-from resq_deploy.report.text import count, listed, short
+from resq_deploy.report.text import count, listed, share, short
 
 OUT_OF_SCOPE = "Transient faults in activations, in the arithmetic, and in memory after the file was loaded."
 FAULT_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
@@ -40,8 +40,7 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
             yield f"in {run.label}, no faults in layers that do not match {options['layers']!r}"
         if options.get("bits"):
             yield f"in {run.label}, no faults at bits other than {listed(options['bits'])}"
-        if not run.summary["audit"]["checked"] and run.summary.get("engine", {}).get("name") == "replay":
-            yield f"in {run.label}, no fault was audited by reload-and-run"
+        yield from _unaudited(run)
         unseen = [
             role for role, found in (run.summary.get("exposure") or {"roles": {}})["roles"].items() if not found["sdc1"]
         ]
@@ -49,6 +48,16 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
             yield f"in {run.label}, no fault fell on {listed(unseen)}"
     most = max(run.summary["golden"]["images"] for run in runs)
     yield f"no more than {count(most, 'images')} under faults"
+
+
+def _unaudited(run: Run) -> Iterator[str]:
+    """Say what no audit ruled out of the records that rest on more than reload-and-run."""
+    audit = run.summary["audit"]
+    if not audit["checked"] and run.summary.get("engine", {}).get("name") == "replay":
+        yield f"in {run.label}, no fault was audited by reload-and-run"
+    elif audit.get("rules_out"):
+        wrong = share(audit["rules_out"])
+        yield f"in {run.label}, the audit does not rule out that up to {wrong} of the faults have a wrong record"
 
 
 def _unseen_layers(run: Run, on_file: Sequence[Run]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def test_an_architecture_goes_all_the_way(network, tree, tmp_path):
     resq("faultcamp", file, "--dataset", tree, "--samples", 6, "--audit", 0.5, "--out", tmp_path / "camp")
     summary = json.loads((tmp_path / "camp" / "summary.json").read_text())
     assert summary["golden"]["images"] == 18
-    assert summary["audit"] == {"checked": 3, "mismatches": 0, "first": None}
+    assert (summary["audit"]["mismatches"], summary["audit"]["rules_out"]) == (0, 0.0)  # of so few all are audited
 
 
 def test_a_training_killed_for_real_resumes_to_the_same_weights(halted, tree, tmp_path):

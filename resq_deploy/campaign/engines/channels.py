@@ -160,6 +160,12 @@ class ChannelLayer:
                 found |= differs.any(axis=tuple(other for other in range(stored.ndim) if other != axis))
         return np.flatnonzero(found)
 
+    def elements(self, tensor: str, channels: int) -> NDArray[np.int64]:
+        """Return the elements, flat and row-major, that one of its tensors stores for the first so many channels."""
+        _, stored, axis = next(entry for entry in self._stacked.values() if entry[0] == tensor)
+        places = np.arange(stored.size).reshape(stored.shape)
+        return places.take(np.arange(channels), axis=axis).reshape(-1)
+
     def faulty(self, values: Mapping[str, bytes], channels: Channels) -> list[NDArray[Any]]:
         """Return what the layer stores for some channels, faults included, in the order of its inputs."""
         taken = []

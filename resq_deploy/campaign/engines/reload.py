@@ -1,14 +1,26 @@
 """The truth engine: flip the file's bits, create a new session, run all images."""
 
+import os
+import re
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.record import Record
-from resq_deploy.deployed.session import Session, Watchdog, first_line
-from resq_deploy.errors import ModelError
+from resq_deploy.campaign.record import Record, Way
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, Watchdog, first_line
+from resq_deploy.errors import FailedError, ModelError, OutOfMemoryError
 from resq_deploy.faults.fault import Fault
+from resq_deploy.faults.outcomes import Logits
+
+_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, MemoryError, ValueError)
+"""What a faulty file, or a lack of memory, leads to; a ValueError where outputs are not as many as images."""
+
+_REQUEST = re.compile(r"allocate memory for requested buffer of size (\d+)")  # onnxruntime's arena
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "cannot allocate memory", "out of memory")
 
 
 class ReloadEngine:
@@ -30,11 +42,21 @@ class ReloadEngine:
     def group(self, tensors: Sequence[str]) -> None:
         """Return None: no two faults have anything in common."""
 
+    def way(self, fault: Fault) -> Way:
+        """Return how a fault is evaluated."""
+        return Way.UNCHANGED if without_run(self._injector.inject(fault), self._golden) else Way.RELOAD
+
+    def widest(self, _: Sequence[str], elements: int) -> NDArray[np.int64]:
+        """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
+        return np.arange(elements)
+
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return what each fault does; thread-safe.
 
         Raises:
             InjectionError: if a faulty file is not exactly what its fault asks for.
+            OutOfMemoryError: if the machine lacks the memory to tell.
+            FailedError: if the golden file fails beside a fault that seems to be `due`.
         """
         return [self.run(self._injector.inject(fault)) for fault in faults]
 
@@ -42,39 +64,94 @@ class ReloadEngine:
         """Return what an injection does.
 
         One that changes no stored bit (a stuck-at on a bit that already has that value, or a flip that the memory
-        corrects) leaves the golden file and is masked without a run.
+        corrects) leaves the golden file and is masked without a run. One that seems to be `due` is run a second time,
+        after the golden file: what is wrong with the machine must not be put down to the fault.
+
+        Raises:
+            OutOfMemoryError: if the machine lacks the memory to tell.
+            FailedError: if the golden file fails in between.
         """
-        number, limit = injection.fault.number, self._options.time_limit
         settled = without_run(injection, self._golden)
         if settled:
             return settled
         faulty = self._injector.patcher.apply(injection.masks)
         changed = self._injector.patcher.prove(injection.fault, faulty)
+        number, found = injection.fault.number, self._attempt(faulty)
+        if isinstance(found, str):
+            self._check_golden(found)
+            found = self._attempt(faulty)
+        if isinstance(found, str):
+            return Record.due(number, changed, found)
+        return Record.of(number, self._golden.judge(found), changed, found)
+
+    def _attempt(self, model: bytes) -> Logits | str:
+        """Return the outputs of a file for all images, or why there are none.
+
+        Raises:
+            OutOfMemoryError: if memory ran out, which says nothing about the file.
+        """
+        watchdog = Watchdog(self._options.time_limit)
         try:
-            session = Session(faulty, self._options.deployment)
-        except ModelError as error:
-            return Record.due(number, changed, f"load error: {first_line(error)}")
-        watchdog = Watchdog(limit)
-        logits, raised = None, ""
-        try:
+            session = Session(model, self._options.deployment)
             with watchdog:
                 logits = session.run(self._golden.inputs, watchdog.options)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raised = first_line(error)
+        except _FAILURES as error:
+            if lacks_memory(error):
+                raise OutOfMemoryError(f"memory ran out while a fault was run ({first_line(error)})") from error
+            if watchdog.expired:
+                return self._late
+            return f"load error: {first_line(error)}" if isinstance(error, ModelError) else first_line(error)
         if watchdog.expired:
-            return Record.due(number, changed, f"no answer in {limit} s")
-        if logits is None:
-            return Record.due(number, changed, raised)
-        if logits.shape != self._golden.logits.shape:
-            return Record.due(number, changed, f"outputs of shape {logits.shape}")
-        return Record.of(number, self._golden.judge(logits), changed, logits)
+            return self._late
+        return logits if logits.shape == self._golden.logits.shape else f"outputs of shape {logits.shape}"
+
+    def _check_golden(self, reason: str) -> None:
+        """Check that the golden file still does what it did, now that a fault seems to have stopped the other.
+
+        Raises:
+            FailedError: if it does not; the campaign cannot go on like that.
+        """
+        found = self._attempt(self._injector.patcher.golden)
+        if isinstance(found, str):
+            raise FailedError(
+                f"a fault was about to be counted as due ({reason}), but the golden file fails, too ({found}): "
+                "see what this machine lacks, time perhaps, then --resume"
+            )
+        if found.tobytes() != self._golden.logits.tobytes():
+            raise FailedError(
+                f"a fault was about to be counted as due ({reason}), but the golden file does not answer as it did: "
+                "this machine cannot be trusted with a campaign"
+            )
+
+    @property
+    def _late(self) -> str:
+        return f"no answer in {self._options.time_limit} s"
 
 
 def without_run(injection: Injection, golden: Golden) -> Record | None:
     """Return the record of an injection that needs no run, as it changes no bit or the memory stops it."""
     number = injection.fault.number
     if injection.detected:
-        return Record.due(number, 0, "memory: ECC detected an error it cannot correct")
+        return Record.due(number, 0, "memory: ECC detected an error it cannot correct", way=Way.UNCHANGED)
     if not injection.masks:
-        return Record.of(number, golden.judge(golden.logits), 0, golden.logits, reloaded=False)
+        return Record.of(number, golden.judge(golden.logits), 0, golden.logits, way=Way.UNCHANGED)
     return None
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, says that the machine ran out of memory.
+
+    A file that asks for more than the whole machine has, as one with a faulty shape may, is wrong whatever the machine.
+    """
+    while error is not None:
+        asked = _REQUEST.search(str(error))
+        if asked:
+            return int(asked[1]) <= _physical_memory()
+        if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -28,7 +28,7 @@ from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
 from resq_deploy.campaign.engines.voting import Values, Voting
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, as_scores, first_line
 from resq_deploy.errors import ModelError
@@ -130,11 +130,33 @@ class ReplayEngine:
         layers = sum(self._graph.nodes[behind].op_type in COSTLY for behind in self._graph.descendants([place]))
         return self._portions.setdefault(place, max(_LEAST, min(MOST, _LAYERS // max(layers, 1))))
 
+    def way(self, fault: Fault) -> Way:
+        """Return how a fault is evaluated, unless that turns out to fail and it is left to reload-and-run."""
+        injection = self._injector.inject(fault)
+        if without_run(injection, self._golden):
+            return Way.UNCHANGED
+        values = self._voting.outcome(injection.values)
+        if not values:
+            return Way.VOTES
+        if self._layer_of(values) is not None:
+            return Way.CHANNELS
+        return Way.REBUILD if self._options.time_limit is None else Way.RELOAD
+
+    def widest(self, tensors: Sequence[str], elements: int) -> NDArray[np.int64]:
+        """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
+        exposed = self._voting.exposed(tensors)
+        places = self._graph.readers(exposed[0]) if len(exposed) == 1 and exposed[0] in self._kept else []
+        layer = self._layer(places[0]) if len(places) == 1 else None
+        if layer is None or exposed[0] not in layer.tensors:
+            return np.arange(elements)
+        return layer.elements(exposed[0], _most_touched(layer))
+
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return what each fault does; thread-safe.
 
         Raises:
             InjectionError: if stored bytes are not exactly what a fault asks for.
+            FailedError: what reload-and-run raises of the faults that are left to it.
         """
         records = []
         by_layer: dict[int, list[tuple[Injection, Values]]] = {}
@@ -146,7 +168,7 @@ class ReplayEngine:
             if settled:
                 records.append(settled)
             elif not values:  # every change was outvoted
-                records.append(self._record(injection, self._golden.logits))
+                records.append(self._record(injection, self._golden.logits, Way.VOTES))
             elif place is not None:
                 by_layer.setdefault(place, []).append((injection, values))
             else:
@@ -173,7 +195,7 @@ class ReplayEngine:
         layer = self._layer(place)
         if layer is None or not set(values) <= set(layer.tensors):
             return None
-        return place if len(layer.touched(values)) <= max(1, layer.channels // 2) else None
+        return place if len(layer.touched(values)) <= _most_touched(layer) else None
 
     def _layer(self, place: int) -> ChannelLayer | None:
         """Return a layer that can be computed by channels, tried out; None if it cannot."""
@@ -245,7 +267,7 @@ class ReplayEngine:
                 elif len(changed):
                     outputs.add_rows(owner, batch, golden, changed, overlay)
         done = zip(injections, outputs.done(), strict=True)
-        return [self._record(injection, logits) for (injection, _), logits in done]
+        return [self._record(injection, logits, Way.CHANNELS) for (injection, _), logits in done]
 
     def _behind_layer(self, place: int) -> tuple[Cut, Part | None]:
         """Return where to cut behind a layer, and the cheap nodes between the layer and that cut, ready to run."""
@@ -272,7 +294,7 @@ class ReplayEngine:
             logits = self._behind(faulty, changed) if changed else self._golden.logits
         except NotReplayableError:
             return self._truth.run(injection)
-        return self._record(injection, logits)
+        return self._record(injection, logits, Way.REBUILD)
 
     def _optimised_or_none(self, model: bytes) -> RuntimeGraph | None:
         try:
@@ -312,9 +334,14 @@ class ReplayEngine:
             lambda: Rest(self._graph, where, self._activations, self._golden.logits, self._deployment),
         )
 
-    def _record(self, injection: Injection, logits: Logits) -> Record:
+    def _record(self, injection: Injection, logits: Logits, way: Way) -> Record:
         number, judgement = injection.fault.number, self._golden.judge(logits)
-        return Record.of(number, judgement, injection.changed, logits, reloaded=False)
+        return Record.of(number, judgement, injection.changed, logits, way=way)
+
+
+def _most_touched(layer: ChannelLayer) -> int:
+    """Return how many channels a fault may touch for them to be computed by themselves; beyond, the layer is run."""
+    return max(1, int(layer.channels) // 2)
 
 
 def _room(memory: int) -> int:

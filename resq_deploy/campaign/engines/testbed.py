@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resq_deploy.campaign.engines.group import Group
 from resq_deploy.campaign.engines.injection import Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine
@@ -11,7 +14,7 @@ from resq_deploy.campaign.engines.replay import NotReplayableError, ReplayEngine
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan
-from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.faults.fault import Fault
@@ -26,6 +29,12 @@ class Engine(Protocol):
 
     def group(self, tensors: Sequence[str]) -> Group | None:
         """Return which faults those in these tensors are best evaluated with; None if with no others."""
+
+    def way(self, fault: Fault) -> Way:
+        """Return how a fault is evaluated, unless that turns out to fail and it is left to reload-and-run."""
+
+    def widest(self, tensors: Sequence[str], elements: int, /) -> NDArray[np.int64]:
+        """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
 
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return the record of each fault."""

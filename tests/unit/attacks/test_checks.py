@@ -110,19 +110,41 @@ def test_a_large_radius_leaves_chance(right, passed):
     assert check.figures["chance"] == 0.1
 
 
+LOOKED_FOR = {"chance": True, "falls_with_epsilon": True, "black_box": True}
+
+
 @pytest.mark.parametrize(
-    ("passed", "white_box", "trustworthy", "upper_bound"),
+    ("passed", "white_box", "trustworthy", "upper_bound", "missing"),
     [
-        ([True, None], True, True, False),
-        ([True, False], True, False, True),
-        ([True, None], False, None, True),
-        ([False], False, False, True),
+        pytest.param(LOOKED_FOR | {"transfer": None}, True, True, False, [], id="black-box"),
+        pytest.param(LOOKED_FOR | {"black_box": None, "transfer": True}, True, True, False, [], id="transfer"),
+        pytest.param(LOOKED_FOR | {"more_steps": False}, True, False, True, [], id="another-failed"),
+        pytest.param(LOOKED_FOR | {"black_box": None}, True, None, False, ["black_box or transfer"], id="neither"),
+        pytest.param(
+            LOOKED_FOR | {"falls_with_epsilon": None}, True, None, False, ["falls_with_epsilon"], id="one-radius"
+        ),
+        pytest.param(
+            {"falls_with_epsilon": True, "chance": None, "black_box": None},
+            False, None, True, ["chance", "black_box or transfer"], id="no-gradients",
+        ),
+        pytest.param({}, False, None, True, ["chance", "falls_with_epsilon", "black_box or transfer"], id="no-checks"),
+        pytest.param(
+            LOOKED_FOR | {"black_box": False}, True, False, True, ["black_box or transfer"], id="black-box-failed"
+        ),
     ],
-)
-def test_the_verdict(passed, white_box, trustworthy, upper_bound):
-    named = {str(place): Check(passed=found) for place, found in enumerate(passed)}
-    found = verdict(named, white_box)
+)  # fmt: skip
+def test_the_verdict(passed, white_box, trustworthy, upper_bound, missing):
+    found = verdict({name: Check(passed=how) for name, how in passed.items()}, white_box)
     assert found["trustworthy"] is trustworthy
+    assert found["trustworthy_missing"] == missing
     assert found["upper_bound"] is upper_bound
-    assert [check["passed"] for check in found["checks"].values()] == passed
+    assert {name: check["passed"] for name, check in found["checks"].items()} == passed
     assert all(check.keys() >= {"passed", "figures"} for check in found["checks"].values())
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, False), (1, False), (12, True)])
+def test_gradients_past_saturation_that_fool_more_are_told_of(more, told):
+    check = checks.unmasked({"4": survivors(100)}, {"4": survivors(100 - more)})
+    assert check.passed is True
+    assert ("points at 4" in check.reason) is told
+    assert check.figures["4"]["only_this"] == more

@@ -16,12 +16,12 @@ def record(number):
 
 
 def interrupted_after(statement):
-    """Let Ctrl-C come as the n-th statement of `Store.add` has just ended."""
+    """Let Ctrl-C come as the n-th statement of `Store._write` has just ended."""
     ended = 0
 
     def hook(frame, event, function):
         nonlocal ended
-        mine = event == "c_return" and frame.f_code is Store.add.__code__
+        mine = event == "c_return" and frame.f_code is Store._write.__code__
         if mine and isinstance(function.__self__, sqlite3.Connection):
             ended += 1
             if ended == statement:

@@ -53,7 +53,7 @@ def test_a_failed_check_is_said_aloud(resq, digits_int8, tmp_path):
         helper.make_node("Mul", ["level", "factor"], ["hidden"]),
     ]
     model.graph.node.extend(add)
-    numbers = {"narrow": np.float32(2 / 127), "middle": np.int8(0), "factor": np.float32(200)}
+    numbers = {"narrow": np.float32(0.5 / 127), "middle": np.int8(0), "factor": np.float32(200)}
     model.graph.initializer.extend(numpy_helper.from_array(np.array(value), key) for key, value in numbers.items())
     model.graph.output[0].name = "hidden"
     onnx.save(model, tmp_path / "masked.onnx")

@@ -46,6 +46,10 @@ def test_guards_as_json(inspect, guarded, digits_int8):
         for found in (report, before)
     )
     assert bits == {"bias": 3 * plain["bias"], "weight": plain["weight"]}
+    assert before["folding"] == []
+    assert {found["optimization"]: found["folded"] for found in report["folding"]} == {
+        "all": True, "extended": True, "basic": True, "none": False,
+    }  # fmt: skip
     stored = {surface["tensor"] for surface in report["surfaces"]}
     assert all(set(entry["copies"]) <= stored for entry in report["guards"])
 
@@ -56,3 +60,9 @@ def test_guards_as_a_table(inspect, guarded, digits_int8):
     assert "Guarded: stored three times and voted" in printed
     assert f"{len(names)} guarded tensors: faults in storage, before the file is loaded, are voted out" in printed
     assert "uarded" not in inspect(digits_int8)
+    assert "votes at optimisation all, extended, basic (CPUExecutionProvider of this machine): taken when" in printed
+    assert (
+        f"votes at optimisation none (CPUExecutionProvider of this machine): {len(names)} of {len(names)} run"
+        in printed
+    )
+    assert "every run is slower; answers are the same" in printed

@@ -66,7 +66,9 @@ def test_reference_files_fall_to_chance_at_a_large_radius(path, dataset, tmp_pat
     summary = AttackCampaign(DeployedModel.load(path), dataset, options).run(tmp_path / "run")
     assert summary["robust"]["twin-pgd"]["64"]["value"] <= 0.1
     assert summary["robust"]["twin-pgd"]["8"]["value"] < summary["clean"]["value"]
-    assert summary["trustworthy"] is True, summary["checks"]
+    assert summary["trustworthy"] is None, summary["checks"]
+    assert summary["trustworthy_missing"] == ["black_box or transfer"]
+    assert False not in verdicts(summary).values()
 
 
 def with_output(path, nodes, parameters):
@@ -102,10 +104,14 @@ def test_masked_gradients_are_found(digits_int8, dataset, tmp_path):
     assert summary["clean"]["value"] > 0.8
     found = verdicts(summary)
     assert found["gradients_present"] is False
-    assert found["black_box"] is False
     assert found["twin_agrees"] is True
     assert summary["trustworthy"] is False
-    assert "square at 12" in summary["checks"]["black_box"]["reason"]
+    # Gradients that pass through the last quantizer find what the others miss, and take their place.
+    assert "12" in summary["checks"]["straight_through"]["reason"]
+    masked, straight = (summary["robust"][name]["12"]["value"] for name in ("twin-pgd", "twin-pgd-unmasked"))
+    assert summary["worst_case"]["12"]["value"] <= straight < masked - 0.1
+    assert "passed through what saturates" in summary["threat"]["attacks"]["twin-pgd-unmasked"]
+    assert summary["robust"]["square"]["12"]["value"] < masked
 
 
 def test_scores_so_large_that_softmax_saturates_hide_nothing(campaign, digits_int8, dataset, tmp_path):

@@ -8,10 +8,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from resq_deploy.campaign.executors import Threads
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.errors import GateError, OptionError
+from resq_deploy.errors import DataError, GateError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.pipeline.gates import Candidate, GateOptions, enforce, run_gates
 from resq_deploy.pipeline.transfer import transfer_pgd
@@ -27,7 +28,7 @@ OPTIONS = GateOptions(
     square_epsilons=RADII,
     queries=10,
     ber=0.02,
-    chips=4,
+    chips=50,
     fault_images=150,
 )
 
@@ -137,9 +138,9 @@ def test_the_error_names_gate_figure_bound_and_what_to_do(failed, name, under):
 def test_enforced_gates_stop_at_the_first_that_fails(candidate, broken, dataset):
     steps = []
     options = dataclasses.replace(OPTIONS, enforce=True, bounds={"clean": 100.0})
-    with pytest.raises(GateError, match="transfer-pgd"):
+    with pytest.raises(GateError, match="faults"):
         run_gates(candidate(broken), dataset, options, report=steps.append)
-    assert steps == ["gate clean", "gate transfer-pgd"]
+    assert steps == ["gate clean", "gate faults"]  # before those that take their time
 
 
 @pytest.mark.parametrize("bound", [3.0, 3.5])
@@ -181,7 +182,7 @@ def test_transfer_pgd_judges_the_images_of_transfer_pgd(passed, candidate, netwo
     gate = by_name(passed)["transfer-pgd"]
     for radius in gate["radii"]:
         expected = transfer_pgd(
-            network, session, dataset.evaluation(100), epsilon=radius["epsilon"], steps=3, seed=OPTIONS.seed
+            network, session, dataset.validation.head(100), epsilon=radius["epsilon"], steps=3, seed=OPTIONS.seed
         )
         assert radius["float"] == expected.float_accuracy.as_dict()
         assert radius["int8"] == expected.int8_accuracy.as_dict()
@@ -207,7 +208,7 @@ def test_faults_against_itself_is_no_drop_at_all(passed):
     assert gate["figure"] == 0.0
     assert gate["drop"]["low"] == gate["drop"]["high"] == 0.0
     assert gate["int8"] == gate["minmax"]
-    assert (gate["chips"], gate["images"], gate["roles"]) == (4, 150, ["weight"])
+    assert (gate["chips"], gate["images"], gate["roles"]) == (50, 150, ["weight"])
     assert gate["int8"]["value"] < by_name(passed)["clean"]["int8"]["value"] - 0.02  # faults did arrive
 
 
@@ -248,18 +249,60 @@ def test_a_gate_not_asked_for_is_recorded_as_such(candidate, dataset):
 
 
 def test_pixels_out_of_range_leave_the_attacks_out(candidate, dataset):
-    test = dataset.evaluation(100)
-    images = test.images.transpose(0, 3, 1, 2).astype(np.float32)  # 0 ... 255
+
+    def unscaled(split):
+        return Split(images=split.images.transpose(0, 3, 1, 2).astype(np.float32), labels=split.labels)  # 0 ... 255
+
     scaled = Dataset(
         name="scaled",
         classes=dataset.classes,
         augmentation="none",
-        load_training=lambda: dataset.train,
-        load_test=lambda: Split(images=images, labels=test.labels),
+        load_training=lambda: unscaled(dataset.train),
+        load_test=lambda: unscaled(dataset.test),
     )
     gates = by_name(run_gates(candidate(minmax_file=None), scaled, OPTIONS))
     assert "[0, 1]" in gates["transfer-pgd"]["not_run"]
     assert gates["square"]["not_run"] == gates["transfer-pgd"]["not_run"]
+
+
+def test_gates_take_images_and_chips_that_no_reported_figure_uses(passed, dataset, candidate, monkeypatch):
+    gates = by_name(passed)
+    origin = {name: (gate["images_from"], gate["apart"]) for name, gate in gates.items()}
+    assert len(dataset.validation) == 120
+    assert origin == {
+        "clean": ("test", False),  # the very images of the accuracies that are reported
+        "faults": ("test", False),  # 150 are more than there are to validate on
+        "transfer-pgd": ("validation", True),
+        "square": ("validation", True),
+    }
+    few = dataclasses.replace(OPTIONS, gates=("faults",), fault_images=100)
+    drawn = []
+    run = Threads.run
+
+    def recording(threads, plan, portions):
+        drawn.append(plan.masks)
+        return run(threads, plan, portions)
+
+    monkeypatch.setattr(Threads, "run", recording)
+    gate = by_name(run_gates(candidate(), dataset, few))["faults"]
+    assert (gate["images_from"], gate["apart"], gate["images"]) == ("validation", True, 100)
+    assert drawn[0] == drawn[1]  # paired
+    assert len({chip for _, chip in drawn[0]} - set(range(10_000))) == 50
+
+
+def test_without_training_images_gates_say_that_they_share_those_of_the_figures(candidate, dataset):
+    def none():
+        raise DataError("no training images")
+
+    tested = Dataset(
+        name="tested",
+        classes=dataset.classes,
+        augmentation="none",
+        load_training=none,
+        load_test=lambda: dataset.test,
+    )
+    gate = by_name(run_gates(candidate(), tested, dataclasses.replace(OPTIONS, gates=("square",))))["square"]
+    assert (gate["images_from"], gate["apart"]) == ("test", False)
 
 
 def test_same_seed_same_gates(candidate, broken, failed, dataset):
@@ -298,20 +341,21 @@ def test_a_core_install_runs_what_it_can(digits_float, digits_int8):
     names, reasons = zip(*(line.split(" ", 1) for line in done.stdout.splitlines()), strict=True)
     assert names == tuple(GateOptions.DEFAULTS)
     assert reasons[0] == "True"
-    assert "torch checkpoint" in reasons[1]
-    assert reasons[2] == "True"
+    assert "MinMax" in reasons[1]
+    assert "torch checkpoint" in reasons[2]
+    assert reasons[3] == "True"
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"bounds": {"sqaure": 1.0}}, "unknown gate 'sqaure'; gates are clean, transfer-pgd, square, faults"),
+        ({"bounds": {"sqaure": 1.0}}, "unknown gate 'sqaure'; gates are clean, faults, transfer-pgd, square"),
         ({"bounds": {"clean": float("nan")}}, "--gate clean=nan"),
         ({"gates": ("clean", "cleaner")}, "unknown gate 'cleaner'"),
         ({"pgd_images": 0}, "pgd_images 0"),
         ({"fault_images": 0}, "fault_images 0"),
         ({"queries": 2}, "queries 2"),
-        ({"chips": 1}, "chips 1"),
+        ({"chips": 49}, "chips 49: give a whole number from 50 up"),
         ({"pgd_epsilons": ()}, "radius"),
         ({"square_epsilons": (4.0,)}, "radii"),
     ],

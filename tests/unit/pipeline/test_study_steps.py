@@ -136,3 +136,17 @@ def test_a_recipe_that_names_its_arithmetic_is_left_alone(tmp_path):
     campaigns = [step for step in steps_of(recipe, recipe.cells(), "native") if step.command == "faultcamp"]
     assert all(step.arguments.count("--arithmetic") == 1 for step in campaigns)
     assert all("native" not in step.arguments for step in campaigns)
+
+
+def test_whatever_builds_a_network_of_ones_own_is_told_its_name(tmp_path):
+    """A checkpoint alone must not choose what code is run."""
+    path = tmp_path / "recipe.toml"
+    text = RECIPE.replace('"resnet8"', '"mine:network", "resnet8"').replace('"twin-pgd"', '"transfer-pgd"')
+    path.write_text(text, encoding="utf-8")
+    recipe = read_recipe(str(path), None, _anything)
+    for step in steps_of(recipe, recipe.cells()):
+        own = step.name.startswith("mine")
+        named = step.command in (("train", "export-int8", "attackcamp") if own else ("train",))
+        line = step.command_line(tmp_path, None)
+        assert line.count("--network") == named
+        assert not named or line[line.index("--network") + 1] == ("mine:network" if own else "resnet8")

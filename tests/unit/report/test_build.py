@@ -8,6 +8,7 @@ from resq_deploy.report.build import document, gather
 from resq_deploy.report.document import Dots, HeatMap, Lines, Notice, Table
 from resq_deploy.report.markdown import as_markdown
 from resq_deploy.report.page import render
+from resq_deploy.report.scope import not_tested
 from resq_deploy.report.text import percent
 
 
@@ -93,7 +94,7 @@ MODELS = {
     "burst": {"faults": FaultModel.BURST, "samples": 20},
     "word": {"faults": FaultModel.WORD, "samples": 20},
     "stuck": {"faults": FaultModel.STUCK_AT_1, "samples": 20},
-    "due": {"samples": 5, "time_limit": 1e-9},
+    "due": {"samples": 5, "faults": FaultModel.BURST, "ecc": "secded"},
 }
 
 
@@ -121,6 +122,27 @@ def test_a_failed_check_cannot_be_overlooked(attack_folder, tmp_path):
     assert all("not trustworthy" in text and "falls (it rises <b>)" in text for text in notices)
     checks = tables(section(report, "Attacks"))[1]
     assert [row[1] for row in checks.rows] == ["FAILED", "not run"]
+
+
+def test_robust_accuracy_that_nobody_looked_behind_is_called_so(attack_folder, tmp_path):
+    folder = attack_folder(tmp_path / "plain", "0" * 64)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"trustworthy": None, "trustworthy_missing": ["chance", "black_box or transfer"]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    texts = [block for found in document(gather([folder])).sections for block in found.blocks if isinstance(block, str)]
+    told = (
+        "Not shown to be trustworthy: of the checks for masked gradients, chance and black_box or transfer did not run."
+    )
+    assert told in texts
+
+
+def test_what_an_audit_does_not_rule_out_is_told(single, copied):
+    folder = copied(single)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["audit"] = {**summary["audit"], "checked": 20, "mismatches": 0, "rules_out": 0.1391}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    said = " ".join(not_tested(gather([folder]).runs))
+    assert "the audit does not rule out that up to 13.9 % of the faults have a wrong record" in said
 
 
 def test_an_audit_with_differences_cannot_be_overlooked(single, copied):

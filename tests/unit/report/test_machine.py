@@ -34,7 +34,7 @@ CAMPAIGNS = {
     "burst": {"faults": FaultModel.BURST, "samples": 20},
     "word": {"faults": FaultModel.WORD, "samples": 20},
     "stuck": {"faults": FaultModel.STUCK_AT_1, "samples": 20},
-    "due": {"faults": FaultModel.SINGLE, "samples": 5, "time_limit": 1e-9},
+    "due": {"faults": FaultModel.BURST, "samples": 5, "ecc": "secded"},
 }
 
 
