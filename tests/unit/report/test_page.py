@@ -31,6 +31,7 @@ def summary():
     return {
         "dataset": "digits",
         "network": "resnet8",
+        "arithmetic": {"name": "exact", "cpu_saturates": False},
         "test_images": 100,
         "attack_steps": 10,
         "fault_images": 50,
