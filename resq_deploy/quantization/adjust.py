@@ -33,7 +33,9 @@ def write_adjusted(
 ) -> tuple[bytes, dict[str, Any]]:
     """Quantize a prepared float model with the adjustments of a scheme.
 
-    Each adjustment is judged on calibration images against the float model as it was given, and its record holds the
+    Each adjustment is judged on calibration images against the float model as it was given, and undone where it does
+    harm: where the logits come to lie farther from those of the float model; or, of narrower activation ranges, which
+    are there for what faults do, where answers are lost besides. Its record says whether it was kept, and holds the
     figures before and after. Biases are corrected on other images than they are judged on.
 
     Args:
@@ -116,11 +118,10 @@ class _Workshop:
         return self._written(model, activations.percentile_ranges(found, 100.0), settled, found)
 
     def equalized(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
-        """Share weight ranges out between layers."""
+        """Share weight ranges out between layers, if that brings the outputs nearer to those of the float model."""
         self._report("equalizing the weights of ReLU chains")
         model, record = equalize(draft.model, self._scheme.granularity, self._scheme.code_max)
-        after = self.draft(model) if record["pairs"] else draft
-        return after, record | self._gain(draft, after)
+        return self._better(draft, self.draft(model) if record["pairs"] else draft, record)
 
     def reconstructed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Move the weights inside their ranges, if that brings the outputs nearer to those of the float model."""
@@ -129,7 +130,11 @@ class _Workshop:
         return self._better(draft, self.draft(model, settled=True), record)
 
     def narrowed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
-        """Narrow the activation ranges to a percentile: the one asked for, or the best under bit errors."""
+        """Narrow the activation ranges to a percentile: the one asked for, or the best under bit errors.
+
+        That trades a little of the fault-free logits for less harm by faults, so that answers are what must not be
+        lost.
+        """
         outputs = {value.name for value in draft.model.graph.output}
         drafts = {100.0: draft}
         for percentile in self._scheme.percentiles:
@@ -143,7 +148,7 @@ class _Workshop:
             percentile, choice = activations.choose_percentile(files, judged, self._scheme.percentile_ber, self._report)
         after = drafts[percentile]
         record = {"percentile": percentile, "choice": choice, "tensors": _narrowed(draft, after)}
-        return after, record | self._gain(draft, after)
+        return self._better(draft, after, record, trades=True)
 
     def corrected(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Correct the biases, if that brings the outputs nearer to those of the float model."""
@@ -165,15 +170,16 @@ class _Workshop:
         written = write_with_ranges(model, ranges, self._scheme, settled=settled)
         return _Draft(model=model, activations=ranges, written=written, settled=settled, found=found or {})
 
-    def _better(self, before: _Draft, after: _Draft, record: dict[str, Any]) -> tuple[_Draft, dict[str, Any]]:
-        """Return the draft that is nearer to the float model, and the record with whether that is the new one."""
-        gain = self._gain(before, after)
-        kept = gain["after"]["squared_error"] < gain["before"]["squared_error"]
-        return after if kept else before, {"kept": kept} | record | gain
-
-    def _gain(self, before: _Draft, after: _Draft) -> dict[str, Any]:
-        """Return the figures of two files, held against the float model."""
-        return {name: self._judge(draft).as_dict() for name, draft in (("before", before), ("after", after))}
+    def _better(
+        self, before: _Draft, after: _Draft, record: dict[str, Any], *, trades: bool = False
+    ) -> tuple[_Draft, dict[str, Any]]:
+        """Return the new draft unless it does harm, else the one before; and the record with which it is."""
+        given, found = self._judge(before), self._judge(after)
+        kept = found.is_no_farther(given) or (trades and found.keeps_answers(given))
+        return after if kept else before, {"kept": kept} | record | {
+            "before": given.as_dict(),
+            "after": found.as_dict(),
+        }
 
     def _judge(self, draft: _Draft) -> Fidelity:
         int8 = draft.written.int8
