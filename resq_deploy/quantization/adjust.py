@@ -15,12 +15,28 @@ from resq_deploy.quantization.activations import Distribution
 from resq_deploy.quantization.calibrate import ActivationRanges, activation_ranges
 from resq_deploy.quantization.equalize import equalize
 from resq_deploy.quantization.fidelity import Fidelity, Reference
+from resq_deploy.quantization.names import with_given_names
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.quantization.weight_ranges import Written, with_chosen_ranges, write_clipped, write_with_ranges
 from resq_deploy.quantization.weights import check_channels
 
 JUDGED = 500
 """Most calibration images that an adjustment is judged on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Adjusted:
+    """An int8 file with its adjustments.
+
+    Attributes:
+        int8: the file, serialised.
+        model: the float model with the adjustments that were kept: what the file is the int8 form of.
+        record: the sidecar's `adjustments`.
+    """
+
+    int8: bytes
+    model: onnx.ModelProto
+    record: dict[str, Any]
 
 
 def write_adjusted(
@@ -31,6 +47,19 @@ def write_adjusted(
     *,
     report: Callable[[str], None] = lambda _: None,
 ) -> tuple[bytes, dict[str, Any]]:
+    """Return the int8 file, and the sidecar's `adjustments`, of what `adjust` makes."""
+    made = adjust(model, calibration, spec, scheme, report=report)
+    return made.int8, made.record
+
+
+def adjust(
+    model: onnx.ModelProto,
+    calibration: Split,
+    spec: InputSpec,
+    scheme: Scheme,
+    *,
+    report: Callable[[str], None] = lambda _: None,
+) -> Adjusted:
     """Quantize a prepared float model with the adjustments of a scheme.
 
     Each adjustment is judged on calibration images against the float model as it was given, and undone where it does
@@ -45,9 +74,6 @@ def write_adjusted(
         scheme: what to write.
         report: told each step as it begins.
 
-    Returns:
-        The int8 model, serialised, and the sidecar's `adjustments`.
-
     Raises:
         ModelError: if onnxruntime cannot quantize the model, or writes other weights or biases than were meant.
         DataError: if the images do not fit the model.
@@ -55,15 +81,19 @@ def write_adjusted(
     check_channels(model, scheme)
     shop = _Workshop(model, calibration, spec, scheme, report)
     draft, said = shop.draft(model), {}
-    for name, wanted, adjust in (
+    for name, wanted, change in (
         ("equalization", scheme.equalize, shop.equalized),
         ("reconstruction", scheme.reconstructs, shop.reconstructed),
         ("activations", scheme.percentiles != (100.0,), shop.narrowed),
         ("bias_correction", scheme.bias_correction, shop.corrected),
     ):
         if wanted:
-            draft, said[name] = adjust(draft)
-    return draft.written.int8, {"ranges": draft.written.record, **said}
+            draft, said[name] = change(draft)
+    return Adjusted(
+        int8=with_given_names(draft.written.int8, model),
+        model=draft.model,
+        record={"ranges": draft.written.record, **said},
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -20,11 +20,12 @@ from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
-from resq_deploy.quantization.adjust import write_adjusted
+from resq_deploy.quantization.adjust import adjust, write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.guard_plan import DEFAULT_BUDGET, GuardPlan, GuardRates, check_options, plan_guards
 from resq_deploy.quantization.guards import guard, obstacles
 from resq_deploy.quantization.opset import check_opset
+from resq_deploy.quantization.resemblance import resemblance
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.records import provenance, sha256_file
 
@@ -121,8 +122,10 @@ def export_int8(
     every_core = Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
     session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
-    int8_file, adjustments = write_adjusted(model, calibration, session.input, options, report=report)
-    int8_file, plan = _guarded(int8_file, options, report)
+    made = adjust(model, calibration, session.input, options, report=report)
+    report("comparing the int8 file with the float model, layer by layer")
+    likeness = resemblance(float_file, made.model, made.int8, calibration.images, session.input)
+    int8_file, plan = _guarded(made.int8, options, report)
     test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
     export = Export(
@@ -139,7 +142,8 @@ def export_int8(
             "notes": list(dataset.notes),
             "arithmetic": str(options.arithmetic),
             "quantization": {**_form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
-            "adjustments": adjustments,
+            "adjustments": made.record,
+            "resemblance": likeness.as_dict(),
             "guards": plan.as_dict() if plan else None,
             **_facts(int8_file, test),
             "verification": reference(
