@@ -198,8 +198,18 @@ class Session:
 
 
 def as_scores(output: object, images: int) -> NDArray[np.float32]:
-    """Return what a model gave for a batch as class scores, shape [images, C]."""
-    return np.asarray(output, dtype=np.float32).reshape(images, -1)
+    """Return what a model gave for a batch as class scores, shape [images, C].
+
+    Raises:
+        ModelError: if the first axis is not that of the images; the numbers would fit another shape all the same.
+    """
+    scores = np.asarray(output, dtype=np.float32)
+    if scores.shape[:1] != (images,):
+        raise ModelError(
+            f"the model's scores have shape {list(scores.shape)} for {images} images, which must be the first axis: "
+            "export it with outputs of shape [N, classes]"
+        )
+    return scores.reshape(images, -1)
 
 
 def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from resq_deploy.deployed.graph import in_order, node_label
 from resq_deploy.deployed.session import InputSpec, create
 from resq_deploy.quantization.calibrate import StreamedImages
-from resq_deploy.quantization.fidelity import every_core
+from resq_deploy.quantization.fidelity import every_core, running
 from resq_deploy.quantization.parts import Stretches, Values
 
 IMAGES = 256
@@ -187,7 +187,8 @@ def _float_moments(
     reader, largest = StreamedImages(images, spec, _BATCH), 0
     batches: list[Values] = []
     while (len(batches) + 1) * largest <= _HELD and (feeds := reader.get_next()):
-        values = session.run(outputs, feeds)
+        with running():
+            values = session.run(outputs, feeds)
         for layer, value in zip(layers, values, strict=True):
             totals[layer.output] += layer.moments(value) * len(feeds[spec.name])
         largest = max(value.nbytes for value in values)

@@ -1,6 +1,8 @@
 """How near an int8 file comes to the float model it was made from, on calibration images."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from scipy import stats
 
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Split
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import Estimate, share
 
@@ -91,12 +94,26 @@ def logits(model: bytes, images: NDArray[Any]) -> NDArray[np.float32]:
     """Return a model's class scores on every core, images as the data set holds them: [N, ...] -> [N, C].
 
     Raises:
-        ModelError: if onnxruntime refuses the model.
+        ModelError: if onnxruntime refuses the model, or its scores are not one row an image.
     """
     session = Session(model, every_core())
     portion = max(_PORTION, session.batch)
     parts = (images[start : start + portion] for start in range(0, len(images), portion))
-    return np.concatenate([session.run(session.input.prepare(part)) for part in parts])
+    with running():
+        return np.concatenate([session.run(session.input.prepare(part)) for part in parts])
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Turn an error of onnxruntime into one of ours.
+
+    Raises:
+        ModelError: in its place.
+    """
+    try:
+        yield
+    except RUNTIME_ERRORS as error:
+        raise ModelError(f"onnxruntime cannot run the float model: {first_line(error)}") from error
 
 
 def every_core() -> Deployment:

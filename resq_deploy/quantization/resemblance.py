@@ -19,11 +19,11 @@ from onnx import helper
 from onnxruntime.quantization.quant_utils import DEQUANT_OUTPUT_SUFFIX, TENSOR_NAME_QUANT_SUFFIX
 
 from resq_deploy.deployed.graph import in_order, node_label
-from resq_deploy.deployed.session import RUNTIME_ERRORS, InputSpec, create, first_line
+from resq_deploy.deployed.session import InputSpec, create
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.quantization.calibrate import StreamedImages
-from resq_deploy.quantization.fidelity import every_core, logits
+from resq_deploy.quantization.fidelity import every_core, logits, running
 
 IMAGES = 128
 """Most images that a file is compared on."""
@@ -232,10 +232,8 @@ class _Probe:
         Raises:
             ModelError: if onnxruntime cannot run the model.
         """
-        try:
+        with running():
             made = dict(zip(self._values, self._session.run(self._values, {self._input: images}), strict=True))
-        except RUNTIME_ERRORS as error:
-            raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return [made[name] for name in self._wanted]
 
 
