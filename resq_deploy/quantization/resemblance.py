@@ -29,7 +29,10 @@ IMAGES = 128
 """Most images that a file is compared on."""
 
 LEAST_DB = 0.0
-"""Ratio below which a layer strays: a constant would be nearer."""
+"""Ratio of the outputs below which they stray: a constant would be nearer."""
+
+LEAST_LAYER_DB = 3.0
+"""Ratio below which a layer strays: half of what it says is noise. A scale that is ten times too small leaves 0.9."""
 
 LEAST_KAPPA = 0.4
 """Cohen's kappa of the top-1 below which outputs that stray are those of another network: no more than fair agreement
@@ -79,8 +82,8 @@ class Resemblance:
 
     @property
     def strays(self) -> list[str]:
-        """The layers whose values a constant would be nearer to."""
-        return [name for name, ratio in self.layers.items() if ratio is not None and ratio < LEAST_DB]
+        """The layers more than half of whose values is noise, in the order they run."""
+        return [name for name, ratio in self.layers.items() if ratio is not None and ratio < LEAST_LAYER_DB]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the sidecar says."""
