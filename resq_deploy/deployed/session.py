@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 import tempfile
 import threading
 import time
@@ -28,6 +29,13 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
 )
 """What onnxruntime raises when it creates or runs a session; its exceptions have no base of their own."""
+
+_ORIGIN = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"(?:Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: )?"
+    r"(?:/\S+:\d+ .*?\) )?"
+)
+"""What onnxruntime puts before a message: codes of its own, the node, the place in its sources."""
 
 _MAX_BATCH = 4096  # a fixed batch is filled up with copies of an image, whatever the file says its size is
 
@@ -304,8 +312,9 @@ def _share_memory() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, short enough for one line on a terminal."""
+    """Return the first line of an error, short enough for one line on a terminal; of onnxruntime's, what they say."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = _ORIGIN.sub(lambda found: f"{found[1]} node {found[2]!r}: " if found[1] else "", text)
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -300,7 +300,8 @@ def _shares(pairs: Sequence[Pair], model: onnx.ModelProto, granularity: str, cod
     for pair in pairs:
         made = _means(pair.made(errors)), _means(pair.made(squares))
         read = _means(pair.read(errors), 2), _means(pair.read(squares), 2)
-        shares.append([float(np.mean(lost[kept > 0] / kept[kept > 0])) for lost, kept in (made, read)])
+        found = [lost[kept > 0] / kept[kept > 0] for lost, kept in (made, read)]
+        shares.append([float(share.mean()) if share.size else 0.0 for share in found])  # none where all weights are 0
     return shares
 
 

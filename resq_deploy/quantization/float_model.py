@@ -16,6 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from resq_deploy.deployed.graph import graphs, read_model, stored_tensors
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
+from resq_deploy.quantization.calibrate import quiet
 from resq_deploy.quantization.names import fresh, names_of, step_aside
 from resq_deploy.quantization.opset import convert_opset
 
@@ -59,10 +60,12 @@ def prepare_float_model(path: pathlib.Path, opset: int | None = None) -> onnx.Mo
         try:
             # By path: handed a model in memory, onnxruntime 1.32 moves its weights to external files and fails.
             onnx.save(model, str(original))
-            quant_pre_process(str(original), str(target), skip_symbolic_shape=True)
+            with quiet():
+                quant_pre_process(str(original), str(target), skip_symbolic_shape=True)
             prepared = onnx.load(str(target))
         except Exception as error:  # onnxruntime and onnx raise many types here
             raise ModelError(f"{path} cannot be prepared for quantization: {first_line(error)}") from error
+    _drop_empty_inputs(prepared)
     _settle_biases(prepared)
     _drop_unused_domains(prepared)
     step_aside(prepared)
@@ -91,6 +94,13 @@ def _close_inputs(model: onnx.ModelProto) -> None:
         del model.graph.input[:]
         model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 4)
+
+
+def _drop_empty_inputs(model: onnx.ModelProto) -> None:
+    """Leave out optional inputs that are written as empty names at the end, which the quantizer takes for values."""
+    for node in model.graph.node:
+        while node.input and not node.input[-1]:
+            node.input.pop()
 
 
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
