@@ -31,7 +31,7 @@ def complaint(network: nn.Module, images: Tensor) -> str | None:
         network: in evaluation mode, its parameters all take gradients.
         images: float32 [N, C, H, W] that it takes, not all zero.
     """
-    watches = []
+    watches = list[dict[int, tuple[str, Tensor]]]()
     for given in (images, torch.zeros_like(images)):
         with _Operands(network) as watch:
             network(given.requires_grad_())
