@@ -3,8 +3,9 @@
 The measure is the signal-to-quantization-noise ratio, 10 log10 of the variance of the float values (within channels)
 over the mean squared difference. At 0 dB a constant would be as near. Outputs that are no nearer than that, and whose
 top-1 agrees hardly more often than by chance, are those of another network: such a file is wrong, whatever made it so.
-Plain exports lie far above, of random weights, too; files with a scale of the quantizer's taken for one of the file's,
-or with one factor of ten in a scale, lie between -8 and 0 dB.
+Outputs of plain exports lay above 18 dB (a ResNet-8 after three epochs, 7-bit weights included), every layer of random
+ResNet-8, EfficientNet-B0 and Swin-T above 8 dB; files with a scale of the quantizer's taken for one of the file's, or
+with a weight scale ten times too small or too large, between -8 and -1 dB.
 """
 
 import dataclasses
