@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 import tempfile
 import threading
 import time
@@ -28,6 +29,13 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
 )
 """What onnxruntime raises when it creates or runs a session; its exceptions have no base of their own."""
+
+_ORIGIN = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"(?:Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: )?"
+    r"(?:/\S+:\d+ .*?\) )?"
+)
+"""What onnxruntime puts before a message: codes of its own, the node, the place in its sources."""
 
 _MAX_BATCH = 4096  # a fixed batch is filled up with copies of an image, whatever the file says its size is
 
@@ -198,8 +206,18 @@ class Session:
 
 
 def as_scores(output: object, images: int) -> NDArray[np.float32]:
-    """Return what a model gave for a batch as class scores, shape [images, C]."""
-    return np.asarray(output, dtype=np.float32).reshape(images, -1)
+    """Return what a model gave for a batch as class scores, shape [images, C].
+
+    Raises:
+        ModelError: if the first axis is not that of the images; the numbers would fit another shape all the same.
+    """
+    scores = np.asarray(output, dtype=np.float32)
+    if scores.shape[:1] != (images,):
+        raise ModelError(
+            f"the model's scores have shape {list(scores.shape)} for {images} images, which must be the first axis: "
+            "export it with outputs of shape [N, classes]"
+        )
+    return scores.reshape(images, -1)
 
 
 def create(model: bytes, deployment: Deployment) -> ort.InferenceSession:
@@ -294,8 +312,9 @@ def _share_memory() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, short enough for one line on a terminal."""
+    """Return the first line of an error, short enough for one line on a terminal; of onnxruntime's, what they say."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = _ORIGIN.sub(lambda found: f"{found[1]} node {found[2]!r}: " if found[1] else "", text)
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resq_deploy.errors import ModelError
+from resq_deploy.hardening.operands import complaint
 
 
 def rehearse(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -40,6 +41,7 @@ def rehearse(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> N
         raise ModelError(
             f"{name} passes no gradient on to its images, which attacks need: drop torch.no_grad and detach"
         )
+    _check_operands(name, network, images)
 
 
 def _check_layers(name: str, network: nn.Module) -> None:
@@ -62,6 +64,18 @@ def _check_layers(name: str, network: nn.Module) -> None:
         first = owners.setdefault(id(weight), path)
         if first != path:
             raise ModelError(f"{name}: {first} and {path} share one weight: give each layer its own, or call one twice")
+
+
+def _check_operands(name: str, network: nn.Module, images: Tensor) -> None:
+    """Refuse a network that multiplies its values by anything but what its layers store."""
+    probe = copy.deepcopy(network).eval().requires_grad_()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            found = complaint(probe, images.clone())
+    except Exception as error:
+        raise ModelError(f"{name} cannot take images {list(images.shape)}: {_reason(error)}") from error
+    if found:
+        raise ModelError(f"{name}: {found}")
 
 
 def _reason(error: Exception) -> str:

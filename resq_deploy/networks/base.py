@@ -63,8 +63,14 @@ class Network(nn.Module):
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [N, classes] for float32 images [N, C, H, W] in [0, 1]."""
+        """Return logits [N, classes] for float32 images [N, C, H, W] in [0, 1].
+
+        A body that returns several outputs while it trains (those of auxiliary heads, as GoogLeNet and Inception do)
+        has its logits first; they are what is trained.
+        """
         logits: Tensor = self.body(self.normalise(x))
+        if self.training and isinstance(logits, tuple | list) and logits:
+            return logits[0]
         return logits
 
     def forward_with_taps(self, x: Tensor) -> tuple[Tensor, Features]:

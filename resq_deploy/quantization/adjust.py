@@ -15,12 +15,28 @@ from resq_deploy.quantization.activations import Distribution
 from resq_deploy.quantization.calibrate import ActivationRanges, activation_ranges
 from resq_deploy.quantization.equalize import equalize
 from resq_deploy.quantization.fidelity import Fidelity, Reference
+from resq_deploy.quantization.names import with_given_names
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.quantization.weight_ranges import Written, with_chosen_ranges, write_clipped, write_with_ranges
 from resq_deploy.quantization.weights import check_channels
 
 JUDGED = 500
 """Most calibration images that an adjustment is judged on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Adjusted:
+    """An int8 file with its adjustments.
+
+    Attributes:
+        int8: the file, serialised.
+        model: the float model with the adjustments that were kept: what the file is the int8 form of.
+        record: the sidecar's `adjustments`.
+    """
+
+    int8: bytes
+    model: onnx.ModelProto
+    record: dict[str, Any]
 
 
 def write_adjusted(
@@ -31,9 +47,24 @@ def write_adjusted(
     *,
     report: Callable[[str], None] = lambda _: None,
 ) -> tuple[bytes, dict[str, Any]]:
+    """Return the int8 file, and the sidecar's `adjustments`, of what `adjust` makes."""
+    made = adjust(model, calibration, spec, scheme, report=report)
+    return made.int8, made.record
+
+
+def adjust(
+    model: onnx.ModelProto,
+    calibration: Split,
+    spec: InputSpec,
+    scheme: Scheme,
+    *,
+    report: Callable[[str], None] = lambda _: None,
+) -> Adjusted:
     """Quantize a prepared float model with the adjustments of a scheme.
 
-    Each adjustment is judged on calibration images against the float model as it was given, and its record holds the
+    Each adjustment is judged on calibration images against the float model as it was given, and undone where it does
+    harm: where the logits come to lie farther from those of the float model; or, of narrower activation ranges, which
+    are there for what faults do, where answers are lost besides. Its record says whether it was kept, and holds the
     figures before and after. Biases are corrected on other images than they are judged on.
 
     Args:
@@ -43,9 +74,6 @@ def write_adjusted(
         scheme: what to write.
         report: told each step as it begins.
 
-    Returns:
-        The int8 model, serialised, and the sidecar's `adjustments`.
-
     Raises:
         ModelError: if onnxruntime cannot quantize the model, or writes other weights or biases than were meant.
         DataError: if the images do not fit the model.
@@ -53,15 +81,19 @@ def write_adjusted(
     check_channels(model, scheme)
     shop = _Workshop(model, calibration, spec, scheme, report)
     draft, said = shop.draft(model), {}
-    for name, wanted, adjust in (
+    for name, wanted, change in (
         ("equalization", scheme.equalize, shop.equalized),
         ("reconstruction", scheme.reconstructs, shop.reconstructed),
         ("activations", scheme.percentiles != (100.0,), shop.narrowed),
         ("bias_correction", scheme.bias_correction, shop.corrected),
     ):
         if wanted:
-            draft, said[name] = adjust(draft)
-    return draft.written.int8, {"ranges": draft.written.record, **said}
+            draft, said[name] = change(draft)
+    return Adjusted(
+        int8=with_given_names(draft.written.int8, model),
+        model=draft.model,
+        record={"ranges": draft.written.record, **said},
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,11 +148,10 @@ class _Workshop:
         return self._written(model, activations.percentile_ranges(found, 100.0), settled, found)
 
     def equalized(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
-        """Share weight ranges out between layers."""
+        """Share weight ranges out between layers, if that brings the outputs nearer to those of the float model."""
         self._report("equalizing the weights of ReLU chains")
         model, record = equalize(draft.model, self._scheme.granularity, self._scheme.code_max)
-        after = self.draft(model) if record["pairs"] else draft
-        return after, record | self._gain(draft, after)
+        return self._better(draft, self.draft(model) if record["pairs"] else draft, record)
 
     def reconstructed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Move the weights inside their ranges, if that brings the outputs nearer to those of the float model."""
@@ -129,7 +160,11 @@ class _Workshop:
         return self._better(draft, self.draft(model, settled=True), record)
 
     def narrowed(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
-        """Narrow the activation ranges to a percentile: the one asked for, or the best under bit errors."""
+        """Narrow the activation ranges to a percentile: the one asked for, or the best under bit errors.
+
+        That trades a little of the fault-free logits for less harm by faults, so that answers are what must not be
+        lost.
+        """
         outputs = {value.name for value in draft.model.graph.output}
         drafts = {100.0: draft}
         for percentile in self._scheme.percentiles:
@@ -143,7 +178,7 @@ class _Workshop:
             percentile, choice = activations.choose_percentile(files, judged, self._scheme.percentile_ber, self._report)
         after = drafts[percentile]
         record = {"percentile": percentile, "choice": choice, "tensors": _narrowed(draft, after)}
-        return after, record | self._gain(draft, after)
+        return self._better(draft, after, record, trades=True)
 
     def corrected(self, draft: _Draft) -> tuple[_Draft, dict[str, Any]]:
         """Correct the biases, if that brings the outputs nearer to those of the float model."""
@@ -165,15 +200,16 @@ class _Workshop:
         written = write_with_ranges(model, ranges, self._scheme, settled=settled)
         return _Draft(model=model, activations=ranges, written=written, settled=settled, found=found or {})
 
-    def _better(self, before: _Draft, after: _Draft, record: dict[str, Any]) -> tuple[_Draft, dict[str, Any]]:
-        """Return the draft that is nearer to the float model, and the record with whether that is the new one."""
-        gain = self._gain(before, after)
-        kept = gain["after"]["squared_error"] < gain["before"]["squared_error"]
-        return after if kept else before, {"kept": kept} | record | gain
-
-    def _gain(self, before: _Draft, after: _Draft) -> dict[str, Any]:
-        """Return the figures of two files, held against the float model."""
-        return {name: self._judge(draft).as_dict() for name, draft in (("before", before), ("after", after))}
+    def _better(
+        self, before: _Draft, after: _Draft, record: dict[str, Any], *, trades: bool = False
+    ) -> tuple[_Draft, dict[str, Any]]:
+        """Return the new draft unless it does harm, else the one before; and the record with which it is."""
+        given, found = self._judge(before), self._judge(after)
+        kept = found.is_no_farther(given) or (trades and found.keeps_answers(given))
+        return after if kept else before, {"kept": kept} | record | {
+            "before": given.as_dict(),
+            "after": found.as_dict(),
+        }
 
     def _judge(self, draft: _Draft) -> Fidelity:
         int8 = draft.written.int8

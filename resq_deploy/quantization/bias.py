@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from resq_deploy.deployed.graph import in_order, node_label
 from resq_deploy.deployed.session import InputSpec, create
 from resq_deploy.quantization.calibrate import StreamedImages
-from resq_deploy.quantization.fidelity import every_core
+from resq_deploy.quantization.fidelity import every_core, running
+from resq_deploy.quantization.names import fresh, names_of
 from resq_deploy.quantization.parts import Stretches, Values
 
 IMAGES = 256
@@ -187,7 +188,8 @@ def _float_moments(
     reader, largest = StreamedImages(images, spec, _BATCH), 0
     batches: list[Values] = []
     while (len(batches) + 1) * largest <= _HELD and (feeds := reader.get_next()):
-        values = session.run(outputs, feeds)
+        with running():
+            values = session.run(outputs, feeds)
         for layer, value in zip(layers, values, strict=True):
             totals[layer.output] += layer.moments(value) * len(feeds[spec.name])
         largest = max(value.nbytes for value in values)
@@ -253,7 +255,7 @@ def correct_bias(model: onnx.ModelProto, layer: BiasedLayer, correction: NDArray
         bias = numpy_helper.to_array(tensor)
         tensor.CopyFrom(numpy_helper.from_array(bias + correction.reshape(bias.shape), layer.bias))
         return
-    node, name = model.graph.node[layer.node], f"{layer.output}_bias"
+    node, name = model.graph.node[layer.node], fresh(f"{layer.output}_bias", names_of(model))
     del node.input[2:]
     node.input.append(name)
     for attribute in node.attribute:

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, set_default_logger_severity
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from resq_deploy.deployed.session import RUNTIME_ERRORS, InputSpec, first_line
+from resq_deploy.deployed.session import InputSpec, first_line
 from resq_deploy.errors import ModelError
+from resq_deploy.quantization.fidelity import running
 
 OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 """The operators that are quantized: all that onnxruntime can, as is its default."""
@@ -32,6 +33,8 @@ ActivationRanges = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 _BATCH = 50
 _HELD = 64 * 2**20
 """Bytes of activations held at a time; more of them is no faster."""
+_FATAL, _WARNING = 4, 2
+"""Levels of onnxruntime's log; the second is its default."""
 _MERGED = 100
 """Batches whose ranges onnxruntime keeps before it merges them."""
 
@@ -78,7 +81,7 @@ def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputS
     calibrator = _calibrator(model, CalibrationMethod.MinMax)
     for start in range(0, len(images), batch * _MERGED):
         part = images[start : start + batch * _MERGED]
-        with _running(), warnings.catch_warnings():
+        with running(), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, where an activation is nothing but NaN
             calibrator.collect_data(StreamedImages(part, spec, batch))
     found = calibrator.compute_data()
@@ -123,7 +126,7 @@ class _Observer:
 
     def run(self, feeds: Mapping[str, NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
         """Return the activations by name."""
-        with _running():
+        with running():
             return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
 
 
@@ -138,19 +141,6 @@ def _calibrator(model: onnx.ModelProto, method: CalibrationMethod) -> Any:
         raise ModelError(f"onnxruntime cannot calibrate the model: {first_line(error)}") from error
 
 
-@contextmanager
-def _running() -> Iterator[None]:
-    """Turn an error of onnxruntime into one of ours.
-
-    Raises:
-        ModelError: in its place.
-    """
-    try:
-        yield
-    except RUNTIME_ERRORS as error:
-        raise ModelError(f"onnxruntime cannot run the float model: {first_line(error)}") from error
-
-
 def _without_filling(value: NDArray[Any], batch: int, count: int) -> NDArray[Any]:
     """Return an activation without what belongs to the copies that fill up a batch of fixed size."""
     if count == batch or not value.ndim or value.shape[0] % batch:
@@ -160,11 +150,17 @@ def _without_filling(value: NDArray[Any], batch: int, count: int) -> NDArray[Any
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep onnxruntime's advice on the root logger off the user's terminal; it is about steps taken already."""
+    """Keep onnxruntime's advice off the user's terminal; it is about steps taken already.
+
+    It comes on Python's root logger, and, from the sessions that onnxruntime's tools create for themselves, straight
+    from C++ on standard error. What goes wrong is raised besides.
+    """
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)
+    root.setLevel(logging.CRITICAL)
+    set_default_logger_severity(_FATAL)
     try:
         yield
     finally:
+        set_default_logger_severity(_WARNING)
         root.setLevel(level)

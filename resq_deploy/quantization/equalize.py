@@ -26,6 +26,10 @@ _SWEEPS = 100
 _CONVERGED = 1e-4
 """Largest relative change of a channel in a sweep over all pairs that counts as none."""
 
+MOST = 64.0
+"""Largest factor of a channel. Beyond it a channel is dead or nearly so, and has nothing to share: what its weights
+gain its bias loses, which is as large as any other's and would set the range of all activations beside it."""
+
 _POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")
 _RESHAPES = ("Flatten", "Reshape", "Squeeze")
 
@@ -67,13 +71,19 @@ class Pair:
         split = (self.groups, outputs // self.groups, inputs // self.block, self.block * math.prod(window))
         return np.moveaxis(weights.reshape(split), 1, 2)
 
-    def equalize(self, arrays: Arrays) -> NDArray[np.float64]:
-        """Scale both layers in place; return the factors s, shape [channels], 1 where a layer has only zeros."""
+    def equalize(self, arrays: Arrays, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scale both layers in place; return the factors s, shape [channels], 1 where a layer has only zeros.
+
+        Args:
+            arrays: the weights and biases.
+            total: the product of earlier factors, shape [channels] or []; together they stay within 1 / MOST ... MOST.
+        """
         made, read = self.made(arrays), self.read(arrays)
         first = np.abs(made).max(axis=tuple(range(1, made.ndim)))
         second = np.abs(read).max(axis=(2, 3)).reshape(-1)
         used = (first > 0) & (second > 0)
         factor = np.sqrt(np.where(used, first, 1.0) / np.where(used, second, 1.0))
+        factor = np.clip(total * factor, 1 / MOST, MOST) / total
         made /= factor.reshape(-1, *[1] * (made.ndim - 1))
         read *= factor.reshape(*read.shape[:2], 1, 1)
         if self.bias is not None:
@@ -128,14 +138,14 @@ def equalize(
 
 def _settle(pairs: Sequence[Pair], arrays: Arrays) -> tuple[int, float]:
     """Equalize pairs in turn, in place, until nothing changes; return the sweeps it took and the largest factor."""
-    totals: list[Any] = [0.0] * len(pairs)
+    totals: list[NDArray[np.float64]] = [np.ones(1)] * len(pairs)
     sweeps, change = 0, math.inf if pairs else 0.0
     while change > _CONVERGED and sweeps < _SWEEPS:
-        factors = [np.log(pair.equalize(arrays)) for pair in pairs]
-        totals = [total + factor for total, factor in zip(totals, factors, strict=True)]
-        change = max(float(np.abs(factor).max()) for factor in factors)
+        factors = [pair.equalize(arrays, total) for pair, total in zip(pairs, totals, strict=True)]
+        totals = [total * factor for total, factor in zip(totals, factors, strict=True)]
+        change = max(float(np.abs(np.log(factor)).max()) for factor in factors)
         sweeps += 1
-    return sweeps, math.exp(max((float(np.abs(total).max()) for total in totals), default=0.0))
+    return sweeps, math.exp(max((float(np.abs(np.log(total)).max()) for total in totals), default=0.0))
 
 
 def find_pairs(model: onnx.ModelProto) -> list[Pair]:
@@ -290,7 +300,8 @@ def _shares(pairs: Sequence[Pair], model: onnx.ModelProto, granularity: str, cod
     for pair in pairs:
         made = _means(pair.made(errors)), _means(pair.made(squares))
         read = _means(pair.read(errors), 2), _means(pair.read(squares), 2)
-        shares.append([float(np.mean(lost[kept > 0] / kept[kept > 0])) for lost, kept in (made, read)])
+        found = [lost[kept > 0] / kept[kept > 0] for lost, kept in (made, read)]
+        shares.append([float(share.mean()) if share.size else 0.0 for share in found])  # none where all weights are 0
     return shares
 
 

@@ -20,11 +20,13 @@ from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
-from resq_deploy.quantization.adjust import write_adjusted
+from resq_deploy.quantization.adjust import adjust, write_adjusted
+from resq_deploy.quantization.fidelity import logits
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.guard_plan import DEFAULT_BUDGET, GuardPlan, GuardRates, check_options, plan_guards
 from resq_deploy.quantization.guards import guard, obstacles
 from resq_deploy.quantization.opset import check_opset
+from resq_deploy.quantization.resemblance import resemblance
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.records import provenance, sha256_file
 
@@ -121,8 +123,11 @@ def export_int8(
     every_core = Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
     session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
-    int8_file, adjustments = write_adjusted(model, calibration, session.input, options, report=report)
-    int8_file, plan = _guarded(int8_file, options, report)
+    dataset.check_outputs(logits(float_file, calibration.images[:2]).shape[1])  # before the work, not after
+    made = adjust(model, calibration, session.input, options, report=report)
+    report("comparing the int8 file with the float model, layer by layer")
+    compared = resemblance(float_file, made.model, made.int8, calibration.images, session.input)
+    int8_file, plan = _guarded(made.int8, options, report)
     test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
     export = Export(
@@ -139,7 +144,8 @@ def export_int8(
             "notes": list(dataset.notes),
             "arithmetic": str(options.arithmetic),
             "quantization": {**_form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
-            "adjustments": adjustments,
+            "adjustments": made.record,
+            "resemblance": compared.as_dict(),
             "guards": plan.as_dict() if plan else None,
             **_facts(int8_file, test),
             "verification": reference(
@@ -246,11 +252,11 @@ def _right(session: Session, dataset: Dataset, test: Split) -> NDArray[np.bool_]
 
 def _answers(session: Session, dataset: Dataset, test: Split) -> NDArray[np.int64]:
     """Return the top-1 of a session for the test images, shape [N]."""
-    logits = np.concatenate(
+    scores = np.concatenate(
         [
             session.run(session.input.prepare(test.images[start : start + _BATCH]))
             for start in range(0, len(test), _BATCH)
         ]
     )
-    dataset.check_outputs(logits.shape[1])
-    return top1(logits)
+    dataset.check_outputs(scores.shape[1])
+    return top1(scores)

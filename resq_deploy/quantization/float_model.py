@@ -1,17 +1,23 @@
 """Making a float ONNX file ready to quantize: batch-norm folded, shapes inferred, nothing quantized yet."""
 
 import collections
+import math
 import pathlib
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from resq_deploy.deployed.graph import graphs, read_model, stored_tensors
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
+from resq_deploy.quantization.calibrate import quiet
+from resq_deploy.quantization.names import fresh, names_of, step_aside
 from resq_deploy.quantization.opset import convert_opset
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")
@@ -54,12 +60,15 @@ def prepare_float_model(path: pathlib.Path, opset: int | None = None) -> onnx.Mo
         try:
             # By path: handed a model in memory, onnxruntime 1.32 moves its weights to external files and fails.
             onnx.save(model, str(original))
-            quant_pre_process(str(original), str(target), skip_symbolic_shape=True)
+            with quiet():
+                quant_pre_process(str(original), str(target), skip_symbolic_shape=True)
             prepared = onnx.load(str(target))
         except Exception as error:  # onnxruntime and onnx raise many types here
             raise ModelError(f"{path} cannot be prepared for quantization: {first_line(error)}") from error
+    _drop_empty_inputs(prepared)
     _settle_biases(prepared)
     _drop_unused_domains(prepared)
+    step_aside(prepared)
     return prepared
 
 
@@ -87,6 +96,13 @@ def _close_inputs(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, 4)
 
 
+def _drop_empty_inputs(model: onnx.ModelProto) -> None:
+    """Leave out optional inputs that are written as empty names at the end, which the quantizer takes for values."""
+    for node in model.graph.node:
+        while node.input and not node.input[-1]:
+            node.input.pop()
+
+
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
     """Leave out the domains that onnxruntime imports into every graph it saves, and that other runtimes do not know."""
     used = {node.domain or "" for graph in graphs(model.graph) for node in graph.node}
@@ -96,27 +112,66 @@ def _drop_unused_domains(model: onnx.ModelProto) -> None:
 
 
 def _settle_biases(model: onnx.ModelProto) -> None:
-    """Give every Conv and Gemm a bias of its own, multiplied by `beta`, so that the quantizer scales it rightly.
+    """Give every Conv and Gemm a bias of its own, a value a channel, multiplied by `beta`, as the quantizer needs it.
 
     onnxruntime 1.32 quantizes a bias that layers share for one of them only, unless the layers are named and the form
-    is QDQ; and it sets the `beta` of a Gemm to 1 without multiplying the bias.
+    is QDQ; it sets the `beta` of a Gemm to 1 without multiplying the bias; and it fails on a bias with more than one
+    axis, or with fewer values than channels, as ONNX lets a Gemm have. What differs from row to row is no bias: an
+    addition after the product does the same.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     reads = collections.Counter(name for node in model.graph.node for name in node.input)
+    taken, additions = names_of(model), dict[int, onnx.NodeProto]()
     for place, node in enumerate(model.graph.node):
         if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or node.input[2] not in stored:
             continue
         beta = next((attribute for attribute in node.attribute if attribute.name == "beta"), None)
         factor = beta.f if beta is not None else 1.0
-        if factor == 1 and reads[node.input[2]] == 1:
+        given = numpy_helper.to_array(stored[node.input[2]])
+        bias = _by_channel(node, given, stored)
+        if factor == 1 and reads[node.input[2]] == 1 and bias is given:
             continue
-        bias = numpy_helper.to_array(stored[node.input[2]])
-        own = np.asarray(bias * bias.dtype.type(factor), dtype=bias.dtype)
-        node.input[2] = f"{node.input[2]}_of_node{place}"
-        model.graph.initializer.append(numpy_helper.from_array(own, node.input[2]))
+        own = np.asarray((given if bias is None else bias) * given.dtype.type(factor), dtype=given.dtype)
+        name = fresh(f"{node.input[2]}_of_node{place}", taken)
+        taken.add(name)
+        model.graph.initializer.append(numpy_helper.from_array(own, name))
+        if bias is None:
+            additions[place] = _addition(node, name, taken)
+        else:
+            node.input[2] = name
         if beta is not None:
             beta.f = 1.0
+    for place in sorted(additions, reverse=True):
+        model.graph.node.insert(place + 1, additions[place])
     read = {name for node in model.graph.node for name in node.input}
     read.update(value.name for value in (*model.graph.input, *model.graph.output))
     for name in stored.keys() - read:  # a bias that was replaced
         model.graph.initializer.remove(stored[name])
+
+
+def _by_channel(
+    node: onnx.NodeProto, bias: NDArray[Any], stored: Mapping[str, onnx.TensorProto]
+) -> NDArray[Any] | None:
+    """Return the bias of a Conv or Gemm with a value a channel; the very same where it is such a vector already.
+
+    None where a Gemm adds other values to each row.
+    """
+    if node.op_type == "Conv" or node.input[1] not in stored:
+        return bias
+    dims = stored[node.input[1]].dims
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    channels = dims[0 if transposed else 1]
+    if bias.shape == (channels,):
+        return bias
+    if bias.ndim > 1 and math.prod(bias.shape[:-1]) != 1:
+        return None
+    return np.broadcast_to(bias.reshape(-1), (channels,)).copy()
+
+
+def _addition(node: onnx.NodeProto, addend: str, taken: set[str]) -> onnx.NodeProto:
+    """Let a Gemm add nothing, and return a node that adds it after."""
+    output, product = node.output[0], fresh(f"{node.output[0]}_product", taken)
+    taken.add(product)
+    del node.input[2:]
+    node.output[0] = product
+    return helper.make_node("Add", [product, addend], [output], f"{product}_Add")

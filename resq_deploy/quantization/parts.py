@@ -9,7 +9,7 @@ from onnx import helper
 
 from resq_deploy.deployed.session import create
 from resq_deploy.deployed.wiring import Wiring
-from resq_deploy.quantization.fidelity import every_core
+from resq_deploy.quantization.fidelity import every_core, running
 
 Values = dict[str, NDArray[Any]]
 """What a graph computed for a batch, by name."""
@@ -73,7 +73,8 @@ class Part:
         feeds = {name: value for name, value in values.items() if name in self._inputs}
         if self._session is None:
             self._session = create(self._serialised(feeds), every_core())
-        made = zip(self._outputs, self._session.run(self._outputs, feeds), strict=True)
+        with running():
+            made = zip(self._outputs, self._session.run(self._outputs, feeds), strict=True)
         return {name: value for name, value in values.items() if name in self._later} | dict(made)
 
     def _serialised(self, feeds: Values) -> bytes:

@@ -22,6 +22,7 @@ from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
 from resq_deploy.deployed.session import Deployment, InputSpec, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import ModelError
+from resq_deploy.twin.at_load import quantized_at_load
 from resq_deploy.twin.node import Node, as_tensor
 from resq_deploy.twin.operators import DOMAINS, KERNELS, OPERATORS
 from resq_deploy.twin.twin import Listing, Source, Twin
@@ -56,11 +57,12 @@ def read_twin(model: DeployedModel, *, deployment: Deployment | None = None, cli
         name: numpy_helper.to_array(tensor) for tensor, name in stored_tensors(model.proto.graph) if name not in sparse
     }
     steering = {surface.tensor for surface in model.surfaces if surface.role not in _OPERANDS}
+    listing = reader.list_nodes(model.proto)
     source = Source(
-        listing=reader.list_nodes(model.proto),
+        listing=listing,
         relist=lambda replaced: reader.list_nodes(_with_values(model.proto, replaced)),
         stored={s.tensor: as_tensor(arrays[s.tensor]) for s in model.surfaces if s.tensor in arrays},
-        steering=frozenset(steering & arrays.keys()),
+        steering=frozenset((steering | listing.quantized) & arrays.keys()),
         input=session.input,
         output=session.output,
         clip_gradient=clip_gradient,
@@ -109,13 +111,22 @@ class _Reader:
         graph = RuntimeGraph(optimise(data, plain), self.output)
         graph.learn_types(plain)
         values = _Values(graph, self.input)
-        protos = _needed([*graph.nodes, *_kernels(optimise(data, fused), values)], self.output)
+        loaded = quantized_at_load(graph.nodes, graph.parameters, self._at_load(data))
+        values.added.update(loaded.added)
+        protos = _needed([*loaded.nodes, *_kernels(optimise(data, fused), values)], self.output)
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
         constants = {name: numpy_helper.to_array(tensor) for name, tensor in graph.parameters.items()}
         return Listing(
             nodes=[_node(proto, values, opset, self.clip_gradient) for proto in protos],
             constants={name: as_tensor(array) for name, array in {**constants, **values.added}.items()},
+            quantized=loaded.quantized,
         )
+
+    def _at_load(self, data: bytes) -> onnx.GraphProto:
+        """Return the graph as onnxruntime has it before it fuses kernels; an empty one where it changes nothing."""
+        if self.deployment.optimization == "none":
+            return onnx.GraphProto()
+        return optimise(data, dataclasses.replace(self.deployment, optimization="basic")).graph
 
 
 class _Values:

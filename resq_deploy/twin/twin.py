@@ -25,10 +25,12 @@ class Listing:
     Attributes:
         nodes: each after the nodes it reads from; nothing that the output does not depend on.
         constants: tensors the nodes read that no fault can hit (shapes, indices), by name.
+        quantized: names of stored floats that onnxruntime makes int8 at load.
     """
 
     nodes: Sequence[Node]
     constants: Mapping[str, Tensor]
+    quantized: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +42,7 @@ class Source:
         relist: what it runs when the file stores other values. Integer kernels may then no longer apply:
             onnxruntime fuses a convolution only if the scale of its bias is about that of its products.
         stored: the tensors of the file that faults can hit, by name.
-        steering: which of them can change the listing: all but weights and biases.
+        steering: which of them can change the listing: all but weights and biases, unless these are quantized at load.
         input: what the file takes.
         output: name of the output that holds the class scores.
         clip_gradient: whether what saturates gets a zero gradient.

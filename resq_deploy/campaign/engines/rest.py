@@ -17,13 +17,14 @@ from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import Cut
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, as_scores
+from resq_deploy.errors import ModelError
 
 _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 """Operators that look at all images of a batch at once."""
 
 _TRIALS = 2
 
-_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ValueError)
+_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
 
 _MOST_CHANGED = 0.9
 """Share of changed images from which on a batch is run as it is: copying rows costs more than it saves."""

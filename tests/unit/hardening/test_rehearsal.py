@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from resq_deploy.errors import ModelError
@@ -49,9 +50,65 @@ def picky(network):
     network.register_forward_pre_hook(refuse)
 
 
+class Functional(nn.Module):
+    """Multiplies by a parameter of its own, the way it is told."""
+
+    def __init__(self, weight, product):
+        super().__init__()
+        self.w = nn.Parameter(weight)
+        self.product = product
+
+    def forward(self, x):
+        return self.product(x, self.w)
+
+
+def functional(network):
+    network.conv1 = Functional(torch.randn(4, 3, 3, 3) / 5, lambda x, w: F.conv2d(x, w, padding=1))
+
+
+def matrix(network):
+    network.fc = Functional(torch.randn(5, 3), lambda x, w: x @ w)
+
+
+def transposed_matrix(network):
+    network.fc = Functional(torch.randn(3, 5), lambda x, w: torch.einsum("ni,ij->nj", x, w.t()))
+
+
+def attentive(network):
+    network.bn2 = nn.Sequential(network.bn2, Tokens())
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(5, 1, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
+
+
+class Standardised(nn.Conv2d):
+    """The stored weight is not the one that convolves."""
+
+    def forward(self, x):
+        return F.conv2d(
+            x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias, self.stride, self.padding
+        )
+
+
+def standardised(network):
+    network.conv1 = Standardised(3, 4, 3, padding=1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (functional, "conv1.w is multiplied by its values and is no weight of a Conv2d or Linear layer"),
+        (matrix, "fc.w is multiplied by its values and is no weight of a Conv2d or Linear layer"),
+        (transposed_matrix, "its values are multiplied by what is computed from fc.w"),
+        (attentive, "attention.in_proj_weight is multiplied by its values"),
+        (standardised, "its values are multiplied by what is computed from conv1.weight"),
         (frozen, "has no weight that learns"),
         (shared, "conv2 and bn2 share one weight"),
         (computed, "the weight of conv2 is computed from others"),
@@ -79,3 +136,21 @@ def test_a_layer_that_is_frozen_or_never_reached_is_no_hindrance_and_nothing_cha
     assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
     assert all(weight.grad is None for weight in tiny.parameters())
     assert torch.equal(random, torch.random.get_rng_state())
+
+
+class Gated(nn.Module):
+    """Multiplies activations with each other, one of them cut off from its gradient, and with a fixed filter."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("blur", torch.full((4, 1, 3, 3), 1 / 9))
+
+    def forward(self, x):
+        y = F.conv2d(self.layer(x), self.blur, padding=1, groups=4)
+        return y @ torch.softmax(self.layer(x.detach()), dim=-1)
+
+
+def test_products_of_activations_are_no_weights(tiny, images, labels):
+    tiny.conv1 = Gated(tiny.conv1)
+    rehearse("mine:net", tiny, images, labels)

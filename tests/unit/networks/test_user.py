@@ -82,6 +82,27 @@ def tuple_tap(num_classes):
     return Paired()
 
 
+class Auxiliary(nn.Module):
+    def __init__(self, num_classes, kind):
+        super().__init__()
+        self.kind = kind
+        self.early = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
+        self.side, self.fc = nn.Linear(8, num_classes), nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        features = self.early(x).mean((2, 3))
+        logits = self.fc(features)
+        return self.kind((logits, self.side(features))) if self.training else logits
+
+
+def auxiliary(num_classes):
+    return Auxiliary(num_classes, tuple)
+
+
+def auxiliary_list(num_classes):
+    return Auxiliary(num_classes, list)
+
+
 def ten_always(num_classes):
     return Model(10)
 
@@ -183,3 +204,13 @@ def test_an_unusable_one_is_one_line(spec, message):
     with pytest.raises(ModelError, match=message) as error:
         build_network(spec, num_classes=4, mean=MEAN, std=STD)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("function", ["auxiliary", "auxiliary_list"])
+def test_of_several_outputs_in_training_the_first_is_taken(function):
+    network = build_network(f"mynet:{function}", num_classes=4, mean=MEAN, std=STD)
+    images = torch.rand(5, 3, 32, 32)
+    assert network.training
+    logits, features = network.forward_with_taps(images)
+    assert torch.equal(logits, network.eval()(images))
+    assert torch.equal(logits, network.body.fc(features["penultimate"]))

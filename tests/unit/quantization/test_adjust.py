@@ -377,4 +377,4 @@ def test_a_model_without_chains_or_layers_is_written_as_it_is(tmp_path):
     int8, said = write_adjusted(prepared, calibration, spec, scheme)
     assert int8 == write_adjusted(prepared, calibration, spec, Scheme())[0]
     assert said["equalization"]["pairs"] == said["bias_correction"]["layers"] == []
-    assert not said["bias_correction"]["kept"]
+    assert said["bias_correction"]["before"] == said["bias_correction"]["after"]

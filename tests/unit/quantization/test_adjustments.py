@@ -1,7 +1,9 @@
 """Equalization, activation percentiles and bias correction: what they change, gain and record."""
 
+import itertools
 import json
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -9,7 +11,7 @@ from onnx import numpy_helper
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.quantization.adjust import write_adjusted
-from resq_deploy.quantization.equalize import equalize
+from resq_deploy.quantization.equalize import MOST, equalize
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.scheme import Scheme
 
@@ -51,8 +53,9 @@ def test_every_adjustment_leaves_its_entry(adjusted, ranges, form):
         assert before.keys() == after.keys() == {"squared_error", "agreement", "accuracy"}
         assert before["agreement"]["n"] == after["accuracy"]["n"] == 60  # the other half is for the corrections
         assert before["squared_error"] > 0
-    assert said["activations"]["before"] == said[fitted[0] if fitted else "equalization"]["after"]
-    assert said["bias_correction"]["before"] == said["activations"]["after"]
+    made = [said[name] for name in said if name != "ranges"]
+    for entry, following in itertools.pairwise(made):  # what is not kept is gone
+        assert following["before"] == entry["after" if entry["kept"] else "before"]
     assert said["bias_correction"]["images"] == 60
     assert [entry["layer"] for entry in said["bias_correction"]["layers"]] == ["conv", "fc"]
     assert [entry["percentile"] for entry in said["activations"]["choice"]["candidates"]] == [99.9, 99.99, 99.999, 100]
@@ -95,16 +98,54 @@ def test_where_all_values_win_the_file_is_that_without_a_choice(adjusted):
         assert said["activations"]["tensors"] == []
 
 
-def test_equalization_is_kept_whatever_its_record_says(adjusted, digits_float):
-    int8, said = adjusted(granularity="tensor", equalize=True)
-    model, record = equalize(prepare_float_model(digits_float), "tensor")
+def changed_digits(digits_float, change):
+    """The digits classifier with other weights: `change` gets them by name and returns those that differ."""
+    model = prepare_float_model(digits_float)
+    given = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        values = change({name: value.copy() for name, value in given.items()}).get(tensor.name, given[tensor.name])
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    return model
+
+
+def uneven(weights):
+    """The same function, with channels that differ in size up to 400 times."""
+    factors = np.geomspace(1 / 20, 20, 12)
+    return {
+        "conv.weight": weights["conv.weight"] * factors[:, None, None, None],
+        "conv.bias": weights["conv.bias"] * factors,
+        "fc.weight": (weights["fc.weight"].reshape(12, -1) / factors[:, None]).reshape(-1, 10),
+    }
+
+
+def near_dead(weights):
+    """A channel that hangs by its bias: its weights are next to nothing."""
+    weights["conv.weight"][3] *= 1e-8
+    weights["conv.bias"][3] = 5.0
+    share = weights["fc.weight"].reshape(12, -1, 10)[3].sum(axis=0) * 5.0
+    return weights | {"fc.bias": weights["fc.bias"] - share}
+
+
+@pytest.mark.parametrize(("change", "helps"), [(uneven, True), (near_dead, False)], ids=["uneven", "near dead"])
+def test_equalization_is_kept_where_it_helps_and_undone_where_it_harms(digits_float, change, helps):
+    model = changed_digits(digits_float, change)
     spec = Session(model.SerializeToString(), Deployment(threads=1)).input
-    assert (
-        int8 == write_adjusted(model, load_dataset("digits").calibration(120, 0), spec, Scheme(granularity="tensor"))[0]
-    )
-    assert record.items() <= said["equalization"].items()
-    assert said["equalization"]["largest_factor"] > 1
-    assert said["equalization"]["after"] != said["equalization"]["before"]
+    calibration = load_dataset("digits").calibration(120, 0)
+    int8, said = write_adjusted(model, calibration, spec, Scheme(granularity="tensor", equalize=True))
+    equalized, record = equalize(model, "tensor")
+    entry = said["equalization"]
+    assert record.items() <= entry.items()
+    assert (entry["after"]["squared_error"] <= entry["before"]["squared_error"]) == helps == entry["kept"]
+    kept = write_adjusted(equalized if helps else model, calibration, spec, Scheme(granularity="tensor"))
+    assert int8 == kept[0]
+
+
+def test_factors_of_a_near_dead_channel_are_bounded(digits_float):
+    model = changed_digits(digits_float, near_dead)
+    equalized, record = equalize(model, "channel")
+    assert record["largest_factor"] == pytest.approx(MOST)
+    biases = {tensor.name: numpy_helper.to_array(tensor) for tensor in equalized.graph.initializer}["conv.bias"]
+    assert np.abs(biases).max() == pytest.approx(5.0 * MOST)
 
 
 def test_corrected_biases_are_kept_where_they_help(adjusted):
@@ -130,3 +171,20 @@ def test_corrected_biases_are_dropped_where_they_do_not(adjusted):
 def test_a_single_calibration_image_serves_for_everything(adjusted):
     _, said = adjusted(images=1, **ALL)
     assert said["bias_correction"]["images"] == said["activations"]["choice"]["images"] == 1
+
+
+def test_a_percentile_that_costs_answers_is_undone(adjusted):
+    int8, said = adjusted(activation_percentile=55.0)
+    entry = said["activations"]
+    assert entry["percentile"] == 55.0
+    assert not entry["kept"]
+    assert entry["after"]["agreement"]["value"] < 0.9 < entry["before"]["agreement"]["value"]
+    assert int8 == adjusted()[0]
+
+
+def test_a_percentile_may_cost_a_little_of_the_logits(adjusted):
+    """It is there for what faults do; answers are what it must not cost."""
+    _, said = adjusted(activation_percentile=99.0)
+    entry = said["activations"]
+    assert entry["after"]["squared_error"] > entry["before"]["squared_error"]
+    assert entry["kept"]

@@ -54,7 +54,7 @@ FLOATS = {  # operator, inputs, attributes, constants by name
     "fused-matmul": ("FusedMatMul", "c c", {"transB": 1, "alpha": 0.5, "domain": "com.microsoft"}),
     "quick-gelu": ("QuickGelu", "c", {"alpha": 1.1, "domain": "com.microsoft"}),
     "expand": ("Expand", "half expand_shape", {}),
-    "flatten": ("Flatten", "c", {"axis": -2}),
+    "flatten": ("Flatten", "c", {"axis": -3}),
     "gather": ("Gather", "c picked", {"axis": 1}),
     "pad": ("Pad", "c pads low", {}),
     "pad-reflect": ("Pad", "c pads_inner", {"mode": "reflect"}),

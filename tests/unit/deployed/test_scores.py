@@ -1,0 +1,53 @@
+"""Scores are one row an image, or refused; what onnxruntime says is kept without what is its own."""
+
+import numpy as np
+import pytest
+
+from resq_deploy.deployed.session import Deployment, Session, as_scores, first_line
+from resq_deploy.errors import ModelError
+
+
+def test_scores_along_another_axis_are_refused(models):
+    """Numbers of [classes, images] would fit [images, classes] all the same."""
+    proto = models.model(
+        [
+            models.node("GlobalAveragePool", "x", "pool"),
+            models.node("Flatten", "pool", "flat"),
+            models.node("Gemm", "flat w", "z", transB=1),
+            models.node("Transpose", "z", "y", perm=[1, 0]),
+        ],
+        [models.stored("w", models.CLASSES, 3)],
+    )
+    session = Session(proto.SerializeToString(), Deployment())
+    with pytest.raises(ModelError, match=r"shape \[5, 7\] for 7 images, which must be the first axis: [^\n]+$"):
+        session.run(models.images(7))
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (3, 4, 1), ()], ids=str)
+def test_any_number_of_rows_but_that_of_the_images_is_refused(shape):
+    with pytest.raises(ModelError, match="must be the first axis"):
+        as_scores(np.zeros(shape, np.float32), 4)
+
+
+def test_further_axes_are_classes():
+    assert as_scores(np.zeros((4, 5, 1, 1), np.float32), 4).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "[ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an invalid model. Error",
+            "This is an invalid model. Error",
+        ),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Add node. Name:'a' Status "
+            "Message: /src/op.h:3 onnxruntime::Add::Add(const T&, bool) a == b was false. Sizes differ",
+            "Add node 'a': a == b was false. Sizes differ",
+        ),
+        ("\n  something else (of /a/file:3 f() here)\nand more", "something else (of /a/file:3 f() here)"),
+        ("", "ValueError"),
+    ],
+)
+def test_a_message_is_what_it_says(said, kept):
+    assert first_line(ValueError(said)) == kept
