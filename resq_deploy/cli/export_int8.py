@@ -109,7 +109,9 @@ if TYPE_CHECKING:
     metavar="SHARE",
     help="Bytes that auto may add, as a share of the file's.  [default: 0.05]",
 )
-@click.option("--guard-campaign", type=PATH, help="faultcamp run of this file, unguarded, that auto plans by.")
+@click.option(
+    "--guard-campaign", type=PATH, help="faultcamp run of single flips in this file, unguarded, that auto plans by."
+)
 @click.option("--calibration-images", type=int, default=500, show_default=True, help="Training images for the ranges.")
 @click.option("--test-images", type=int, help="Test images the accuracies are measured on.  [default: all]")
 @seed_option

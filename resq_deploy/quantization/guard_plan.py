@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.quantization.guards import added_bytes, obstacle_of_type
-from resq_deploy.records import read_json, sha256_file
+from resq_deploy.records import read_json, read_manifest, sha256_file
 
 MODES = ("parameters", "auto")
 DEFAULT_BUDGET = 0.05
@@ -80,8 +80,12 @@ class GuardRates:
 def read_rates(path: pathlib.Path) -> GuardRates:
     """Read the rates from the `summary.json` of a fault campaign, or from the run folder that holds it.
 
+    The manifest beside it must say that the campaign flipped single bits, at every position, without error-correcting
+    memory: a plan weighs each stored bit by what its flip does, and no other figures say that.
+
     Raises:
-        RunFolderError: if the file is missing, is not JSON, or is no summary of single faults by role and layer.
+        RunFolderError: if the file is missing, is not JSON, or is no summary of single faults by role and layer; if
+            the campaign was another one, is not finished, or its manifest is missing.
     """
     file = path / "summary.json" if path.is_dir() else path
     summary = read_json(file)
@@ -89,11 +93,38 @@ def read_rates(path: pathlib.Path) -> GuardRates:
         raise RunFolderError(
             f"{file} holds no SDC by role and layer: give the summary.json of `faultcamp --faults single`"
         )
+    _check_campaign(file)
     roles, layers = (_rates(file, summary, key) for key in ("by_role", "by_layer"))
     known = {Role(name): rate for name, rate in roles.items() if name in set(Role)}
     if not known:
         raise RunFolderError(f"{file} holds no SDC of any role: give a campaign with faults that could be judged")
     return GuardRates(by_role=known, by_layer=layers, source=f"faultcamp, summary.json of SHA-256 {sha256_file(file)}")
+
+
+def _check_campaign(file: pathlib.Path) -> None:
+    """Refuse a campaign whose rates are not those of single flips anywhere in the file.
+
+    Raises:
+        RunFolderError: naming what is different.
+    """
+    manifest = read_manifest(file.parent)
+    options = manifest.get("options")
+    if manifest.get("command") != "faultcamp" or not isinstance(options, dict):
+        raise RunFolderError(f"{file.parent} is no run of faultcamp: give one of `faultcamp --faults single`")
+    other = []
+    if options.get("faults") != "single":
+        other.append(f"--faults {options.get('faults')}")
+    if options.get("bits"):
+        other.append(f"--bits {','.join(map(str, options['bits']))}")
+    if options.get("ecc", "none") != "none":
+        other.append(f"--ecc {options['ecc']}")
+    if other:
+        raise RunFolderError(
+            f"{file.parent} was run with {' '.join(other)}: guards are planned by single flips at all bit positions "
+            "without ECC; give a run of `faultcamp --faults single` without --bits and --ecc"
+        )
+    if manifest.get("status") != "done":
+        raise RunFolderError(f"{file.parent} is not finished (status {manifest.get('status')!r}): --resume it first")
 
 
 def _rates(file: pathlib.Path, summary: Mapping[str, Any], key: str) -> dict[str, Rate]:

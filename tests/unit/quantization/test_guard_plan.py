@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
@@ -230,10 +230,63 @@ def test_rates_of_a_real_campaign(digits_int8, tmp_path):
     ],
 )
 def test_a_summary_that_says_nothing(content, message, tmp_path):
-    path = tmp_path / "summary.json"
-    path.write_text(content)
+    (tmp_path / "summary.json").write_text(content)
+    manifest(tmp_path)
     with pytest.raises(RunFolderError, match=message):
-        read_rates(path)
+        read_rates(tmp_path / "summary.json")
+
+
+def manifest(folder, status="done", command="faultcamp", **options):
+    """Write the manifest of a run."""
+    options = {"faults": "single", "bits": [], "ecc": "none", **options}
+    record = {"schema": 1, "command": command, "status": status, "options": options}
+    (folder / "manifest.json").write_text(json.dumps(record))
+
+
+RATES = {"sdc1": {"value": 0.2, "n": 30}}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"faults": "burst"}, "was run with --faults burst: guards are planned by single flips"),
+        ({"faults": "stuck-at-1"}, "was run with --faults stuck-at-1: guards"),
+        ({"faults": "word"}, "was run with --faults word: guards"),
+        ({"faults": "list"}, "was run with --faults list: guards"),
+        ({"bits": [0, 7]}, "was run with --bits 0,7: guards"),
+        ({"ecc": "secded"}, "was run with --ecc secded: guards"),
+        ({"faults": "burst", "bits": [1]}, "was run with --faults burst --bits 1: .*without --bits and --ecc"),
+        ({"status": "failed"}, "is not finished .status 'failed'.: --resume it first"),
+        ({"command": "attackcamp"}, "is no run of faultcamp"),
+    ],
+    ids=str,
+)
+def test_figures_of_another_campaign_plan_no_guards(given, message, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"by_role": {"bias": RATES}, "by_layer": {"fc": RATES}}))
+    manifest(tmp_path)
+    assert read_rates(tmp_path).by_role == {Role.BIAS: Rate(value=0.2, faults=30)}
+    manifest(tmp_path, **given)
+    for path in (tmp_path, tmp_path / "summary.json"):
+        with pytest.raises(RunFolderError, match=message):
+            read_rates(path)
+
+
+def test_a_summary_alone_does_not_say_what_it_measured(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"by_role": {"bias": RATES}, "by_layer": {}}))
+    with pytest.raises(RunFolderError, match=r"is not a run folder of resq-deploy: it holds no manifest\.json"):
+        read_rates(tmp_path / "summary.json")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"faults": FaultModel.BURST}, {"bits": (7,)}, {"ecc": "secded"}],
+    ids=["burst", "bits", "ECC"],
+)
+def test_a_real_campaign_of_other_faults_plans_no_guards(digits_int8, tmp_path, values):
+    options = CampaignOptions(images=20, samples=10, **values)
+    Campaign(DeployedModel.load(digits_int8), load_dataset("digits"), options).run(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="was run with --"):
+        read_rates(tmp_path / "run")
 
 
 def test_no_summary(tmp_path):
