@@ -1,71 +1,232 @@
-"""Which few per cent of the bits carry the risk: first-order exposure by role, and failures in time."""
+"""Which few per cent of the bits carry the risk: first-order exposure by role and layer, and failures in time.
 
+Three kinds of failure, each a figure of its own:
+
+- wrong answers: the share of image runs that a fault gives another top-1, averaged over faults. It is the risk of one
+  inference while a fault lies in memory.
+- failing faults: the share of faults that change any answer (or more than a share of them). A stored fault stays until
+  the file is loaded again, so that this is the rate at which devices become faulty ones.
+- due: the share of faults that leave a file which no longer loads or runs.
+
+A fault that is `due` gives no answers: it is counted as due, and neither as a wrong answer nor as a failing fault.
+"""
+
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
+from resq_deploy.campaign.population import Population
+from resq_deploy.campaign.summary import Figures, JsonEstimate
+from resq_deploy.faults.statistics import Estimate
+
+KINDS = ("wrong_answers", "failing_faults", "failing_faults_over_share", "due")
+"""The kinds of failure, by their names in the file formats."""
 
 _MBIT = 1e6
+_ONE_BIT = (FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_AT_1)
+_NO_EXPOSURE = {
+    FaultModel.BER: "the curve over bit error rates is what exposure estimates to first order",
+    FaultModel.LIST: "the faults of a list are no sample of the stored bits",
+    FaultModel.BURST: "exposure adds up faults of one bit each, and a burst flips several",
+    FaultModel.WORD: "exposure adds up faults of one bit each, and a replaced word changes several",
+}
+
+Values = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Codes = NDArray[np.intp]
 
 
-def exposure(plan: Plan, by_role: Mapping[str, Any], overall: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the expected SDC-1 at each bit error rate asked for, split by role.
+def no_exposure(plan: Plan) -> str | None:
+    """Return why a campaign has no exposure, or None where it has one."""
+    return None if plan.model in _ONE_BIT else _NO_EXPOSURE[plan.model]
 
-    To first order, expected SDC = sum over roles of bits * rate * SDC-1 of a single flip in that role; it holds while
-    two faults at once are unlikely (bits * rate well below 1), and bounds the probability from above beyond that: it is
-    cut at 1. With a raw rate in FIT/Mbit (Mbit: 10^6 bits) it gives
-    failures per 10^9 hours, too.
+
+def exposure(figures: Figures) -> dict[str, Any]:
+    """Return what faults of one bit add up to, by kind of failure, role and layer.
+
+    To first order, the expected failures are the sum over roles of bits * rate * failures of a single fault in that
+    role. Only the bits of the population count: those that roles, layers and bit positions asked for leave. It holds
+    while two faults at once are unlikely (bits * rate well below 1). What is scaled to a bit error rate is cut at 1,
+    where it bounds a probability and no longer adds up. With a raw rate in FIT/Mbit (Mbit: 10^6 bits) it gives
+    failures in 10^9 hours.
+
+    Totals are the sum of their parts, over roles and over layers alike: roles by their numbers of bits, each role's
+    part split among layers as the harm of its faults is. A role no fault fell on counts as the mean of all faults
+    drawn, with an interval that leaves everything open. The interval of a total is that of the mean over all faults,
+    of whichever role; where a sample has other shares of roles than the file, it is stretched to the value.
 
     Args:
-        plan: the campaign's plan; only fault models that hit one place at a time have an exposure.
-        by_role: rates by role, as in the summary.
-        overall: SDC-1 over all roles, an estimate as in the summary; None where no fault was judged.
+        figures: of a campaign whose faults hit one bit each.
 
     Returns:
-        `roles` (bits, share of bits, SDC-1, share of the risk), `at` (one entry a bit error rate) and `fit`; None
-        for a fault list.
+        `bits`, `complete` (whether a fault fell on every role), `failing_share`, `roles` (bits, share of bits and of
+        the risk, failures of a fault in the role), for each of `KINDS` its share of the faults (`total`, `by_role` and
+        `by_layer`, parts of the total), `at` (one entry a bit error rate) and `fit`.
     """
-    if plan.population is None or overall is None:
-        return None
-    bits: dict[str, int] = {}
-    for surface in plan.surfaces:
-        bits[str(surface.role)] = bits.get(str(surface.role), 0) + surface.bits
-    total = sum(bits.values())
-    known = {role: by_role[role]["sdc1"] for role in bits if role in by_role and by_role[role]["sdc1"] is not None}
-    risk = sum(bits[role] * known[role]["value"] for role in known)
+    options = figures.plan.options
+    split = _Split(figures)
+    kinds = {kind: split.parts(values) for kind, values in _failures(figures, options.failing_share).items()}
+    risk = kinds["wrong_answers"].total.value
     roles = {
         role: {
-            "bits": count,
-            "share_of_bits": count / total,
-            "sdc1": known.get(role),
-            "share_of_risk": bits[role] * known[role]["value"] / risk if role in known and risk else None,
+            "bits": bits,
+            "share_of_bits": bits / split.bits,
+            "share_of_risk": kinds["wrong_answers"].by_role[role].value / risk if role in split.hit and risk else None,
+            **{kind: parts.within[role].as_dict() if role in split.hit else None for kind, parts in kinds.items()},
         }
-        for role, count in bits.items()
+        for role, bits in split.role_bits.items()
     }
-    rate = plan.options.fit_per_mbit
+    rate = options.fit_per_mbit
     return {
+        "bits": split.bits,
+        "complete": len(split.hit) == len(split.role_bits),
+        "failing_share": options.failing_share,
         "roles": roles,
-        "complete": len(known) == len(bits),
-        "at": [{"ber": ber, **_scaled(bits, known, overall, ber, most=1.0)} for ber in plan.options.ber],
-        "fit": None if rate is None else {"fit_per_mbit": rate, **_scaled(bits, known, overall, rate / _MBIT)},
+        **{kind: parts.scaled(1.0, layers=True) for kind, parts in kinds.items()},
+        "at": [
+            {"ber": ber, **{kind: parts.scaled(split.bits * ber, most=1.0) for kind, parts in kinds.items()}}
+            for ber in options.ber
+        ],
+        "fit": None
+        if rate is None
+        else {
+            "fit_per_mbit": rate,
+            **{kind: parts.scaled(split.bits * rate / _MBIT, layers=True) for kind, parts in kinds.items()},
+        },
     }
 
 
-def _scaled(
-    bits: Mapping[str, int],
-    known: Mapping[str, Mapping[str, float]],
-    overall: Mapping[str, float],
-    factor: float,
-    most: float = math.inf,
-) -> dict[str, Any]:
-    """Return bits * factor * SDC-1, over all roles and for each, with the intervals scaled alike and cut."""
+def _failures(figures: Figures, failing_share: float) -> dict[str, Values | Flags]:
+    """Return for each kind how much of it each fault does, in [0, 1], or whether it does, shape [faults]."""
+    wrong = figures.of_each("sdc1")
+    return dict(zip(KINDS, (wrong, wrong > 0.0, wrong > failing_share, ~figures.judged), strict=True))
 
-    def times(count: int, estimate: Mapping[str, float]) -> dict[str, float]:
-        scaled = {key: min(most, count * factor * estimate[key]) for key in ("value", "low", "high")}
-        return {**scaled, "n": estimate["n"], "confidence": estimate["confidence"]}
 
-    return {
-        "expected_sdc1": times(sum(bits.values()), overall),
-        "by_role": {role: times(bits[role], known[role]) for role in known},
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """One kind of failure.
+
+    Attributes:
+        total: its share of all faults.
+        within: its share of the faults of each role hit.
+        by_role: what each role adds to the total.
+        by_layer: what each layer adds to the total.
+    """
+
+    total: Estimate
+    within: Mapping[str, Estimate]
+    by_role: Mapping[str, Estimate]
+    by_layer: Mapping[str, Estimate]
+
+    def scaled(self, factor: float, *, most: float = math.inf, layers: bool = False) -> dict[str, Any]:
+        """Return total and parts times a factor, cut at `most`."""
+
+        def times(parts: Mapping[str, Estimate]) -> dict[str, JsonEstimate]:
+            return {name: _times(part, factor, most).as_dict() for name, part in parts.items()}
+
+        by_layer = {"by_layer": times(self.by_layer)} if layers else {}
+        return {**times({"total": self.total}), "by_role": times(self.by_role), **by_layer}
+
+
+class _Groups:
+    """The bits and the faults of a population by role, or by layer.
+
+    Args:
+        population: the population.
+        cell: the cell of each fault, shape [faults].
+        key: role or layer.
+
+    Attributes:
+        bits: stored bits of each group, in the order of the population.
+        of_cell: the group of each cell, by its place in `bits`.
+        of_fault: the same of each fault.
+    """
+
+    def __init__(self, population: Population, cell: Codes, key: str) -> None:
+        self._key = key
+        self.bits: dict[str, int] = {}
+        for found in population.cells:  # one fault a bit
+            name = found.group(key)
+            self.bits[name] = self.bits.get(name, 0) + found.surface.elements
+        place = {name: number for number, name in enumerate(self.bits)}
+        self.of_cell: Codes = np.array([place[found.group(key)] for found in population.cells], dtype=np.intp)
+        self.of_fault: Codes = self.of_cell[cell]
+
+    def within(self, values: Values | Flags, figures: Figures) -> dict[str, Estimate]:
+        """Return the mean over the faults of each group that was hit."""
+        chosen = ((name, self.of_fault == place) for place, name in enumerate(self.bits))
+        return {name: figures.estimate(values, inside, (self._key, name)) for name, inside in chosen if inside.any()}
+
+
+class _Split:
+    """The faults of a campaign by role and by layer.
+
+    Args:
+        figures: of the campaign.
+
+    Attributes:
+        bits: stored bits of the population.
+        role_bits: those of each role, in the order of the population.
+        hit: the roles a fault fell on.
+    """
+
+    def __init__(self, figures: Figures) -> None:
+        population = figures.plan.population
+        if population is None:
+            raise ValueError("faults of a list are drawn from no population")
+        self._figures = figures
+        self._cell_bits = np.array([found.surface.elements for found in population.cells], dtype=np.float64)
+        cell = np.searchsorted(population.starts(), figures.plan.positions, side="right") - 1
+        self._roles, self._layers = (_Groups(population, cell, key) for key in ("role", "layer"))
+        self.bits = population.size
+        self.role_bits = self._roles.bits
+        self.hit = [role for place, role in enumerate(self.role_bits) if (self._roles.of_fault == place).any()]
+
+    def parts(self, values: Values | Flags) -> _Parts:
+        """Return total and parts of one kind of failure.
+
+        Args:
+            values: how much of it each fault does, in [0, 1], or whether it does, shape [faults].
+        """
+        mean = self._figures.estimate(values, np.ones(len(values), dtype=bool))
+        within = self._roles.within(values, self._figures)
+        unknown = dataclasses.replace(mean, low=0.0, high=1.0, n=0)
+        by_role = {
+            role: _times(within.get(role, unknown), count / self.bits) for role, count in self._roles.bits.items()
+        }
+        in_layers = self._layers.within(values, self._figures)
+        by_layer = {
+            layer: _stretched(_times(in_layers.get(layer, unknown), self._layers.bits[layer] / self.bits), value)
+            for layer, value in self._by_layer(values, by_role).items()
+        }
+        total = _stretched(mean, sum(part.value for part in by_role.values()))
+        return _Parts(total=total, within=within, by_role=by_role, by_layer=by_layer)
+
+    def _by_layer(self, values: Values | Flags, by_role: Mapping[str, Estimate]) -> dict[str, float]:
+        """Return what each layer adds: the parts of the roles, split as their faults' harm is, or else their bits."""
+        roles, layers = self._roles, self._layers
+        part = np.array([found.value for found in by_role.values()])
+        harm = values * self._figures.weights()
+        of_role = np.bincount(roles.of_fault, weights=harm, minlength=len(part))
+        scale = np.divide(part, of_role, out=np.zeros_like(part), where=of_role > 0)
+        seen = np.bincount(layers.of_fault, weights=harm * scale[roles.of_fault], minlength=len(layers.bits))
+        unseen = np.where(of_role > 0, 0.0, part / np.array(list(roles.bits.values())))
+        rest = np.bincount(layers.of_cell, weights=self._cell_bits * unseen[roles.of_cell], minlength=len(layers.bits))
+        return dict(zip(layers.bits, (seen + rest).tolist(), strict=True))
+
+
+def _times(estimate: Estimate, factor: float, most: float = math.inf) -> Estimate:
+    value, low, high = (min(most, factor * end) for end in (estimate.value, estimate.low, estimate.high))
+    return dataclasses.replace(estimate, value=value, low=low, high=high)
+
+
+def _stretched(estimate: Estimate, value: float) -> Estimate:
+    """Return an estimate with another value, which its interval is stretched to hold."""
+    low, high = min(estimate.low, value), max(estimate.high, value)
+    return dataclasses.replace(estimate, value=value, low=low, high=high)

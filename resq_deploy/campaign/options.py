@@ -12,6 +12,7 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 
 DEFAULT_MARGIN = 0.01
+DEFAULT_FAILING_SHARE = 0.01
 DEFAULT_MEMORY = 2 * 10**9
 LEAST_MEMORY = 2**28
 _AUDIT = {"replay": 0.01, "reload": 0.0}
@@ -32,7 +33,10 @@ class FaultModel(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
-    """Options of a campaign; all but `workers`, `engine`, `memory`, `scheduler` and `audit` decide its figures.
+    """Options of a campaign.
+
+    All but `workers`, `engine`, `memory`, `scheduler`, `audit` and `failing_share` decide what is found; the last asks
+    another question of the same faults.
 
     Attributes:
         faults: the fault model.
@@ -52,6 +56,8 @@ class CampaignOptions:
         audit: share of the replayed faults that is evaluated a second time, by reload-and-run, and compared bit by bit;
             None for 1 % with the engine `replay`, and none with `reload`, which is the truth itself.
         fit_per_mbit: raw failure rate of the memory, failures in 10^9 hours and 10^6 bits; None where unknown.
+        failing_share: share of the answers above which the exposure counts a fault as failing, beside those that change
+            any.
         time_limit: seconds a run over all images may take before the fault counts as `due`; None for no limit.
         seed: of all drawing but the chips'.
         workers: shards of faults evaluated at the same time; None for all cores.
@@ -77,6 +83,7 @@ class CampaignOptions:
     ecc: Literal["none", "secded"] = "none"
     audit: float | None = None
     fit_per_mbit: float | None = None
+    failing_share: float = DEFAULT_FAILING_SHARE
     time_limit: float | None = None
     seed: int = 0
     workers: int | None = None
@@ -110,6 +117,8 @@ class CampaignOptions:
             raise OptionError(f"--audit {self.audit}: give a fraction from 0 to 1, such as 0.01")
         if self.fit_per_mbit is not None and not 0.0 <= self.fit_per_mbit < math.inf:
             raise OptionError(f"--fit-per-mbit {self.fit_per_mbit}: give a rate from 0 up")
+        if not 0.0 <= self.failing_share < 1.0:
+            raise OptionError(f"--failing-share {self.failing_share}: give a fraction from 0 to below 1, such as 0.01")
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"--workers {self.workers}: give a whole number from 1 up")
         if self.memory < LEAST_MEMORY:
@@ -146,7 +155,7 @@ class CampaignOptions:
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
-        for how in ("workers", "audit", "engine", "memory", "scheduler"):
+        for how in ("workers", "audit", "engine", "memory", "scheduler", "failing_share"):
             del values[how]
         del values["fault_list"]  # its digest counts, not its path
         values["deployment"] = self.deployment.identity()

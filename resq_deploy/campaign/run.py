@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,15 @@ from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Executor
-from resq_deploy.campaign.exposure import exposure
+from resq_deploy.campaign.exposure import exposure, no_exposure
+from resq_deploy.campaign.gates import Gate, check_reachable, held
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import eq7_sample, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.store import FILE, Store
-from resq_deploy.campaign.summary import summarise
+from resq_deploy.campaign.summary import Figures, summarise
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
@@ -60,17 +61,26 @@ class Campaign:
         dataset: its test set judges the faults.
         options: what to do.
         say: told what is waited for, such as workers of a cluster.
+        gates: bounds that the figures are held against; they decide no figure.
 
     Raises:
-        InputError: if model, data or options cannot be used, or the scheduler cannot be reached.
+        InputError: if model, data or options cannot be used, a gate cannot pass whatever is found, or the scheduler
+            cannot be reached.
     """
 
     def __init__(
-        self, model: DeployedModel, dataset: Dataset, options: CampaignOptions, say: Say = lambda _: None
+        self,
+        model: DeployedModel,
+        dataset: Dataset,
+        options: CampaignOptions,
+        say: Say = lambda _: None,
+        gates: Sequence[Gate] = (),
     ) -> None:
         self.options = options
+        self._gates = gates
         check_scheduler(options.scheduler)
         self.plan = make_plan(model.surfaces, options)
+        check_reachable(gates, self.plan)
         self._votes = find_votes(model.proto)
         patcher = model.patcher()
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
@@ -158,8 +168,10 @@ class Campaign:
             summary = summarise(self.plan, self.golden, records)
             summary["arithmetic"] = self.options.deployment.arithmetic_used()
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
-            if "by_role" in summary:
-                summary["exposure"] = exposure(self.plan, summary["by_role"], summary["rates"]["sdc1"])
+            reason = no_exposure(self.plan)
+            summary["exposure_reason"] = reason
+            summary["exposure"] = exposure(Figures(self.plan, records, self.options.confidence)) if not reason else None
+            summary["gates"] = held(self._gates, summary)
             summary["canary"] = seen
             summary["audit"] = checked
             summary["throughput"] = self._throughput(len(records) - before, seconds)

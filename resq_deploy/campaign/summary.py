@@ -13,12 +13,15 @@ from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.faults import stratified
 from resq_deploy.faults.outcomes import COUNTS, Outcome
-from resq_deploy.faults.statistics import Estimate, cluster, share, student
+from resq_deploy.faults.statistics import Estimate, cluster, share
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: earlier versions, with figures of random bit errors pooled over the rates, and exposure over all stored bits."""
 
 Flags = NDArray[np.bool_]
 JsonEstimate = dict[str, float | int]
+Group = tuple[str, str]
+"""What faults are grouped by (role, layer or bit), and the name of the group."""
 
 
 class Figures:
@@ -39,38 +42,46 @@ class Figures:
         self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in COUNTS}
         self._accuracy = np.array([record.accuracy for record in records])
 
-    def rates(self, domain: Flags, population: float) -> dict[str, JsonEstimate | None]:
+    def rates(self, domain: Flags, group: Group | None = None) -> dict[str, JsonEstimate | None]:
         """Return the rate of every kind of outcome over image runs of the faults in a domain.
 
         Faults that are `due` have no image runs and stay out; without any judged fault a rate is None.
 
         Args:
             domain: which faults count, shape [n].
-            population: how many faults of the population belong to the domain.
+            group: the role, layer or bit that the domain is.
         """
         inside = domain & self.judged
         if not inside.any():
             return dict.fromkeys(COUNTS, None)
-        return {name: self._estimate(self._rates[name], inside, population).as_dict() for name in COUNTS}
+        return {name: self.estimate(self._rates[name], inside, group).as_dict() for name in COUNTS}
 
-    def rate(self, name: str, domain: Flags) -> NDArray[np.float64]:
-        """Return the rate of one kind of outcome of each judged fault in a domain, shape [faults]."""
-        return self._rates[name][domain & self.judged]
+    def of_each(self, name: str) -> NDArray[np.float64]:
+        """Return the rate of one kind of outcome of each fault, 0 for one that is `due`, shape [n]."""
+        return self._rates[name]
 
-    def accuracy(self) -> Estimate:
-        """Estimate the accuracy under a fault of the population; a `due` fault scores 0."""
-        everything = np.ones(len(self.records), dtype=bool)
-        return self._estimate(self._accuracy, everything, self.plan.size)
+    @property
+    def accuracies(self) -> NDArray[np.float64]:
+        """The accuracy under each fault, 0 for one that is `due`, shape [n]."""
+        return self._accuracy
 
-    def due(self) -> Estimate:
-        """Estimate the share of the population's faults that are `due`."""
-        everything = np.ones(len(self.records), dtype=bool)
-        return self._estimate((~self.judged).astype(np.float64), everything, self.plan.size)
+    def weights(self) -> NDArray[np.float64]:
+        """Return how many faults of the population each fault stands for, up to a common factor, shape [n]."""
+        return np.ones(len(self.records)) if self.plan.sample is None else self.plan.sample.weights()
 
-    def _estimate(self, values: NDArray[np.float64], domain: Flags, population: float) -> Estimate:
+    def estimate(self, values: NDArray[np.float64] | Flags, domain: Flags, group: Group | None = None) -> Estimate:
+        """Estimate the mean over a domain of a figure that each fault has.
+
+        Args:
+            values: the figure of each fault, in [0, 1], or whether it has something, shape [n].
+            domain: which faults count, shape [n].
+            group: the role, layer or bit that the domain is; None for all faults, or all chips at one rate.
+        """
+        figures = values.astype(np.float64)
         if self.plan.sample is not None:
-            return stratified.estimate(values, self.plan.sample, self._confidence, domain)
-        return cluster(values[domain], population, self._confidence)
+            return stratified.estimate(figures, self.plan.sample, self._confidence, domain)
+        population = self.plan.size if group is None else self.plan.group_size(*group)
+        return cluster(figures[domain], population, self._confidence)
 
 
 def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str, Any]:
@@ -83,7 +94,6 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
     """
     confidence = plan.options.confidence
     figures = Figures(plan, records, confidence)
-    everything = np.ones(len(records), dtype=bool)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "fault_model": str(plan.model),
@@ -98,16 +108,24 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
             "due": int((~figures.judged).sum()),
             "reloaded": sum(record.reloaded for record in records),
         },
-        "rates": figures.rates(everything, plan.size),
-        "due": figures.due().as_dict(),
-        "accuracy": figures.accuracy().as_dict(),
     }
     if plan.model is FaultModel.BER:
-        summary["curve"] = [_point(figures, rate) for rate in sorted({rate for rate, _ in plan.masks})]
-    else:
-        for key in ("role", "layer", "bit"):
-            summary[f"by_{key}"] = _by_group(figures, key)
-    return summary
+        return {**summary, "curve": [_point(figures, rate) for rate in sorted({rate for rate, _ in plan.masks})]}
+    everything = np.ones(len(records), dtype=bool)
+    return {
+        **summary,
+        **_whole(figures, everything),
+        **{f"by_{key}": _by_group(figures, key) for key in ("role", "layer", "bit")},
+    }
+
+
+def _whole(figures: Figures, domain: Flags) -> dict[str, Any]:
+    """Return the figures over all faults, or over the chips at one rate; a `due` fault scores no accuracy."""
+    return {
+        "rates": figures.rates(domain),
+        "due": figures.estimate(~figures.judged, domain).as_dict(),
+        "accuracy": figures.estimate(figures.accuracies, domain).as_dict(),
+    }
 
 
 def _layers(plan: Plan) -> dict[str, list[str]]:
@@ -125,20 +143,27 @@ def _by_group(figures: Figures, key: str) -> dict[str, Any]:
     if plan.population is not None:
         ordered = dict.fromkeys(cell.group(key) for cell in plan.population.cells)
         present = [name for name in ordered if name in set(present)]
-    return {name: figures.rates(names == name, plan.group_size(key, name)) for name in present}
+    return {name: figures.rates(names == name, (key, name)) for name in present}
 
 
 def _point(figures: Figures, rate: float) -> dict[str, Any]:
-    """Return one point of the curve of accuracy over bit error rate; Student's intervals over chips."""
-    confidence = figures.plan.options.confidence
+    """Return the figures at one bit error rate, over its chips alone: chips share their faults over all rates.
+
+    The estimates are for further chips; `spread` describes the chips drawn and is no interval.
+    """
     chosen = np.array([at == rate for at, _ in figures.plan.masks])
-    accuracy = [record.accuracy for record, inside in zip(figures.records, chosen, strict=True) if inside]
-    sdc1 = figures.rate("sdc1", chosen)
+    accuracy = figures.accuracies[chosen]
+    judged = figures.of_each("sdc1")[chosen & figures.judged]
     return {
         "ber": rate,
-        "accuracy": student(accuracy, confidence).as_dict(),
-        "worst": min(accuracy),
         "chips": len(accuracy),
-        "due": len(accuracy) - len(sdc1),
-        "sdc1": student(sdc1, confidence).as_dict() if len(sdc1) else None,
+        **_whole(figures, chosen),
+        "worst": float(accuracy.min()),
+        "spread": {"accuracy": _spread(accuracy), "sdc1": _spread(judged) if len(judged) else None},
     }
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    """Return the least, the quartiles and the largest of the chips drawn."""
+    names = ("least", "quarter", "median", "three_quarters", "largest")
+    return dict(zip(names, np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0)).tolist(), strict=True))

@@ -11,7 +11,7 @@ from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
 from resq_deploy.report.runs import Run, arithmetic, load_runs, of_command
 from resq_deploy.report.scope import not_tested
-from resq_deploy.report.text import NONE, counted, listed, percent, rate
+from resq_deploy.report.text import NONE, counted, listed, percent, rate, share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +104,7 @@ def _headlines(runs: Sequence[Run]) -> Section:
     }
     rows = [row for run in runs for row in _headline_rows(run)]
     blocks: list[Block] = [Notice(text=reason) for run in runs if (reason := _distrust(run))]
+    blocks += [Notice(text=reason) for run in runs if (reason := _failed_gates(run))]
     blocks += [
         Table(headers=["run", "figure", "value", "units"], rows=rows),
         Table(
@@ -111,7 +112,25 @@ def _headlines(runs: Sequence[Run]) -> Section:
             rows=[tested[run.command](run) for run in runs],
         ),
     ]
+    gates = [row for run in runs for row in _gate_rows(run)]
+    if gates:
+        blocks.append(Table(headers=["run", "gate", "bound", "figure", "result"], rows=gates))
     return Section(title="What was tested, and the main figures", topic="Overview", blocks=blocks)
+
+
+def _gate_rows(run: Run) -> list[list[str]]:
+    """Return the bounds that a fault campaign was held against: run, gate, bound, figure, result."""
+    rows = []
+    for gate in run.summary["gates"] if run.command == "faultcamp" else ():
+        at = "" if gate["ber"] is None else f" at {rate(gate['ber'])}"
+        result = "passed" if gate["passed"] else "FAILED"
+        rows.append([run.label, f"{gate['metric']}{at}", share(gate["bound"]), percent(gate["estimate"]), result])
+    return rows
+
+
+def _failed_gates(run: Run) -> str | None:
+    failed = list(dict.fromkeys(row[1] for row in _gate_rows(run) if row[-1] == "FAILED"))
+    return f"{run.label}: the figures are not within the bounds asked for {listed(failed)}" if failed else None
 
 
 def _distrust(run: Run) -> str | None:
@@ -143,7 +162,9 @@ def _headline_rows(run: Run) -> list[list[str]]:
     if "curve" in summary:
         last = summary["curve"][-1]
         name = f"accuracy at a bit error rate of {rate(last['ber'])}"
-        return [*rows, [run.label, name, percent(last["accuracy"]), f"{last['chips']} chips"]]
+        chips = f"{last['chips']} chips"
+        sdc1 = [run.label, f"SDC-1 at {rate(last['ber'])}", percent(last["rates"]["sdc1"]), chips]
+        return [*rows, [run.label, name, percent(last["accuracy"]), chips], sdc1]
     evaluated = f"{summary['faults']['evaluated']:,} faults"
     rows.append([run.label, "SDC-1 of a fault", percent(summary["rates"]["sdc1"]), evaluated])
     rows.append([run.label, "accuracy under a fault", percent(summary["accuracy"]), evaluated])

@@ -45,7 +45,7 @@ _SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("bits", lambda run: run.options.get("bits") or "all"),
     ("length of bursts", lambda run: run.options.get("burst") if run.summary["fault_model"] == "burst" else None),
     ("fault list (SHA-256)", lambda run: run.digest("fault_list")),
-    ("confidence", lambda run: run.summary["accuracy"]["confidence"]),
+    ("confidence", lambda run: run.confidence),
 )
 _NOTED: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("ECC", lambda run: run.options.get("ecc")),
@@ -226,7 +226,7 @@ class _Pairing:
         self._runs = first, second
         self._tables = a, b
         self._populations = _population(first), _population(second)
-        self._confidence = float(first.summary["accuracy"]["confidence"])
+        self._confidence = first.confidence
         _, self._at_a, self._at_b = np.intersect1d(a.key, b.key, return_indices=True)
 
     def rates(self) -> list[float]:

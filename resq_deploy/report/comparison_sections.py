@@ -33,7 +33,7 @@ def comparison_sections(comparisons: Sequence[Comparison], singles: Sequence[Sin
 
 def _pair(comparison: Comparison, *, explained: bool) -> Section:
     first, second = comparison.first, comparison.second
-    alpha = 1.0 - first.summary["accuracy"]["confidence"]
+    alpha = 1.0 - first.confidence
     rows = [_row(one) for one in comparison.differences]
     headers = ["figure", first.label, second.label, "difference", "over", "p over units", "p over images", "verdict"]
     blocks: list[Block] = [] if explained else [_RULE.format(alpha=round(alpha, 6))]

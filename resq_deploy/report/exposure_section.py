@@ -1,7 +1,6 @@
-"""Exposure: what each role of stored bits adds to the risk of a wrong answer, while faults are rare."""
+"""Exposure: what each role of stored bits adds to wrong answers, failing faults and files that no longer run."""
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,51 +11,77 @@ from resq_deploy.report.runs import Run
 from resq_deploy.report.text import NONE, count, counted, listed, percent, quantity, rate, share
 
 _FIRST_ORDER = 0.5
-_BEYOND = "faults are no longer rare: run --faults ber"
-_UNBOUNDED = "not known, faults may be no longer rare: draw more faults, or run --faults ber"
+_BEYOND = "no longer rare"
+_UNBOUNDED = "not known to be rare"
 _FEWEST_HARMFUL = 10
 """A count of k faults has a relative standard error of 1 / sqrt(k): below ten it is over 30 %, before it is shared."""
 
-Roles = dict[str, Any]
+Exposure = Mapping[str, Any]
 
 
 def exposed(run: Run, table: FaultTable) -> Section:
-    """Return what each role adds to the risk, and what that makes at a bit error rate."""
+    """Return what each role adds to each kind of failure, and what that makes at a bit error rate and in time."""
     exposure = run.summary["exposure"]
     roles = exposure["roles"]
     harmful = int(np.count_nonzero(table.sdc1 > 0.0))
     enough = harmful >= _FEWEST_HARMFUL
     by_risk = sorted(roles, key=lambda role: -(roles[role]["share_of_risk"] or 0.0))
-    title = _finding(roles, harmful, len(table))
-    seen = [role for role in by_risk if roles[role]["sdc1"] is not None]
+    title = _finding(exposure, harmful, len(table))
+    seen = [role for role in by_risk if roles[role]["wrong_answers"] is not None]
+    drawn = {"wrong answers": "wrong_answers", "failing faults": "failing_faults"}
     blocks: list[Block] = [
-        "Risk is SDC-1 of one fault times the stored bits of a role: what each role adds to the wrong answers while "
-        "faults are rare (first order). Its interval follows from those of SDC-1.",
+        f"What faults of one bit each do while they are rare (first order), over the {exposure['bits']:,} stored bits "
+        "that this campaign could hit. Wrong answers are the mean share of image runs that a fault gives another "
+        "top-1. Failing faults are those that change any answer: a stored fault persists until the file is loaded "
+        "again, so that they count devices that became faulty. A fault that is due, after which the file no longer "
+        "loads or runs, counts as that alone.",
+        _kinds(exposure),
+        "Risk is what a role adds to the wrong answers: its share of the bits times the wrong answers of one fault.",
         Dots(
             rows=seen,
-            series=[Series(name=run.label, estimates=[roles[role]["sdc1"] for role in seen])],
-            x_title="SDC-1 of one fault (%)",
+            series=[Series(name=name, estimates=[roles[role][kind] for role in seen]) for name, kind in drawn.items()],
+            x_title="wrong answers, and failing faults, of one fault (%)",
             log_x=True,
-            description=f"SDC-1 by role, the role with most risk on top. {title}.",
+            description=f"Wrong answers and failing faults by role, the role with most risk on top. {title}.",
         ),
         Table(
-            headers=["role", "bits", "of the bits", "SDC-1 of one fault", "faults", "of the risk"],
-            rows=[_role_row(role, roles, shared=enough) for role in by_risk],
+            headers=[
+                *("role", "bits", "of the bits", "wrong answers of one fault", "failing faults", "due", "faults"),
+                "of the risk",
+            ],
+            rows=[_role_row(role, exposure, shared=enough) for role in by_risk],
         ),
         *_whose(run, roles, seen),
-        _expected(exposure),
+        *_expected(exposure),
     ]
     if harmful and not enough:
         blocks.append(f"Fewer than {_FEWEST_HARMFUL} faults did harm: one more or less would move the shares of risk.")
-    if exposure["fit"]:
-        blocks.append(
-            f"With {exposure['fit']['fit_per_mbit']:g} raw failures in 10^9 hours and 10^6 bits of memory: "
-            f"{quantity(exposure['fit']['expected_sdc1'])} wrong-answer faults in 10^9 hours (FIT)."
-        )
     return Section(title=f"{run.label}: {title}", topic="Exposure", blocks=blocks)
 
 
-def _whose(run: Run, roles: Roles, seen: Sequence[str]) -> list[Block]:
+def _meanings(exposure: Exposure) -> dict[str, tuple[str, str]]:
+    """Return name and meaning of each kind of failure."""
+    over = share(exposure["failing_share"])
+    return {
+        "wrong_answers": ("wrong answers", "mean share of image runs with another top-1"),
+        "failing_faults": ("failing faults", "faults that change any answer"),
+        "failing_faults_over_share": (f"failing faults, over {over}", f"faults that change more than {over} of them"),
+        "due": ("due", "faults after which the file no longer loads or runs"),
+    }
+
+
+def _kinds(exposure: Exposure) -> Table:
+    """Return the kinds of failure over all roles: of one fault, and in time where the memory's rate is known."""
+    fit = exposure["fit"]
+    headers = ["failure", "meaning", "of one fault"]
+    rows = [[name, what, percent(exposure[kind]["total"])] for kind, (name, what) in _meanings(exposure).items()]
+    if fit:
+        headers.append(f"in 10^9 hours (FIT), of a memory with {fit['fit_per_mbit']:g} FIT in 10^6 bits")
+        rows = [[*row, quantity(fit[kind]["total"])] for row, kind in zip(rows, _meanings(exposure), strict=True)]
+    return Table(headers=headers, rows=rows)
+
+
+def _whose(run: Run, roles: Exposure, seen: Sequence[str]) -> list[Block]:
     """Say of which roles the shares are, where these are not all."""
     told: list[Block] = []
     if run.options.get("roles"):
@@ -64,14 +89,15 @@ def _whose(run: Run, roles: Roles, seen: Sequence[str]) -> list[Block]:
     unseen = [role for role in roles if role not in seen]
     if unseen:
         told.append(
-            f"No fault fell on {listed(unseen)}: what they add to the risk is not known, and shares of the risk are "
-            "among the other roles."
+            f"No fault fell on {listed(unseen)}: what they add is not known. In totals they count as the mean of all "
+            "faults, and intervals of totals and of shares of the risk leave it open."
         )
     return told
 
 
-def _finding(roles: Roles, harmful: int, faults: int) -> str:
+def _finding(exposure: Exposure, harmful: int, faults: int) -> str:
     """Say which roles carry more of the risk than of the bits, as far as the faults can tell."""
+    roles = exposure["roles"]
     known = [role for role in roles if roles[role]["share_of_risk"] is not None]
     if not harmful or not known:
         return "No fault of this campaign changed an answer"
@@ -85,28 +111,26 @@ def _finding(roles: Roles, harmful: int, faults: int) -> str:
         return f"{changed}; no other role was hit to compare {known[0]} with"
     light = [role for role in known if role not in heavy]
     bits = sum(roles[role]["share_of_bits"] for role in heavy)
-    risk = _share_of_risk(roles, heavy)
-    if 0 < len(light) < len(heavy):
+    risk = _share_of_risk(exposure, heavy)
+    if 0 < len(light) < len(heavy) and len(known) == len(roles):
         named = f"roles other than {listed(light)} hold"
     else:
         named = f"{listed(heavy)} {'holds' if len(heavy) == 1 else 'hold'}"
-    among = "" if len(known) == len(roles) else f", among the {len(known)} roles hit"
     doubt = "" if risk["low"] > bits else ", which may be no more than their share of the bits"
-    return f"{named} {share(bits)} of the bits and {percent(risk)} of the risk{among}{doubt}"
+    return f"{named} {share(bits)} of the bits and {percent(risk)} of the risk{doubt}"
 
 
-def _share_of_risk(roles: Roles, chosen: Collection[str]) -> JsonEstimate:
+def _share_of_risk(exposure: Exposure, chosen: Collection[str]) -> JsonEstimate:
     """Return the share of some roles in the risk of all roles hit.
 
-    Its interval is put together from those of SDC-1: the parts of a sum as in MOVER, and the two sums, of these roles
-    and of the others, off to opposite sides.
+    Its ends are those of the roles' parts, of these roles off to one side and of the others to the other: it holds
+    wherever the intervals of all roles do.
     """
-    parts: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
-    for role, entry in roles.items():
-        if entry["sdc1"] is not None:
-            value, low, high = (entry["bits"] * entry["sdc1"][key] for key in ("value", "low", "high"))
-            parts[role in chosen].append((value, low, high))
-    (value, low, high), (rest, rest_low, rest_high) = _sum(parts[True]), _sum(parts[False])
+    ends: dict[bool, list[float]] = {True: [0.0, 0.0, 0.0], False: [0.0, 0.0, 0.0]}
+    for role, part in exposure["wrong_answers"]["by_role"].items():
+        for place, key in enumerate(("value", "low", "high")):
+            ends[role in chosen][place] += part[key]
+    (value, low, high), (rest, rest_low, rest_high) = ends[True], ends[False]
     return {
         "value": value / (value + rest) if value else 0.0,
         "low": low / (low + rest_high) if low else 0.0,
@@ -114,30 +138,32 @@ def _share_of_risk(roles: Roles, chosen: Collection[str]) -> JsonEstimate:
     }
 
 
-def _sum(parts: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    value = sum(one[0] for one in parts)
-    low = value - math.hypot(*(value - low for value, low, _ in parts))
-    high = value + math.hypot(*(high - value for value, _, high in parts))
-    return value, max(0.0, low), high
-
-
-def _role_row(role: str, roles: Roles, *, shared: bool) -> list[str]:
-    entry = roles[role]
-    sdc1 = entry["sdc1"]
+def _role_row(role: str, exposure: Exposure, *, shared: bool) -> list[str]:
+    entry = exposure["roles"][role]
+    wrong = entry["wrong_answers"]
     known = shared and entry["share_of_risk"] is not None
     return [
         role,
         count(entry["bits"]),
         share(entry["share_of_bits"]),
-        percent(sdc1),
-        count(sdc1["n"]) if sdc1 else "0",
-        percent(_share_of_risk(roles, [role])) if known else NONE,
+        *(percent(entry[kind]) for kind in ("wrong_answers", "failing_faults", "due")),
+        count(wrong["n"]) if wrong else "0",
+        percent(_share_of_risk(exposure, [role])) if known else NONE,
     ]
 
 
-def _expected(exposure: dict[str, Any]) -> Table:
-    rows = [[rate(at["ber"]), _first_order(at["expected_sdc1"])] for at in exposure["at"]]
-    return Table(headers=["bit error rate", "expected SDC-1 of an image run, first order"], rows=rows)
+def _expected(exposure: Exposure) -> list[Block]:
+    """Return what is expected at each bit error rate, and what to do where that is no longer first order."""
+    kinds = _meanings(exposure)
+    rows = [[rate(at["ber"]), *(_first_order(at[kind]["total"]) for kind in kinds)] for at in exposure["at"]]
+    headers = ["expected, at a bit error rate of", *(name for name, _ in kinds.values())]
+    blocks: list[Block] = [Table(headers=headers, rows=rows)]
+    if any(cell in (_BEYOND, _UNBOUNDED) for row in rows for cell in row):
+        blocks.append(
+            f"Where failures are {_BEYOND}, first order tells nothing: run --faults ber. Where they are {_UNBOUNDED}, "
+            "more faults may show that they are."
+        )
+    return blocks
 
 
 def _first_order(expected: JsonEstimate) -> str:

@@ -1,6 +1,6 @@
 """What faults do to deployed files: accuracy over bit errors, the ladder of outcomes, exposure, the worst faults."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ MOST_SERIES = 6
 
 _WORST_SHOWN = 20
 _LAYERS_SHOWN = 10
-_NO_WIDTH = 1e-12
 _LADDER = ("sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite", "corrupted", "corrected")
 _MEANING = {
     "masked": "outputs bit-equal to the fault-free ones",
@@ -34,6 +33,7 @@ _MEANING = {
     "corrupted": "right answer became wrong",
     "due": "file no longer loads or runs (share of faults)",
 }
+_CHIPS_DUE = "file no longer loads or runs (share of chips)"
 
 
 def with_curve(campaigns: Sequence[Run]) -> list[Run]:
@@ -70,8 +70,8 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
     title = f"{at}, accuracy is {side_by_side(means)}"
     blocks: list[Block] = [
         "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips, "
-        "their intervals for further chips (Student). Images and their number stay the same; the fault-free accuracy "
-        f"stands in the first row.{_agreeing(runs)}",
+        "each rate by itself, with intervals that hold for further chips. Worst chip and quartiles describe the chips "
+        "drawn. Images and their number stay the same; the fault-free accuracy stands in the first row.",
         Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
@@ -85,15 +85,8 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
                 description=f"Accuracy over bit error rate. {title}.",
             )
         )
-    return Section(title=title, topic="Bit errors", blocks=[*blocks, _curve_table(runs)])
-
-
-def _agreeing(runs: Sequence[Run]) -> str:
-    """Say of intervals without width what they are worth."""
-    points = [point["accuracy"] for run in runs for point in run.summary["curve"]]
-    if all(point["high"] - point["low"] > _NO_WIDTH for point in points):
-        return ""
-    return " Where all chips agree, there is no spread to tell of further chips by, and the interval has no width."
+    blocks += [_curve_table(runs), *(_rates_table(run) for run in runs)]
+    return Section(title=title, topic="Bit errors", blocks=blocks)
 
 
 def _curve(run: Run) -> Series:
@@ -111,18 +104,32 @@ def _curve_table(runs: Sequence[Run]) -> Table:
     rates = sorted({point["ber"] for run in runs for point in run.summary["curve"]})
     headers = ["bit error rate"]
     for run in runs:
-        headers += [run.label, f"{run.label}, worst chip"]
+        headers += [run.label, f"{run.label}, worst chip", "quartiles of the chips"]
     first = ["fault-free"]
     for run in runs:
-        first += [percent(run.summary["golden"]["accuracy"]), NONE]
+        first += [percent(run.summary["golden"]["accuracy"]), NONE, NONE]
     rows = [first]
     for ber in rates:
         row = [rate(ber)]
         for run in runs:
             point = next((p for p in run.summary["curve"] if p["ber"] == ber), None)
-            row += [percent(point["accuracy"]), share(point["worst"])] if point else [NONE, NONE]
+            row += [percent(point["accuracy"]), share(point["worst"]), _quartiles(point)] if point else [NONE] * 3
         rows.append(row)
     return Table(headers=headers, rows=rows)
+
+
+def _quartiles(point: Mapping[str, Any]) -> str:
+    spread = point["spread"]["accuracy"]
+    return ", ".join(share(spread[name]) for name in ("quarter", "median", "three_quarters"))
+
+
+def _rates_table(run: Run) -> Table:
+    """Return every outcome at every bit error rate of one run."""
+    curve = run.summary["curve"]
+    rows = [[name, _MEANING[name], *(percent(point["rates"][name]) for point in curve)] for name in COUNTS]
+    rows.append(["due", _CHIPS_DUE, *(percent(point["due"]) for point in curve)])
+    headers = ["outcome", "meaning", *(f"at {rate(point['ber'])}" for point in curve)]
+    return Table(headers=headers, rows=rows, folded=f"{run.label}: image runs by outcome, at each bit error rate")
 
 
 def _outcomes(runs: Sequence[Run]) -> Section:

@@ -18,6 +18,9 @@ _MANIFEST = "manifest.json"
 COMMANDS = ("train", "faultcamp", "attackcamp")
 """The commands whose run folders a report reads."""
 
+_SCHEMAS = {"train": 1, "faultcamp": 2, "attackcamp": 1}
+"""The schema versions of the summaries that can be read."""
+
 _RECORDS = (
     "manifest.json",
     "summary.json",
@@ -79,7 +82,8 @@ class Run:
         """Coverage of its intervals."""
         if self.command == "train":
             return float(next(iter(self.summary["stages"].values()))["test"]["clean"]["confidence"])
-        return float(self.summary["accuracy" if self.command == "faultcamp" else "clean"]["confidence"])
+        clean = self.summary["golden"]["accuracy"] if self.command == "faultcamp" else self.summary["clean"]
+        return float(clean["confidence"])
 
     def digest(self, what: str) -> str | None:
         """Return the SHA-256 of something the run read: model, data, fault_list, surrogate, train, test, init."""
@@ -180,18 +184,11 @@ def _load(path: pathlib.Path, label: str) -> Run:
         raise RunFolderError(f"cannot read {file}: it is missing; copy the whole folder again, or run again")
     summary = read_json(file)
     version = summary.get("schema") if isinstance(summary, dict) else None
-    if version != 1:
-        raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads 1: run again")
+    known = _SCHEMAS[manifest["command"]]
+    if version != known:
+        raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads {known}: run again")
     check_schema(summary, manifest["command"], file)
-    _cut_expected(summary)
     return Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
-
-
-def _cut_expected(summary: Mapping[str, Any]) -> None:
-    """Cut the first-order SDC-1 of earlier versions at 1, as campaigns now do: no probability is larger."""
-    for at in (summary.get("exposure") or {"at": ()})["at"]:
-        for found in (at["expected_sdc1"], *at["by_role"].values()):
-            found.update({end: min(1.0, found[end]) for end in ("value", "low", "high")})
 
 
 def _labels(paths: Sequence[pathlib.Path]) -> list[str]:

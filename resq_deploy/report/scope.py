@@ -41,11 +41,12 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
         if options.get("bits"):
             yield f"in {run.label}, no faults at bits other than {listed(options['bits'])}"
         yield from _unaudited(run)
-        unseen = [
-            role for role, found in (run.summary.get("exposure") or {"roles": {}})["roles"].items() if not found["sdc1"]
-        ]
+        roles = (run.summary["exposure"] or {"roles": {}})["roles"]
+        unseen = [role for role, found in roles.items() if not found["wrong_answers"]]
         if unseen:
             yield f"in {run.label}, no fault fell on {listed(unseen)}"
+        if run.summary["exposure_reason"] and "curve" not in run.summary:
+            yield f"in {run.label}, no exposure: {run.summary['exposure_reason']}"
     most = max(run.summary["golden"]["images"] for run in runs)
     yield f"no more than {count(most, 'images')} under faults"
 

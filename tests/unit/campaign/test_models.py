@@ -11,14 +11,16 @@ from onnx import numpy_helper
 
 from resq_deploy.campaign import run
 from resq_deploy.campaign.engines.rest import Outputs
+from resq_deploy.campaign.gates import parse_gate
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role
-from resq_deploy.errors import FailedError
+from resq_deploy.errors import FailedError, OptionError
 from resq_deploy.faults.fault import Op
+from resq_deploy.faults.outcomes import COUNTS
 
 IMAGES = 40
 
@@ -157,24 +159,151 @@ def test_replay_and_reload_write_the_same_table(prepare, tmp_path):
     assert (tmp_path / "replay" / "faults.csv").read_bytes() == (tmp_path / "reload" / "faults.csv").read_bytes()
 
 
-def test_exposure_scales_the_rates_of_the_roles(prepare, tmp_path):
-    campaign = prepare(samples=300, ber=(1e-7, 1e-6), fit_per_mbit=500.0)
-    summary = campaign.run(tmp_path / "run")
+KINDS = ("wrong_answers", "failing_faults", "failing_faults_over_share", "due")
+
+
+def test_exposure_scales_the_rates_of_the_roles_and_adds_up(prepare, tmp_path):
+    summary = prepare(samples=300, ber=(1e-7, 1e-6), fit_per_mbit=500.0).run(tmp_path / "run")
     exposure = summary["exposure"]
     bits = {role: entry["bits"] for role, entry in exposure["roles"].items()}
-    assert sum(bits.values()) == summary["population"]["bits"]
+    total = sum(bits.values())
+    assert total == exposure["bits"] == summary["population"]["bits"]
     weight = summary["by_role"]["weight"]["sdc1"]
     at = exposure["at"][1]
     assert at["ber"] == 1e-6
-    assert at["by_role"]["weight"]["value"] == pytest.approx(bits["weight"] * 1e-6 * weight["value"])
-    assert at["by_role"]["weight"]["high"] == pytest.approx(bits["weight"] * 1e-6 * weight["high"])
-    total = sum(bits.values())
-    assert at["expected_sdc1"]["value"] == pytest.approx(total * 1e-6 * summary["rates"]["sdc1"]["value"])
-    assert exposure["fit"]["expected_sdc1"]["value"] == pytest.approx(
-        total / 1e6 * 500.0 * summary["rates"]["sdc1"]["value"]
+    for end in ("value", "low", "high"):
+        assert at["wrong_answers"]["by_role"]["weight"][end] == pytest.approx(bits["weight"] * 1e-6 * weight[end])
+        assert exposure["fit"]["wrong_answers"]["by_role"]["weight"][end] == pytest.approx(
+            bits["weight"] / 1e6 * 500.0 * weight[end]
+        )
+    for figures in (exposure, at, exposure["fit"]):
+        for kind in KINDS:
+            parts = [part["value"] for part in figures[kind]["by_role"].values()]
+            assert figures[kind]["total"]["value"] == pytest.approx(sum(parts), rel=1e-12)
+            if figures is not at:
+                layers = [part["value"] for part in figures[kind]["by_layer"].values()]
+                assert figures[kind]["total"]["value"] == pytest.approx(sum(layers), rel=1e-12)
+    shares = [entry["share_of_risk"] for entry in exposure["roles"].values()]
+    assert exposure["complete"] == (None not in shares)
+    unseen = exposure["wrong_answers"]["by_role"]
+    known = sum(
+        share or unseen[role]["value"] / exposure["wrong_answers"]["total"]["value"]
+        for role, share in zip(unseen, shares, strict=True)
     )
-    shares = [entry["share_of_risk"] for entry in exposure["roles"].values() if entry["share_of_risk"] is not None]
-    assert sum(shares) == pytest.approx(1.0)
+    assert known == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "narrowed",
+    [{"bits": (7,)}, {"roles": (Role.BIAS,)}, {"layers": "conv"}, {"bits": (0, 1), "roles": (Role.WEIGHT,)}],
+    ids=lambda narrowed: ", ".join(narrowed),
+)
+def test_only_the_bits_that_the_filters_leave_are_exposed(prepare, tmp_path, digits_int8, narrowed):
+    exposure = prepare(samples=30, fit_per_mbit=100.0, **narrowed).run(tmp_path / "run")["exposure"]
+    left = [
+        surface
+        for surface in DeployedModel.load(digits_int8).surfaces
+        if surface.role in narrowed.get("roles", Role) and surface.layer == narrowed.get("layers", surface.layer)
+    ]
+    wanted = narrowed.get("bits", range(64))
+    bits = sum(surface.elements * sum(bit in wanted for bit in range(surface.width)) for surface in left)
+    assert exposure["bits"] == sum(role["bits"] for role in exposure["roles"].values()) == bits
+    for kind in KINDS:
+        share, fit = (figures[kind]["total"] for figures in (exposure, exposure["fit"]))
+        for end in ("value", "low", "high"):
+            assert fit[end] == pytest.approx(share[end] * bits / 1e6 * 100.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"faults": FaultModel.BURST, "samples": 5}, "a burst flips several"),
+        ({"faults": FaultModel.WORD, "samples": 5}, "a replaced word changes several"),
+        ({"faults": FaultModel.BER, "ber": (1e-5,), "chips": 2}, "the curve over bit error rates"),
+    ],
+    ids=["burst", "word", "ber"],
+)
+def test_faults_of_several_bits_have_no_exposure_and_say_why(prepare, tmp_path, values, reason):
+    summary = prepare(**values).run(tmp_path / "run")
+    assert summary["exposure"] is None
+    assert reason in summary["exposure_reason"]
+
+
+def test_a_fault_that_is_due_counts_as_that_alone(prepare, tmp_path):
+    exposure = prepare(samples=5, time_limit=1e-9, fit_per_mbit=100.0).run(tmp_path / "run")["exposure"]
+    assert exposure["due"]["total"]["value"] == pytest.approx(1.0)
+    assert exposure["fit"]["due"]["total"]["value"] == pytest.approx(exposure["bits"] / 1e6 * 100.0)
+    for kind in KINDS[:3]:
+        assert exposure[kind]["total"]["value"] == 0.0
+        assert exposure[kind]["total"]["n"] == 5
+
+
+def test_another_failing_share_is_asked_of_the_same_faults(prepare, tmp_path):
+    values = {"samples": 100, "bits": (6, 7)}
+    exposures = [
+        prepare(**values, failing_share=share).run(tmp_path / "run", resume=True)["exposure"] for share in (0.0, 0.2)
+    ]
+    rows = [int(row["sdc1"]) / IMAGES for row in rows_of(tmp_path / "run")]
+    for exposure, share in zip(exposures, (0.0, 0.2), strict=True):
+        assert exposure["failing_share"] == share
+        found = exposure["roles"]["weight"]
+        harm = [rate for rate, row in zip(rows, rows_of(tmp_path / "run"), strict=True) if row["role"] == "weight"]
+        assert found["failing_faults"]["value"] == pytest.approx(np.mean([rate > 0 for rate in harm]))
+        assert found["failing_faults_over_share"]["value"] == pytest.approx(np.mean([rate > share for rate in harm]))
+    assert exposures[0]["failing_faults"] == exposures[1]["failing_faults"]
+    values = [exposure["failing_faults_over_share"]["total"]["value"] for exposure in exposures]
+    assert values[0] > values[1]
+
+
+def test_no_figure_is_pooled_over_bit_error_rates(prepare, tmp_path):
+    summary = prepare(faults=FaultModel.BER, ber=(1e-5, 3e-2), chips=5).run(tmp_path / "run")
+    assert not {"rates", "accuracy", "due"} & summary.keys()
+    rows = rows_of(tmp_path / "run")
+    for point in summary["curve"]:
+        chips = [row for row in rows if float(row["ber"]) == point["ber"]]
+        assert point["chips"] == len(chips) == 5
+        for name in COUNTS:
+            assert point["rates"][name]["value"] == pytest.approx(np.mean([int(row[name]) / IMAGES for row in chips]))
+            assert point["rates"][name]["n"] == 5
+        accuracy = [float(row["accuracy"]) for row in chips]
+        assert list(point["spread"]["accuracy"].values()) == pytest.approx(
+            np.quantile(accuracy, (0, 0.25, 0.5, 0.75, 1))
+        )
+        assert point["worst"] == pytest.approx(min(accuracy))
+    low, high = (point["rates"]["sdc1"] for point in summary["curve"])
+    assert low["high"] < high["low"]
+
+
+def test_chips_that_agree_leave_an_interval(prepare, tmp_path):
+    (point,) = prepare(faults=FaultModel.BER, ber=(1e-9,), chips=6).run(tmp_path / "run")["curve"]
+    assert point["rates"]["sdc1"]["value"] == point["due"]["value"] == 0.0
+    for found in (point["rates"]["sdc1"], point["due"], point["accuracy"]):
+        assert found["high"] - found["low"] > 0.3  # of six chips, whatever they do
+
+
+def test_a_gate_that_cannot_pass_is_refused_before_the_golden_run(digits_int8, digits, monkeypatch):
+    monkeypatch.setattr(run, "golden_run", lambda *_: pytest.fail("the golden run was begun"))
+    options = CampaignOptions(images=IMAGES, faults=FaultModel.BER, ber=(1e-4,), chips=20)
+    gates = [parse_gate("sdc1@1e-4=0.01")]
+    with pytest.raises(
+        OptionError, match=r"needs 3\d\d chips or more, .* 20 are planned.*: give --chips 3\d\d or more"
+    ):
+        Campaign(DeployedModel.load(digits_int8), digits, options, gates=gates)
+
+
+def test_gates_stand_in_the_summary_and_decide_no_figure(digits_int8, digits, prepare, tmp_path):
+    options = CampaignOptions(images=IMAGES, samples=200)
+    gates = [parse_gate(text) for text in ("sdc1=1", "sdc1=0.02", "due=0.05")]
+    model = DeployedModel.load(digits_int8)
+    summary = Campaign(model, digits, options, gates=gates).run(tmp_path / "run")
+    assert [gate["bound"] for gate in summary["gates"]] == [1.0, 0.02, 0.05]
+    for gate in summary["gates"]:
+        figure = summary["due"] if gate["metric"] == "due" else summary["rates"]["sdc1"]
+        assert gate["estimate"] == figure
+        assert gate["passed"] == (figure["high"] <= gate["bound"])
+    again = prepare(samples=200).run(tmp_path / "run", resume=True)
+    assert again["gates"] == []
+    assert again["rates"] == summary["rates"]
 
 
 def test_a_margin_is_reached_with_strata_and_survives_an_interruption(prepare, tmp_path):

@@ -282,12 +282,67 @@ def test_dry_run_plans_and_writes_nothing(resq, digits_int8, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("bound", "status"), [("sdc1=1", 0), ("sdc1=0.0001", 1), ("due=0.0001", 1)])
+@pytest.mark.parametrize(("bound", "status"), [("sdc1=1", 0), ("masked=0.1", 1), ("due=0.2", 0)])
 def test_fail_above_is_a_gate_for_ci(resq, digits_int8, tmp_path, bound, status):
-    arguments = ("--dataset", "digits", "--images", 30, "--samples", 10, "--out", tmp_path / "run")
-    ended, _, err = resq("faultcamp", digits_int8, *arguments, "--fail-above", bound)
+    arguments = ("--dataset", "digits", "--images", 30, "--samples", 50, "--out", tmp_path / "run")
+    ended, printed, err = resq("faultcamp", digits_int8, *arguments, "--fail-above", bound)
     assert ended == status
-    assert ("its upper end is above" in err) == bool(status)
+    assert f"gate {bound}: {'FAILED' if status else 'passed'}" in printed
+    assert ("the upper end is above the bound" in err) == bool(status)
+    (gate,) = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]
+    assert gate["passed"] is not bool(status)
+
+
+def test_bit_error_rates_are_not_pooled_into_one_that_passes(resq, digits_int8, tmp_path):
+    arguments = (
+        "faultcamp",
+        digits_int8,
+        "--dataset",
+        "digits",
+        "--images",
+        30,
+        "--faults",
+        "ber",
+        "--ber",
+        "1e-6,5e-2",
+    )
+    arguments = (*arguments, "--chips", 20, "--out", tmp_path / "run", "--fail-above")
+    status, printed, err = resq(*arguments, "sdc1=0.5")
+    points = json.loads((tmp_path / "run" / "summary.json").read_text())["curve"]
+    low, high = (point["rates"]["sdc1"] for point in points)
+    assert low["high"] < 0.3 < 0.5 < high["low"]
+    assert (low["value"] + high["value"]) / 2 < 0.5  # which a pooled figure would have let pass
+    assert status == 1
+    assert "gate sdc1@1e-06=0.5: passed" in printed
+    assert "gate sdc1@0.05=0.5: FAILED" in printed
+    assert err.splitlines()[-1].startswith("resq-deploy: --fail-above sdc1@0.05=0.5: ")
+    assert "accuracy under fault" not in printed
+    assert resq(*arguments, "sdc1@1e-6=0.5", "--resume")[0] == 0
+
+
+def test_dry_run_says_what_a_gate_needs(resq, digits_int8):
+    arguments = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 30, "--dry-run", "--fail-above")
+    status, out, _ = resq(*arguments, "sdc1@1e-3=0.01", "--faults", "ber", "--ber", "1e-3", "--chips", 4)
+    assert status == 0
+    assert re.search(r"sdc1@0.001=0.01: needs 3\d\d chips or more, .*; 4 are planned: it cannot pass", out)
+    status, out, _ = resq(*arguments, "sdc1=0.01")
+    assert re.search(r"sdc1=0.01: needs 3\d\d faults or more, .* until a margin of 0.01 is reached", out)
+
+
+def test_exposure_names_its_kinds_of_failure(resq, digits_int8, tmp_path):
+    arguments = ("--dataset", "digits", "--images", 30, "--samples", 50, "--fit-per-mbit", 100, "--bits", 7)
+    status, printed, _ = resq("faultcamp", digits_int8, *arguments, "--out", tmp_path / "run")
+    assert status == 0
+    exposure = json.loads((tmp_path / "run" / "summary.json").read_text())["exposure"]
+    assert f"Exposure of {exposure['bits']:,} bits" in printed
+    for kind, name in (
+        ("wrong_answers", "wrong answers"),
+        ("failing_faults", "failing faults"),
+        ("failing_faults_over_share", "failing faults, over 1 %"),
+        ("due", "due"),
+    ):
+        (line,) = [line for line in printed.splitlines() if re.match(rf"\W+{name} +\W", line)]
+        assert f"{exposure['fit'][kind]['total']['value']:.3g} [" in line
 
 
 @pytest.mark.parametrize(
@@ -295,6 +350,12 @@ def test_fail_above_is_a_gate_for_ci(resq, digits_int8, tmp_path, bound, status)
     [
         (("--fail-above", "sdc2=1"), "metrics are"),
         (("--fail-above", "sdc1=low"), "METRIC=BOUND"),
+        (("--fail-above", "sdc1=nan"), "give a bound from 0 to 1"),
+        (("--fail-above", "sdc1=-1"), "give a bound from 0 to 1"),
+        (("--fail-above", "sdc1@1e-3=0.1"), "only --faults ber has bit error rates"),
+        (("--fail-above", "sdc1=0.01", "--samples", "10"), "10 are planned, so that it cannot pass: give --samples"),
+        (("--fail-above", "sdc1=0.01", "--faults", "ber"), "20 are planned, so that it cannot pass: give --chips"),
+        (("--failing-share", "1"), "--failing-share 1.0: give a fraction"),
         (("--fault-list", "nowhere.csv"), "cannot read fault list"),
         (("--fault-list", "nowhere.csv", "--faults", "single"), "leave --faults out"),
         (("--faults", "ber", "--samples", "3"), "do not apply to ber"),

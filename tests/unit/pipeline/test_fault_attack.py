@@ -62,8 +62,9 @@ def test_the_row_of_clean_images_is_that_of_a_campaign(scene, chips, model, data
     options = CampaignOptions(faults=FaultModel.BER, ber=(BER,), chips=CHIPS, roles=(Role.WEIGHT,), images=IMAGES)
     campaign = Campaign(model, dataset, options).run(tmp_path / "run")
     assert matrix["clean"]["fault_free"] == campaign["golden"]["accuracy"]
-    assert matrix["clean"]["faulty"] == campaign["curve"][0]["accuracy"]
-    assert matrix["clean"]["sdc1"] == campaign["curve"][0]["sdc1"]
+    (point,) = campaign["curve"]
+    assert matrix["clean"]["faulty"]["value"] == pytest.approx(point["accuracy"]["value"])
+    assert matrix["clean"]["sdc1"]["value"] == pytest.approx(point["rates"]["sdc1"]["value"])
     assert matrix["faults"]["faults"] == CHIPS
 
 

@@ -9,7 +9,7 @@ from resq_deploy.report.document import Dots, HeatMap, Lines, Notice, Table
 from resq_deploy.report.markdown import as_markdown
 from resq_deploy.report.page import render
 from resq_deploy.report.scope import not_tested
-from resq_deploy.report.text import percent
+from resq_deploy.report.text import percent, quantity
 
 
 def section(report, topic, start=""):
@@ -53,6 +53,36 @@ def test_the_curve_shows_every_chip_with_band_and_mean(report):
     assert all(len(series.x) == 2 and series.estimates[0]["n"] == 4 for series in lines.series)
 
 
+def test_each_bit_error_rate_has_all_outcomes_and_none_is_pooled(report, curve):
+    points = json.loads((curve / "summary.json").read_text())["curve"]
+    main, rates, _ = tables(section(report, "Bit errors"))
+    assert rates.headers == ["outcome", "meaning", "at 1e-3", "at 3e-2"]
+    sdc1 = next(row for row in rates.rows if row[0] == "sdc1")
+    assert sdc1[2:] == [percent(point["rates"]["sdc1"]) for point in points]
+    assert main.headers[1:4] == ["curve", "curve, worst chip", "quartiles of the chips"]
+    pooled = percent(json.loads((curve / "summary.json").read_text()).get("accuracy"))
+    assert pooled == "-"
+
+
+def test_gates_stand_on_top_and_failed_ones_cannot_be_overlooked(single, copied):
+    folder = copied(single)
+    summary = json.loads((folder / "summary.json").read_text())
+    sdc1 = summary["rates"]["sdc1"]
+    summary["gates"] = [
+        {"metric": "sdc1", "ber": None, "bound": bound, "estimate": sdc1, "passed": passed}
+        for bound, passed in ((0.5, True), (1e-4, False))
+    ]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    first = document(gather([folder])).sections[0]
+    assert [row[1:] for row in tables(first)[-1].rows] == [
+        ["sdc1", "50 %", percent(sdc1), "passed"],
+        ["sdc1", "0.01 %", percent(sdc1), "FAILED"],
+    ]
+    assert [block.text for block in first.blocks if isinstance(block, Notice)] == [
+        "single: the figures are not within the bounds asked for sdc1"
+    ]
+
+
 def test_outcomes_and_exposure_name_every_rate_with_its_interval(report, single):
     summary = json.loads((single / "summary.json").read_text())
     (outcomes,) = tables(section(report, "Outcomes"))
@@ -60,9 +90,12 @@ def test_outcomes_and_exposure_name_every_rate_with_its_interval(report, single)
     assert cells.keys() == {*summary["rates"], "due", "accuracy"}
     assert cells["sdc1"].startswith(f"{100 * summary['rates']['sdc1']['value']:.1f}"[:3])
     exposure = section(report, "Exposure", "single")
-    by_role = tables(exposure)[0]
+    kinds, by_role, _ = tables(exposure)
+    assert [row[0] for row in kinds.rows] == ["wrong answers", "failing faults", "failing faults, over 1 %", "due"]
+    assert kinds.headers[-1] == "in 10^9 hours (FIT), of a memory with 100 FIT in 10^6 bits"
+    fit = summary["exposure"]["fit"]["failing_faults"]["total"]
+    assert kinds.rows[1][-1] == quantity(fit)
     assert {row[0] for row in by_role.rows} == set(summary["exposure"]["roles"])
-    assert any(isinstance(block, str) and "100 raw failures" in block for block in exposure.blocks)
 
 
 def test_the_heat_map_has_a_mean_for_every_cell_that_was_hit(report, single):

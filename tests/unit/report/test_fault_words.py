@@ -34,21 +34,23 @@ def rate(value, low, high, n=50):
 
 def test_no_probability_is_above_one_and_first_order_needs_the_upper_end(single, copied):
     def exposed(summary):
-        at = summary["exposure"]["at"]
         for entry, found in zip(
-            at, (rate(0.001, 0, 0.02), rate(0, 0, 2.41), rate(0.7, 0.1, 9), *[rate(0, 0, 241)] * 2), strict=True
+            summary["exposure"]["at"],
+            (rate(0.001, 0, 0.02), rate(0, 0, 0.9), rate(0.7, 0.1, 1), *[rate(0, 0, 1)] * 2),
+            strict=True,
         ):
-            entry["expected_sdc1"] = found
-            entry["by_role"] = {"weight": rate(3.0, 0.5, 40.0)}
+            entry["failing_faults"]["total"] = found
 
-    folder = edited(copied(single), exposed)
-    told = [row[1] for row in tables(section(folder, "Exposure"))[1].rows]
-    assert told[0] == "0.1 % [0.0, 2.0]"
-    assert told[1].startswith("not known, faults may be no longer rare")
-    assert told[2].startswith("faults are no longer rare")
-    (run,) = load_runs([folder])
-    for at in run.summary["exposure"]["at"]:
-        assert max(at["expected_sdc1"]["high"], at["by_role"]["weight"]["value"]) <= 1.0
+    found = section(edited(copied(single), exposed), "Exposure")
+    assert [row[2] for row in tables(found)[2].rows][:3] == [
+        "0.1 % [0.0, 2.0]",
+        "not known to be rare",
+        "no longer rare",
+    ]
+    assert any(isinstance(block, str) and "run --faults ber" in block for block in found.blocks)
+    for at in json.loads((single / "summary.json").read_text())["exposure"]["at"]:
+        for kind in ("wrong_answers", "failing_faults", "failing_faults_over_share", "due"):
+            assert max(part["high"] for part in (at[kind]["total"], *at[kind]["by_role"].values())) <= 1.0
 
 
 LAYERS = ["conv", "fc", "normalise"]
@@ -89,21 +91,20 @@ def test_risk_is_shared_out_only_where_enough_faults_did_harm(single):
     table = read_faults(run)
     few = shared(9, table, run)
     assert few.title == "single: 9 of 80 faults changed an answer, too few to share out the risk"
-    assert {row[5] for row in tables(few)[0].rows} == {"-"}
+    assert {row[7] for row in tables(few)[1].rows} == {"-"}
     enough = shared(10, table, run)
     assert " of the risk" in enough.title
-    assert all("[" in row[5] for row in tables(enough)[0].rows if row[3] != "-")
+    assert all("[" in row[7] for row in tables(enough)[1].rows if row[3] != "-")
 
 
 def test_a_share_of_the_risk_has_an_interval_that_holds_it():
-    roles = {
-        "bias": {"bits": 100, "sdc1": rate(0.5, 0.3, 0.7)},
-        "weight": {"bits": 900, "sdc1": rate(0.1, 0.05, 0.2)},
-        "float": {"bits": 9, "sdc1": None},
-    }
-    found = exposure_section._share_of_risk(roles, ["bias"])
-    assert found == pytest.approx({"value": 50 / 140, "low": 30 / 210, "high": 70 / 115})
-    whole = exposure_section._share_of_risk(roles, ["bias", "weight"])
+    parts = {"bias": rate(0.05, 0.03, 0.07), "weight": rate(0.09, 0.045, 0.18), "scale": rate(0.01, 0.005, 0.02)}
+    exposure = {"wrong_answers": {"by_role": parts}}
+    found = exposure_section._share_of_risk(exposure, ["bias"])
+    assert found == pytest.approx({"value": 5 / 15, "low": 3 / 23, "high": 7 / 12})
+    two = exposure_section._share_of_risk(exposure, ["bias", "scale"])
+    assert two == pytest.approx({"value": 6 / 15, "low": 3.5 / 21.5, "high": 9 / 13.5})
+    whole = exposure_section._share_of_risk(exposure, parts)
     assert whole == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 

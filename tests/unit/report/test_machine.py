@@ -44,9 +44,11 @@ def test_campaigns_fit_their_schema(faultcamp, name):
     summary = json.loads((folder / "summary.json").read_text())
     validator("manifest").validate(json.loads((folder / "manifest.json").read_text()))
     validator("faultcamp").validate(summary)
+    assert (summary["exposure"] is None) == bool(summary["exposure_reason"]) == (name in ("curve", "burst", "word"))
     assert validator("faultcamp").schema["$defs"]["rates"]["required"] == list(COUNTS)
     if name == "due":
         assert summary["faults"]["due"] == 5
+        assert summary["exposure"]["due"]["total"]["value"] == pytest.approx(1.0)
     assert as_csv(gather([folder]))
 
 
@@ -76,7 +78,11 @@ def test_csv_has_a_row_for_every_estimate(everything):
     assert [float(sdc1[key]) for key in ("value", "low", "high")] == [
         summary["rates"]["sdc1"][key] for key in ("value", "low", "high")
     ]
-    assert ("curve", "curve/0.03/accuracy") in found
+    assert {("curve", f"curve/0.03/{figure}") for figure in ("accuracy", "due", "rates/sdc1")} <= found.keys()
+    assert not {("curve", figure) for figure in ("accuracy", "due", "rates/sdc1")} & found.keys()
+    for kind in ("wrong_answers", "failing_faults", "failing_faults_over_share", "due"):
+        for place in (f"{kind}/total", f"{kind}/by_role/weight", f"at/1e-06/{kind}/total", f"fit/{kind}/total"):
+            assert ("single", f"exposure/{place}") in found
     assert ("attacks", "robust/twin-pgd/4") in found
     assert ("train", "stages/fault/test/robust") in found
     assert ("coarse-curve - curve", "accuracy at 3e-2") in found

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from resq_deploy.campaign.options import FaultModel
 from resq_deploy.errors import RunFolderError
 from resq_deploy.records import write_json
 from resq_deploy.report.build import document, gather
@@ -119,16 +120,10 @@ def test_layers_that_another_run_hit_are_known_to_exist(single, copied):
     assert "no fault fell on layer fc;" in lost
 
 
-def test_chips_that_agree_get_no_silent_certainty(curve, copied):
-    folder = copied(curve)
-
-    def change(summary):
-        point = summary["curve"][0]["accuracy"]
-        point.update(low=point["value"], high=point["value"])
-
-    edited(folder / "summary.json", change)
-    assert "Where all chips agree, there is no spread" in as_markdown(document(gather([folder])))
-    assert "Where all chips agree" not in as_markdown(document(gather([curve])))
+def test_why_there_is_no_exposure_is_said(faultcamp):
+    folder = faultcamp("page-burst", faults=FaultModel.BURST, samples=20)
+    (said,) = not_tested(load_runs([folder]))[1:]
+    assert "in page-burst, no exposure: exposure adds up faults of one bit each, and a burst flips several" in said
 
 
 def test_a_child_without_manifest_is_said(single, tmp_path):
