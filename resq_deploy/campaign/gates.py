@@ -157,7 +157,8 @@ def _at_each_rate(gate: Gate, options: CampaignOptions) -> Iterator[Gate]:
 def _need(gate: Gate, plan: Plan) -> Need:
     options = plan.options
     chips = options.faults is FaultModel.BER
-    planned = options.chips if chips else None if plan.sample is not None else len(plan)
+    grows = plan.sample is not None or (chips and options.margin is not None)
+    planned = None if grows else options.chips if chips else len(plan)
     return Need(
         gate=gate,
         unit="chips" if chips else "faults",

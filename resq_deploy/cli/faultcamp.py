@@ -271,8 +271,9 @@ def _print_curve(curve: Sequence[Mapping[str, Any]]) -> None:
             percent(point["rates"]["sdc1"]),
         )
         rows.append((f"{point['ber']:g}", *figures, str(point["chips"])))
-    headers = ("BER", "accuracy, mean", "worst chip", "half of the chips", "SDC-1, mean", "chips")
+    headers = ("BER", "accuracy, mean", "worst chip", "quartiles", "SDC-1, mean", "chips")
     print_table("Accuracy and SDC-1 over bit error rate", headers, rows)
+    click.echo("intervals hold for further chips; worst chip and quartiles describe those drawn")
     due = [f"{percent(point['due'])} at {point['ber']:g}" for point in curve if point["due"]["value"]]
     if due:
         click.echo(f"due, and in no rate but accuracy: {', '.join(due)} of the chips")

@@ -104,7 +104,7 @@ def _curve_table(runs: Sequence[Run]) -> Table:
     rates = sorted({point["ber"] for run in runs for point in run.summary["curve"]})
     headers = ["bit error rate"]
     for run in runs:
-        headers += [run.label, f"{run.label}, worst chip", "quartiles of the chips"]
+        headers += [run.label, f"{run.label}, worst chip", f"{run.label}, quartiles of the chips"]
     first = ["fault-free"]
     for run in runs:
         first += [percent(run.summary["golden"]["accuracy"]), NONE, NONE]

@@ -59,7 +59,7 @@ def test_each_bit_error_rate_has_all_outcomes_and_none_is_pooled(report, curve):
     assert rates.headers == ["outcome", "meaning", "at 1e-3", "at 3e-2"]
     sdc1 = next(row for row in rates.rows if row[0] == "sdc1")
     assert sdc1[2:] == [percent(point["rates"]["sdc1"]) for point in points]
-    assert main.headers[1:4] == ["curve", "curve, worst chip", "quartiles of the chips"]
+    assert main.headers[1:4] == ["curve", "curve, worst chip", "curve, quartiles of the chips"]
     pooled = percent(json.loads((curve / "summary.json").read_text()).get("accuracy"))
     assert pooled == "-"
 
