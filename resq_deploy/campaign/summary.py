@@ -51,10 +51,9 @@ class Figures:
             domain: which faults count, shape [n].
             group: the role, layer or bit that the domain is.
         """
-        inside = domain & self.judged
-        if not inside.any():
+        if not (domain & self.judged).any():
             return dict.fromkeys(COUNTS, None)
-        return {name: self.estimate(self._rates[name], inside, group).as_dict() for name in COUNTS}
+        return {name: self.estimate(self._rates[name], domain, group, self.judged).as_dict() for name in COUNTS}
 
     def of_each(self, name: str) -> NDArray[np.float64]:
         """Return the rate of one kind of outcome of each fault, 0 for one that is `due`, shape [n]."""
@@ -69,19 +68,26 @@ class Figures:
         """Return how many faults of the population each fault stands for, up to a common factor, shape [n]."""
         return np.ones(len(self.records)) if self.plan.sample is None else self.plan.sample.weights()
 
-    def estimate(self, values: NDArray[np.float64] | Flags, domain: Flags, group: Group | None = None) -> Estimate:
+    def estimate(
+        self,
+        values: NDArray[np.float64] | Flags,
+        domain: Flags,
+        group: Group | None = None,
+        known: Flags | None = None,
+    ) -> Estimate:
         """Estimate the mean over a domain of a figure that each fault has.
 
         Args:
             values: the figure of each fault, in [0, 1], or whether it has something, shape [n].
             domain: which faults count, shape [n].
             group: the role, layer or bit that the domain is; None for all faults, or all chips at one rate.
+            known: which faults have such a figure at all, shape [n]; None for all of them.
         """
-        figures = values.astype(np.float64)
+        figures, counted = values.astype(np.float64), domain if known is None else domain & known
         if self.plan.sample is not None:
-            return stratified.estimate(figures, self.plan.sample, self._confidence, domain)
+            return stratified.estimate(figures, self.plan.sample, self._confidence, counted)
         population = self.plan.size if group is None else self.plan.group_size(*group)
-        return cluster(figures[domain], population, self._confidence)
+        return cluster(figures[counted], population, self._confidence)
 
 
 def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str, Any]:
