@@ -26,7 +26,7 @@ SMALL = {
     "images": IMAGES,
     "fit_per_mbit": RATE,
 }
-REPLICATIONS = 120
+REPLICATIONS = 60
 
 
 @dataclasses.dataclass(frozen=True)
