@@ -143,3 +143,14 @@ def test_due_faults_are_counted_and_not_conditioned_away(truth):
     )
     wrong = sum(record.counts["sdc1"] / IMAGES for record in records)
     assert count["wrong_answers"] == pytest.approx(wrong)
+
+
+def test_where_every_fault_is_due_nothing_else_is_counted(truth):
+    plan = make_plan(truth.surfaces, CampaignOptions(**SMALL, samples=12))
+    records = [Record.due(number, 1, "test") for number in range(len(plan))]
+    found = exposure(Figures(plan, records, 0.95))
+    assert found["due"]["total"]["value"] == pytest.approx(1.0)  # roles no fault fell on count as the others
+    assert found["fit"]["due"]["total"]["value"] == pytest.approx(found["bits"] / 1e6 * RATE)
+    for kind in KINDS[:3]:
+        assert found[kind]["total"]["value"] == 0.0
+        assert found[kind]["total"]["n"] == 12

@@ -229,15 +229,6 @@ def test_faults_of_several_bits_have_no_exposure_and_say_why(prepare, tmp_path, 
     assert reason in summary["exposure_reason"]
 
 
-def test_a_fault_that_is_due_counts_as_that_alone(prepare, tmp_path):
-    exposure = prepare(samples=5, time_limit=1e-9, fit_per_mbit=100.0).run(tmp_path / "run")["exposure"]
-    assert exposure["due"]["total"]["value"] == pytest.approx(1.0)
-    assert exposure["fit"]["due"]["total"]["value"] == pytest.approx(exposure["bits"] / 1e6 * 100.0)
-    for kind in KINDS[:3]:
-        assert exposure[kind]["total"]["value"] == 0.0
-        assert exposure[kind]["total"]["n"] == 5
-
-
 def test_another_failing_share_is_asked_of_the_same_faults(prepare, tmp_path):
     values = {"samples": 100, "bits": (6, 7)}
     exposures = [
