@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import FaultModel
@@ -13,7 +13,7 @@ from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.faults import stratified
 from resq_deploy.faults.outcomes import COUNTS, Outcome
-from resq_deploy.faults.statistics import Estimate, cluster, share, student
+from resq_deploy.faults.statistics import Estimate, cluster, proportion, share, spread
 
 SCHEMA = 1
 
@@ -39,7 +39,9 @@ class Figures:
         self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in COUNTS}
         self._accuracy = np.array([record.accuracy for record in records])
 
-    def rates(self, domain: Flags, population: float) -> dict[str, JsonEstimate | None]:
+    def rates(
+        self, domain: Flags, population: float, part: NDArray[np.int64] | None = None
+    ) -> dict[str, JsonEstimate | None]:
         """Return the rate of every kind of outcome over image runs of the faults in a domain.
 
         Faults that are `due` have no image runs and stay out; without any judged fault a rate is None.
@@ -47,30 +49,53 @@ class Figures:
         Args:
             domain: which faults count, shape [n].
             population: how many faults of the population belong to the domain.
+            part: the same for each stratum, shape [strata]; None for all faults, or where there are no strata.
         """
         inside = domain & self.judged
         if not inside.any():
             return dict.fromkeys(COUNTS, None)
-        return {name: self._estimate(self._rates[name], inside, population).as_dict() for name in COUNTS}
+        return {name: self._estimate(self._rates[name], domain, population, part).as_dict() for name in COUNTS}
 
     def rate(self, name: str, domain: Flags) -> NDArray[np.float64]:
         """Return the rate of one kind of outcome of each judged fault in a domain, shape [faults]."""
         return self._rates[name][domain & self.judged]
 
+    def over_chips(self, values: ArrayLike) -> Estimate:
+        """Estimate the mean of one figure a chip over further chips."""
+        return cluster(values, math.inf, self._confidence, stopped=self._stopped)
+
     def accuracy(self) -> Estimate:
         """Estimate the accuracy under a fault of the population; a `due` fault scores 0."""
-        everything = np.ones(len(self.records), dtype=bool)
-        return self._estimate(self._accuracy, everything, self.plan.size)
+        return self._of_all(self._accuracy)
 
     def due(self) -> Estimate:
         """Estimate the share of the population's faults that are `due`."""
-        everything = np.ones(len(self.records), dtype=bool)
-        return self._estimate((~self.judged).astype(np.float64), everything, self.plan.size)
+        due = ~self.judged
+        if self.plan.sample is None and not self._stopped:
+            return proportion(int(due.sum()), len(due), self.plan.size, self._confidence)
+        return self._of_all(due.astype(np.float64))
 
-    def _estimate(self, values: NDArray[np.float64], domain: Flags, population: float) -> Estimate:
+    @property
+    def _stopped(self) -> bool:
+        """Whether the results of a simple sample decided how many units were drawn."""
+        return self.plan.options.margin is not None
+
+    def _of_all(self, values: NDArray[np.float64]) -> Estimate:
         if self.plan.sample is not None:
-            return stratified.estimate(values, self.plan.sample, self._confidence, domain)
-        return cluster(values[domain], population, self._confidence)
+            return stratified.estimate(values, self.plan.sample, self._confidence)
+        return cluster(values, self.plan.size, self._confidence, stopped=self._stopped)
+
+    def _estimate(
+        self, values: NDArray[np.float64], domain: Flags, population: float, part: NDArray[np.int64] | None
+    ) -> Estimate:
+        """Estimate a rate over the judged faults of a domain."""
+        sample = self.plan.sample
+        if sample is not None:
+            within = sample if part is None else sample.inside(domain, part)
+            return stratified.estimate(values[domain], within, self._confidence, self.judged[domain])
+        judged = values[domain & self.judged]
+        complete = int(domain.sum()) >= population
+        return cluster(judged, len(judged) if complete else population, self._confidence, stopped=self._stopped)
 
 
 def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str, Any]:
@@ -125,20 +150,20 @@ def _by_group(figures: Figures, key: str) -> dict[str, Any]:
     if plan.population is not None:
         ordered = dict.fromkeys(cell.group(key) for cell in plan.population.cells)
         present = [name for name in ordered if name in set(present)]
-    return {name: figures.rates(names == name, plan.group_size(key, name)) for name in present}
+    return {name: figures.rates(names == name, plan.group_size(key, name), plan.part(key, name)) for name in present}
 
 
 def _point(figures: Figures, rate: float) -> dict[str, Any]:
-    """Return one point of the curve of accuracy over bit error rate; Student's intervals over chips."""
-    confidence = figures.plan.options.confidence
+    """Return one point of the curve of accuracy over bit error rate: bounds on further chips, and the chips seen."""
     chosen = np.array([at == rate for at, _ in figures.plan.masks])
     accuracy = [record.accuracy for record, inside in zip(figures.records, chosen, strict=True) if inside]
     sdc1 = figures.rate("sdc1", chosen)
     return {
         "ber": rate,
-        "accuracy": student(accuracy, confidence).as_dict(),
+        "accuracy": figures.over_chips(accuracy).as_dict(),
+        "spread": spread(accuracy),
         "worst": min(accuracy),
         "chips": len(accuracy),
         "due": len(accuracy) - len(sdc1),
-        "sdc1": student(sdc1, confidence).as_dict() if len(sdc1) else None,
+        "sdc1": figures.over_chips(sdc1).as_dict() if len(sdc1) else None,
     }

@@ -54,12 +54,14 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     show_default=True,
     help="Bit error rates: of ber's masks, and of the exposure that other models end with.",
 )
-@click.option("--chips", type=int, default=20, show_default=True, help="Simulated chips a rate, for ber.")
+@click.option(
+    "--chips", type=int, default=20, show_default=True, help="Simulated chips a rate, for ber without --margin."
+)
 @click.option("--samples", type=int, help="How many faults to draw, evenly from the population.")
 @click.option(
     "--margin",
     type=float,
-    help="Half-width wanted for SDC-1, a fraction; draws in strata until reached.  [default: 0.01]",
+    help="Half-width wanted for SDC-1, a fraction; draws in strata, of ber chips, until reached.  [default: 0.01]",
 )
 @click.option("--exhaustive", is_flag=True, help="Evaluate every fault there is.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Coverage of the intervals.")
@@ -228,10 +230,10 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     )
     if "curve" in summary:
         rows = [
-            (f"{point['ber']:g}", percent(point["accuracy"]), f"{100 * point['worst']:.2f} %", str(point["chips"]))
+            (f"{point['ber']:g}", percent(point["accuracy"]), *_seen(point["spread"]), str(point["chips"]))
             for point in summary["curve"]
         ]
-        print_table("Accuracy over bit error rate", ("BER", "mean", "worst chip", "chips"), rows)
+        print_table("Accuracy over bit error rate", ("BER", "mean", "worst chip", "half of the chips", "chips"), rows)
     else:
         print_table("Image runs", ("outcome", "rate"), [(name, percent(summary["rates"][name])) for name in _SHOWN])
         _print_roles(summary)
@@ -255,6 +257,12 @@ def _audited(audit: Mapping[str, Any], confidence: float) -> str:
     if audit["rules_out"] is None:
         return text
     return f"{text}; rules out more than {100 * audit['rules_out']:.2g} % wrong records (at {100 * confidence:g} %)"
+
+
+def _seen(spread: Mapping[str, float]) -> tuple[str, str]:
+    """Describe the chips that were drawn: the worst, and the quartiles."""
+    least, first, third = (100 * spread[name] for name in ("least", "quarter", "three_quarters"))
+    return f"{least:.2f} %", f"{first:.2f} to {third:.2f} %"
 
 
 def _print_roles(summary: Mapping[str, Any]) -> None:

@@ -8,9 +8,9 @@ happens with probability alpha / 2 at most (Ville's inequality), and m is ruled 
     K(m) = sum_j w_j prod_i (1 - c_j (x_i - m) / (1 - m)),    0 <= c_j <= 1,
 
 and the upper end is the m where K(m) reaches 2 / alpha; the lower end is the same for 1 - x (Waudby-Smith and Ramdas,
-"Estimating means of bounded random variables by betting", JRSS B 2023, sections 3 and 4). The bets c_j and their weights
-w_j are fixed before any figure is seen. Therefore K falls where an x grows and grows with m: more harm seen never lowers
-an end, and only the multiset of the figures counts - neither order nor number of workers.
+"Estimating means of bounded random variables by betting", JRSS B 2023, sections 3 and 4). The bets c_j and their
+weights w_j are fixed before any figure is seen. Therefore K falls where an x grows and grows with m: more harm seen
+never lowers an end, and only the multiset of the figures counts - neither order nor number of workers.
 
 Sampling without replacement is covered as well: the mean of a product over a sample without replacement is at most the
 power of the population's mean (Maclaurin's inequality), which is 1 for the true m.
@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 _ALL_IN = 0.4
-_BETS = np.concatenate([[1.0], 0.8 * 0.55 ** np.arange(13)])
+BETS = np.concatenate([[1.0], 0.8 * 0.55 ** np.arange(13)])
 """The bets c_j of either side. All of the stake decides where nothing was seen, the others where something was."""
 
 _LOG_WEIGHTS = np.log(np.concatenate([[_ALL_IN], np.full(13, (1.0 - _ALL_IN) / 13)]))
@@ -81,20 +81,30 @@ def bounds(phases: Sequence[Phase], confidence: float) -> tuple[float, float]:
         phases: what was seen, in the order of drawing; none leaves [0, 1].
         confidence: 1 - alpha.
     """
-    threshold = math.log(2.0 / (1.0 - confidence))
+    threshold = log_threshold(confidence)
+    low = 1.0 - _zero(lambda distance: total(against_lower(phases, 1.0 - distance)) - threshold)
+    return low, _zero(lambda m: total(against_higher(phases, m)) - threshold)
 
-    def against_lower(distance: float) -> float:
-        m = 1.0 - distance
-        return _log_capital([(p.values, p.counts, p.slope * m - p.taken) for p in phases]) - threshold
 
-    def against_higher(m: float) -> float:
-        means = [p.slope * m - p.taken - p.open for p in phases]
-        return (
-            _log_capital([(1.0 - p.values, p.counts, 1.0 - mean) for p, mean in zip(phases, means, strict=True)])
-            - threshold
-        )
+def log_threshold(confidence: float) -> float:
+    """Return the logarithm of the capital at which a mean is ruled out, 2 / alpha."""
+    return math.log(2.0 / (1.0 - confidence))
 
-    return 1.0 - _zero(against_lower), _zero(against_higher)
+
+def against_lower(phases: Sequence[Phase], m: float) -> Floats:
+    """Return the logarithm of what each bet against a mean of m or less has become, shape [bets]."""
+    return _stakes([(p.values, p.counts, p.slope * m - p.taken) for p in phases])
+
+
+def against_higher(phases: Sequence[Phase], m: float) -> Floats:
+    """Return the logarithm of what each bet against a mean of m or more has become, shape [bets]."""
+    return _stakes([(1.0 - p.values, p.counts, 1.0 - (p.slope * m - p.taken - p.open)) for p in phases])
+
+
+def total(stakes: Floats) -> float:
+    """Return the logarithm of the capital that all bets make together."""
+    most = float(stakes.max())
+    return most + math.log(float(np.exp(stakes - most).sum())) if math.isfinite(most) else most
 
 
 def mean_bounds(values: ArrayLike, confidence: float) -> tuple[float, float]:
@@ -107,22 +117,21 @@ def mean_bounds(values: ArrayLike, confidence: float) -> tuple[float, float]:
     return bounds([Phase.of(values)], confidence)
 
 
-def _log_capital(against: Sequence[tuple[Floats, Floats, float]]) -> float:
-    """Return the logarithm of what the bets that the means are higher have become.
+def _stakes(against: Sequence[tuple[Floats, Floats, float]]) -> Floats:
+    """Return the logarithm of each bet on figures with a higher mean.
 
     Args:
-        against: figures, their counts, and the mean they have if the stake is lost, for each phase.
+        against: figures, their counts, and the mean that they have at most if the bets are fair, for each phase.
     """
-    won = _LOG_WEIGHTS.copy()
+    stakes: Floats = _LOG_WEIGHTS.copy()
     for values, counts, mean in against:
         if mean <= 0.0:
             if mean < 0.0 or values.any():
-                return math.inf  # no population has this mean and what was seen
+                return np.full_like(stakes, math.inf)  # no population has this mean and what was seen
             continue
         with np.errstate(divide="ignore"):  # all in, and lost
-            won += np.log1p(_BETS[:, np.newaxis] * (values / mean - 1.0)) @ counts
-    most = float(won.max())
-    return most + math.log(float(np.exp(won - most).sum())) if most > -math.inf else most
+            stakes += np.log1p(BETS[:, np.newaxis] * (values / mean - 1.0)) @ counts
+    return stakes
 
 
 def _zero(rising: Callable[[float], float]) -> float:

@@ -1,12 +1,12 @@
 """What faults do to deployed files: accuracy over bit errors, the ladder of outcomes, exposure, the worst faults."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from resq_deploy.faults.outcomes import COUNTS
-from resq_deploy.faults.statistics import as_estimate, difference
+from resq_deploy.faults.statistics import as_estimate
 from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
@@ -18,7 +18,6 @@ MOST_SERIES = 6
 
 _WORST_SHOWN = 20
 _LAYERS_SHOWN = 10
-_NO_WIDTH = 1e-12
 _LADDER = ("sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite", "corrupted", "corrected")
 _MEANING = {
     "masked": "outputs bit-equal to the fault-free ones",
@@ -69,9 +68,10 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
     means = [(label, point["accuracy"]["value"], percent(point["accuracy"])) for label, point in highest]
     title = f"{at}, accuracy is {side_by_side(means)}"
     blocks: list[Block] = [
-        "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips, "
-        "their intervals for further chips (Student). Images and their number stay the same; the fault-free accuracy "
-        f"stands in the first row.{_agreeing(runs)}",
+        "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips; "
+        "the interval bounds the mean of further chips whatever their distribution, and is wide where chips are few. "
+        "The worst chip and the figures between which half of them lie describe the chips that were drawn, and bound "
+        "nothing. Images and their number stay the same; the fault-free accuracy stands in the first row.",
         Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
@@ -86,14 +86,6 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
             )
         )
     return Section(title=title, topic="Bit errors", blocks=[*blocks, _curve_table(runs)])
-
-
-def _agreeing(runs: Sequence[Run]) -> str:
-    """Say of intervals without width what they are worth."""
-    points = [point["accuracy"] for run in runs for point in run.summary["curve"]]
-    if all(point["high"] - point["low"] > _NO_WIDTH for point in points):
-        return ""
-    return " Where all chips agree, there is no spread to tell of further chips by, and the interval has no width."
 
 
 def _curve(run: Run) -> Series:
@@ -111,18 +103,24 @@ def _curve_table(runs: Sequence[Run]) -> Table:
     rates = sorted({point["ber"] for run in runs for point in run.summary["curve"]})
     headers = ["bit error rate"]
     for run in runs:
-        headers += [run.label, f"{run.label}, worst chip"]
+        headers += [run.label, f"{run.label}, worst chip", f"{run.label}, half of the chips"]
     first = ["fault-free"]
     for run in runs:
-        first += [percent(run.summary["golden"]["accuracy"]), NONE]
+        first += [percent(run.summary["golden"]["accuracy"]), NONE, NONE]
     rows = [first]
     for ber in rates:
         row = [rate(ber)]
         for run in runs:
             point = next((p for p in run.summary["curve"] if p["ber"] == ber), None)
-            row += [percent(point["accuracy"]), share(point["worst"])] if point else [NONE, NONE]
+            row += [percent(point["accuracy"]), share(point["worst"]), _half(point)] if point else [NONE] * 3
         rows.append(row)
     return Table(headers=headers, rows=rows)
+
+
+def _half(point: Mapping[str, Any]) -> str:
+    """Return between which figures half of the chips lie; runs of older versions do not say."""
+    seen = point.get("spread")
+    return f"{share(seen['quarter'])} to {share(seen['three_quarters'])}" if seen else NONE
 
 
 def _outcomes(runs: Sequence[Run]) -> Section:
@@ -186,7 +184,7 @@ def _hardest(layers: Sequence[tuple[str, Any]]) -> str:
         return "no answer was changed"
     if not others:
         return f"SDC-1 of {name}, the only layer hit, is {told}"
-    if all(difference(other, top).low > 0.0 for _, other in others):
+    if all(other.high < top.low for _, other in others):
         return f"layer {name} is hit hardest, SDC-1 {told}"
     return f"the largest SDC-1 is {told}, of layer {name}, but the figures do not tell it apart from all other layers"
 

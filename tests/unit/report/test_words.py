@@ -119,16 +119,13 @@ def test_layers_that_another_run_hit_are_known_to_exist(single, copied):
     assert "no fault fell on layer fc;" in lost
 
 
-def test_chips_that_agree_get_no_silent_certainty(curve, copied):
+def test_the_spread_of_chips_is_called_a_description_and_old_runs_lack_it(curve, copied):
+    said = as_markdown(document(gather([curve])))
+    assert "describe the chips that were drawn, and bound nothing" in said
+    assert "curve, half of the chips" in said
     folder = copied(curve)
-
-    def change(summary):
-        point = summary["curve"][0]["accuracy"]
-        point.update(low=point["value"], high=point["value"])
-
-    edited(folder / "summary.json", change)
-    assert "Where all chips agree, there is no spread" in as_markdown(document(gather([folder])))
-    assert "Where all chips agree" not in as_markdown(document(gather([curve])))
+    edited(folder / "summary.json", lambda summary: [point.pop("spread") for point in summary["curve"]])
+    assert "half of the chips" in as_markdown(document(gather([folder])))
 
 
 def test_a_child_without_manifest_is_said(single, tmp_path):
