@@ -147,6 +147,8 @@ def cluster(rates: ArrayLike, population: float, confidence: float, *, stopped: 
     if not stopped and (not values.any() or values.min() == 1.0):
         return proportion(n if values.any() else 0, n, population, confidence)
     mean = float(np.clip(values.mean(), 0.0, 1.0))
+    if n >= population:
+        return Estimate(value=mean, low=mean, high=mean, n=n, confidence=confidence)
     low, high = mean_bounds(values, confidence)
     seen = mean * n / population
     low, high = max(low, seen), min(high, seen + 1.0 - n / population)

@@ -119,9 +119,11 @@ def estimate(values: Floats, sample: Sample, confidence: float, known: NDArray[n
 
 def _ends(values: Floats, sample: Sample, confidence: float) -> tuple[float, float]:
     """Return the interval by betting, cut to what the faults not drawn leave possible."""
-    low, high = bounds(evidence(values, sample), confidence)
     size = float(sample.sizes.sum())
     seen = float(values.sum()) / size
+    if len(values) >= size:
+        return seen, seen
+    low, high = bounds(evidence(values, sample), confidence)
     return max(low, seen), min(high, seen + (1.0 - len(values) / size))
 
 

@@ -64,8 +64,7 @@ def test_one_stratum_is_the_simple_random_sample():
 def test_a_fully_drawn_population_is_certain():
     drawn = sample([0, 0, 1, 1], [0, 0, 0, 1], [2, 2])
     figure = estimate(np.array([0.0, 1.0, 0.5, 0.5]), drawn, 0.95)
-    assert figure.low == pytest.approx(0.5, abs=1e-12)
-    assert figure.high == pytest.approx(0.5, abs=1e-12)
+    assert figure.low == figure.value == figure.high == 0.5
 
 
 def test_faults_not_drawn_limit_the_mean():
