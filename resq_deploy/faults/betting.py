@@ -163,10 +163,7 @@ def chips_needed(bound: float, confidence: float) -> int:
     if bound >= 1.0:
         return 1
     log_alpha = math.log((1.0 - confidence) / 2)
-    needed = max(1, math.ceil(log_alpha / math.log1p(-bound)))
-    # The quotient may be a rounding away from the whole number on either side.
-    while needed > 1 and -math.expm1(log_alpha / (needed - 1)) <= bound:
-        needed -= 1
+    needed = max(1, math.floor(log_alpha / math.log1p(-bound)) - 1)  # the quotient may be a rounding off
     while -math.expm1(log_alpha / needed) > bound:
         needed += 1
     return needed
