@@ -198,27 +198,30 @@ def ways(differences: ArrayLike) -> tuple[int, int]:
     return int((values > _ROUNDING).sum()), int((values < -_ROUNDING).sum())
 
 
-def paired_difference(differences: ArrayLike, confidence: float) -> Estimate:
+def paired_difference(differences: ArrayLike, confidence: float, reach: float = 1.0) -> Estimate:
     """Estimate a mean difference over paired units (chips, faults) by betting, as in `cluster`.
 
-    It is about further units of the same kind, given the images, and wide: units may differ by anything from -1 to 1.
+    It is about further units of the same kind, given the images, and wide: units may differ by anything up to `reach`.
 
     Args:
-        differences: second figure less the first, each in [-1, 1], shape [n].
+        differences: second figure less the first, shape [n].
         confidence: coverage wanted, split evenly between the sides.
+        reach: largest difference there can be, either way: 1 for shares, 2 for differences of shares.
 
     Raises:
-        ValueError: if there are no differences.
+        ValueError: if there are no differences, or one is beyond reach.
     """
     values = np.asarray(differences, dtype=np.float64)
     if len(values) == 0:
         raise ValueError("a paired difference needs at least one pair")
-    low, high = mean_bounds((values + 1.0) / 2, confidence)
+    if np.abs(values).max() > reach + _ROUNDING:
+        raise ValueError(f"a difference is beyond {reach:g}")
+    low, high = (reach * (2.0 * end - 1.0) for end in mean_bounds((values / reach + 1.0) / 2, confidence))
     mean = float(values.mean())
     return Estimate(
         value=mean,
-        low=min(mean, 2.0 * low - 1.0),
-        high=max(mean, 2.0 * high - 1.0),
+        low=min(mean, low),
+        high=max(mean, high),
         n=len(values),
         confidence=confidence,
     )

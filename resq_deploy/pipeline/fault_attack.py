@@ -187,7 +187,7 @@ def _cell(row: Row) -> Cell:
 def _beyond(row: Row, clean: Row) -> Cell:
     """Return by how much faults do more to adversarial than to clean images, paired by fault."""
     return {
-        "drop_beyond_clean": _difference(row.drop, clean.drop),
+        "drop_beyond_clean": _difference(row.drop, clean.drop, reach=2.0),
         "sdc1_beyond_clean": _difference(row.sdc1, clean.sdc1),
         "lost_beyond_clean": _difference(row.lost, clean.lost),
     }
@@ -198,10 +198,12 @@ def _rate(values: NDArray[np.float64]) -> dict[str, float | int] | None:
     return cluster(judged, math.inf, _CONFIDENCE).as_dict() if len(judged) else None
 
 
-def _difference(attacked: NDArray[np.float64], clean: NDArray[np.float64]) -> dict[str, float | int] | None:
+def _difference(
+    attacked: NDArray[np.float64], clean: NDArray[np.float64], reach: float = 1.0
+) -> dict[str, float | int] | None:
     differences = attacked - clean
     judged = differences[~np.isnan(differences)]
-    return paired_difference(judged, _CONFIDENCE).as_dict() if len(judged) else None
+    return paired_difference(judged, _CONFIDENCE, reach).as_dict() if len(judged) else None
 
 
 def _described(plan: Plan) -> dict[str, Any]:

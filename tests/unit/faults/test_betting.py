@@ -51,6 +51,14 @@ def test_the_ends_are_those_of_a_plain_product(values, confidence):
     assert low == pytest.approx(1 - plain_upper([1 - x for x in values], confidence), abs=1e-9)
 
 
+def test_the_ends_are_rounded_outwards():
+    values = [0.0] * 30 + [0.3] * 9
+    for confidence in np.linspace(0.5, 0.99, 40):
+        low, high = mean_bounds(values, confidence)
+        assert total(against_higher([Phase.of(values)], high)) >= log_threshold(confidence)
+        assert total(against_lower([Phase.of(values)], low)) >= log_threshold(confidence)
+
+
 def test_the_stake_is_one_in_all():
     assert total(against_higher([], 0.3)) == pytest.approx(0.0, abs=1e-12)
     assert log_threshold(0.95) == pytest.approx(math.log(40))

@@ -137,6 +137,10 @@ def test_a_paired_difference_is_bounded_by_betting_on_its_place_between_the_wors
     alone = paired_difference([0.2], 0.95)
     assert alone.low < -0.9
     assert alone.high > 0.9
+    doubled = paired_difference(2 * differences, 0.9, reach=2.0)
+    assert (doubled.low, doubled.high) == pytest.approx((2 * estimate.low, 2 * estimate.high))
+    with pytest.raises(ValueError, match="beyond 1"):
+        paired_difference([1.2], 0.9)
     with pytest.raises(ValueError, match="at least one pair"):
         paired_difference([], 0.95)
 
