@@ -13,6 +13,7 @@ Example:
 
 import argparse
 import itertools
+import math
 import pathlib
 import re
 import subprocess
@@ -25,7 +26,7 @@ from command_line import with_one_line_errors
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.errors import FailedError, InputError
-from resq_deploy.faults.statistics import student
+from resq_deploy.faults.statistics import cluster
 from resq_deploy.hardening.options import STAGES
 from resq_deploy.records import read_json, write_atomic, write_json
 
@@ -114,7 +115,7 @@ def judge(folder: pathlib.Path, dataset: Dataset, given: argparse.Namespace) -> 
         faulty = {}
         for rate in given.ber:
             found = list(accuracies_under_flips(checkpoint, dataset, rate=rate, chips=given.chips, images=given.images))
-            faulty[f"{rate:g}"] = student(found, _CONFIDENCE).as_dict()
+            faulty[f"{rate:g}"] = cluster(found, math.inf, _CONFIDENCE).as_dict()
         known = {"asked": asked, "faulty": faulty}
         write_json(place, known)
     return {"stage": stage, **stages[stage]["test"], "faulty": known["faulty"]}

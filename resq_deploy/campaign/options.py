@@ -45,11 +45,12 @@ class CampaignOptions:
         layers: shell pattern that the layer's name must match.
         bits: bit positions to hit; empty for all.
         ber: bit error rates, ascending, in (0, 0.5]: of the masks of `ber`, and of the exposure of other models.
-        chips: simulated chips per bit error rate.
+        chips: simulated chips per bit error rate, where no margin is asked for.
         burst: adjacent bits that a burst flips.
         fault_list: file whose faults are evaluated, for the model `list`.
         samples: faults to draw evenly from the population; None where the margin decides.
-        margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached.
+        margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached,
+            of `ber` chips until it is reached at every rate.
         exhaustive: take every fault of the population.
         confidence: coverage of the intervals.
         ecc: `secded` corrects one and detects two flips in every 64-bit word of a tensor; `none` leaves them.
@@ -129,8 +130,8 @@ class CampaignOptions:
             raise OptionError(f"--burst {self.burst}: give a length from 2 to 64 bits")
 
     def _check_ber(self) -> None:
-        if self.samples is not None or self.margin is not None or self.exhaustive:
-            raise OptionError("--samples, --margin and --exhaustive do not apply to ber: its sample is --chips")
+        if self.samples is not None or self.exhaustive:
+            raise OptionError("--samples and --exhaustive do not apply to ber: its sample is --chips, or --margin")
 
     def _check_list(self) -> None:
         sampled = self.samples is not None or self.margin is not None or self.exhaustive

@@ -19,10 +19,14 @@ from resq_deploy.campaign.strata import Strata
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults import draws
+from resq_deploy.faults.allocation import further_units
 from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.statistics import planned_sample
 from resq_deploy.faults.stratified import Sample
+
+MOST_CHIPS = 10_000
+"""More chips are not drawn at a rate, whatever the margin."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,28 +115,43 @@ class Plan:
             return sum(self.group(number, key) == name for number in range(len(self)))
         return sum(cell.surface.elements for cell in self.population.cells if cell.group(key) == name)
 
+    def part(self, key: str, name: str) -> NDArray[np.int64] | None:
+        """Return how many faults of each stratum belong to a role, layer or bit; None without strata."""
+        return None if self.strata is None else self.strata.inside(key, name)
+
     def surface(self, tensor: str) -> Surface:
         """Return the surface of a tensor the plan may hit."""
         return next(surface for surface in self.surfaces if surface.tensor == tensor)
 
     def continued(self, rates: NDArray[np.float64]) -> "Plan | None":
-        """Return the plan with its next round of faults, or None when nothing is left to do.
+        """Return the plan with its next phase of faults, or None when nothing is left to do.
 
         Args:
             rates: SDC-1 of each fault so far, in order, shape [len]; a `due` fault counts as 0.
         """
+        if self.model is FaultModel.BER and self.options.margin is not None:
+            return self._with_more_chips(rates, self.options.margin)
         if self.strata is None or self.sample is None:
             return None
-        round_ = self.strata.main(rates, self.sample, _margin(self.options), self.options.confidence)
-        if round_ is None:
+        phase = self.strata.following(rates, self.sample, _margin(self.options), self.options.confidence)
+        if phase is None:
             return None
-        positions, stratum = round_
+        positions, stratum, pilots = phase
         sample = dataclasses.replace(
             self.sample,
             stratum=np.concatenate([self.sample.stratum, stratum]),
-            pilot=np.concatenate([self.sample.pilot, np.zeros(len(stratum), dtype=bool)]),
+            phase=np.concatenate([self.sample.phase, np.full(len(stratum), self.sample.phases)]),
+            pilots=pilots,
         )
         return dataclasses.replace(self, positions=np.concatenate([self.positions, positions]), sample=sample)
+
+    def _with_more_chips(self, rates: NDArray[np.float64], margin: float) -> "Plan | None":
+        """Return the plan with as many chips more as bring the margin at every rate, or None where all have it."""
+        of_mask = np.array([rate for rate, _ in self.masks])
+        at_rate = [rates[of_mask == rate] for rate in self.options.ber]
+        have = len(at_rate[0])
+        more = min(further_units(at_rate, margin, self.options.confidence), MOST_CHIPS - have)
+        return dataclasses.replace(self, masks=self.masks + _masks(self.options, have, more)) if more else None
 
     def _mask(self, rate: float, chip: int) -> tuple[Edit, ...]:
         edits = []
@@ -157,8 +176,7 @@ def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
     population = Population(chosen, options)
     plan = Plan(options=options, surfaces=chosen, population=population)
     if options.faults is FaultModel.BER:
-        chips = range(FIRST_CHIP, FIRST_CHIP + options.chips)
-        return dataclasses.replace(plan, masks=tuple((rate, chip) for rate in options.ber for chip in chips))
+        return dataclasses.replace(plan, masks=_masks(options, 0, _first_chips(options)))
     if not options.stratified or eq7_sample(population.size, options) >= population.size:
         count = population.size if options.samples is None else options.samples
         if count > population.size:
@@ -169,8 +187,30 @@ def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
         return dataclasses.replace(plan, positions=positions)
     strata = Strata(population, options.seed)
     positions, stratum = strata.pilot()
-    sample = Sample(stratum, np.ones(len(stratum), dtype=bool), strata.sizes, strata.groups)
+    sample = Sample(stratum, np.zeros(len(stratum), dtype=np.int64), strata.sizes, strata.groups)
     return dataclasses.replace(plan, positions=positions, strata=strata, sample=sample)
+
+
+def _first_chips(options: CampaignOptions) -> int:
+    """Return how many chips to begin with: those asked for, or the fewest that may bring the margin.
+
+    Raises:
+        OptionError: if even those are too many.
+    """
+    if options.margin is None:
+        return options.chips
+    fewest = further_units([np.empty(0)], options.margin, options.confidence)
+    if fewest > MOST_CHIPS:
+        raise OptionError(
+            f"--margin {options.margin:g}: takes {fewest:,} chips at each rate or more, and {MOST_CHIPS:,} are drawn "
+            "at most: give a wider one, or --chips"
+        )
+    return fewest
+
+
+def _masks(options: CampaignOptions, have: int, more: int) -> tuple[tuple[float, int], ...]:
+    chips = range(FIRST_CHIP + have, FIRST_CHIP + have + more)
+    return tuple((rate, chip) for rate in options.ber for chip in chips)
 
 
 def eq7_sample(population: float, options: CampaignOptions) -> int:

@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.population import Cell, Population
 from resq_deploy.faults import draws
-from resq_deploy.faults.stratified import Sample, allocate, estimate, spreads
+from resq_deploy.faults.allocation import next_phase, spread_out
+from resq_deploy.faults.stratified import Sample, estimate
 
 PILOT = 4
-"""Faults a stratum in the pilot."""
+"""Faults a stratum in the pilot, on average."""
 
+_TRUST = 3
+"""A pilot plans this many times its own faults; a larger phase is planned by a second pilot."""
+
+_LEAST_FURTHER = 0.2
 _SMALLEST_SHARE = 1 / 400
-_FIRST_PART = 4
-_SLOWEST_GROWTH, _FASTEST_GROWTH = 1.2, 2.0
 _SMALLEST_SIZE = 25 * PILOT
 
 Integers = NDArray[np.int64]
@@ -50,6 +53,7 @@ class Strata:
         self.groups: Integers = np.array([numbers[pair] for pair in pairs], dtype=np.int64)
         self._starts = np.array(population.starts())
         self._elements = elements
+        self._cells = population.cells
 
     def draw(self, stratum: int, first: int, count: int) -> Integers:
         """Return the population numbers of the faults `first` ... `first + count - 1` of a stratum's fixed order."""
@@ -61,43 +65,45 @@ class Strata:
         numbers: Integers = self._starts[cells[cell]] + inside - (ends[cell] - self._elements[cells[cell]])
         return numbers
 
-    def pilot(self) -> tuple[Integers, Integers]:
-        """Return the pilot's faults and the stratum of each."""
-        return self._round(np.zeros_like(self.sizes), np.minimum(self.sizes, PILOT))
+    def inside(self, key: str, name: str) -> Integers:
+        """Return how many faults of each stratum belong to a role, layer or bit, shape [strata]."""
+        chosen = np.array([cell.group(key) == name for cell in self._cells])
+        counted = np.bincount(self._of_cell[chosen], weights=self._elements[chosen], minlength=len(self.sizes))
+        return counted.astype(np.int64)
 
-    def main(
+    def pilot(self) -> tuple[Integers, Integers]:
+        """Return the pilot's faults and the stratum of each: half of them to all strata alike, half by their sizes."""
+        many = len(self.sizes) * PILOT
+        parts = (1.0 / len(self.sizes) + self.sizes / self.sizes.sum()) / 2
+        return self._phase(np.zeros_like(self.sizes), spread_out(many, parts, self.sizes))
+
+    def following(
         self, rates: NDArray[np.float64], sample: Sample, margin: float, confidence: float
-    ) -> tuple[Integers, Integers] | None:
-        """Return the next round of the main phase, or None when the margin is reached or all faults are drawn.
+    ) -> tuple[Integers, Integers, int] | None:
+        """Return the phase after those drawn, or None when the margin is reached or all faults are drawn.
 
         Args:
             rates: SDC-1 of each fault so far, in the order of the plan, shape [n].
             sample: where those faults come from.
             margin: half-width wanted.
             confidence: coverage wanted.
-        """
-        have = sample.drawn
-        if not have.any():
-            # A pilot overstates the spread of strata without events; a first part of its plan often suffices.
-            planned = allocate(spreads(rates, sample.stratum, self.groups), sample.rest, margin, confidence)
-            wanted = np.minimum(np.maximum(planned // _FIRST_PART, 2), sample.rest)
-        else:
-            reached = estimate(rates, sample, confidence).half_width
-            if reached <= margin or (have >= sample.rest).all():
-                return None
-            spread = spreads(rates, sample.stratum, self.groups)
-            # Aim a little below the margin, so that few rounds are needed and each looks at the stop rule once.
-            ideal = allocate(spread, sample.rest, 0.95 * margin, confidence)
-            growth = min(_FASTEST_GROWTH, max(_SLOWEST_GROWTH, (reached / margin) ** 2))
-            allowed = np.ceil(have * growth).astype(np.int64) + 1
-            wanted = np.minimum(np.maximum(have, np.minimum(ideal, allowed)), sample.rest)
-            if wanted.sum() <= have.sum():
-                wanted = np.minimum(allowed, sample.rest)
-        if not (wanted > have).any():
-            return None
-        return self._round(self.sizes - sample.rest + have, wanted - have)
 
-    def _round(self, first: Integers, count: Integers) -> tuple[Integers, Integers]:
+        Returns:
+            Its faults, the stratum of each, and how many of all phases are then pilots.
+        """
+        rest, drawn = sample.rest[-1], len(rates)
+        began = sample.phases > sample.pilots
+        if not rest.any() or (began and estimate(rates, sample, confidence).half_width <= margin):
+            return None
+        # The estimate rests on the main phase: it is no smaller than its pilots. Further ones are worth their while.
+        least = _LEAST_FURTHER * drawn if began else drawn
+        counts = next_phase(rates, sample, margin, confidence, least)
+        pilots = sample.pilots
+        if not began and counts.sum() > _TRUST * drawn:
+            counts, pilots = np.maximum(counts // _TRUST, np.minimum(rest, 1)), pilots + 1
+        return *self._phase(self.sizes - rest, counts), pilots
+
+    def _phase(self, first: Integers, count: Integers) -> tuple[Integers, Integers]:
         parts = [self.draw(h, int(first[h]), int(count[h])) for h in range(len(self.sizes)) if count[h]]
         positions = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
         return positions, np.repeat(np.arange(len(self.sizes)), count)

@@ -13,7 +13,7 @@ from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.faults import stratified
 from resq_deploy.faults.outcomes import COUNTS, Outcome
-from resq_deploy.faults.statistics import Estimate, cluster, share
+from resq_deploy.faults.statistics import Estimate, cluster, proportion, share, spread
 
 SCHEMA = 2
 """1: earlier versions, with figures of random bit errors pooled over the rates, and exposure over all stored bits."""
@@ -83,11 +83,24 @@ class Figures:
             group: the role, layer or bit that the domain is; None for all faults, or all chips at one rate.
             known: which faults have such a figure at all, shape [n]; None for all of them.
         """
-        figures, counted = values.astype(np.float64), domain if known is None else domain & known
-        if self.plan.sample is not None:
-            return stratified.estimate(figures, self.plan.sample, self._confidence, counted)
+        sample, figures = self.plan.sample, values.astype(np.float64)
+        if sample is not None:
+            part = None if group is None else self.plan.part(*group)
+            within = sample if part is None else sample.inside(domain, part)
+            rated = None if known is None else known[domain]
+            return stratified.estimate(figures[domain], within, self._confidence, rated)
+        found = figures[domain if known is None else domain & known]
         population = self.plan.size if group is None else self.plan.group_size(*group)
-        return cluster(figures[counted], population, self._confidence)
+        if domain.sum() >= population:
+            population = len(found)  # all were seen, those without such a figure among them
+        if values.dtype == np.bool_ and not self._stopped:
+            return proportion(int(found.sum()), len(found), population, self._confidence)
+        return cluster(found, population, self._confidence, stopped=self._stopped)
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether the results of a simple sample decided how many units were drawn."""
+        return self.plan.options.margin is not None
 
 
 def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str, Any]:
@@ -165,11 +178,5 @@ def _point(figures: Figures, rate: float) -> dict[str, Any]:
         "chips": len(accuracy),
         **_whole(figures, chosen),
         "worst": float(accuracy.min()),
-        "spread": {"accuracy": _spread(accuracy), "sdc1": _spread(judged) if len(judged) else None},
+        "spread": {"accuracy": spread(accuracy), "sdc1": spread(judged) if len(judged) else None},
     }
-
-
-def _spread(values: NDArray[np.float64]) -> dict[str, float]:
-    """Return the least, the quartiles and the largest of the chips drawn."""
-    names = ("least", "quarter", "median", "three_quarters", "largest")
-    return dict(zip(names, np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0)).tolist(), strict=True))

@@ -54,12 +54,14 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     show_default=True,
     help="Bit error rates: of ber's masks, and of the exposure that other models end with.",
 )
-@click.option("--chips", type=int, default=20, show_default=True, help="Simulated chips a rate, for ber.")
+@click.option(
+    "--chips", type=int, default=20, show_default=True, help="Simulated chips a rate, for ber without --margin."
+)
 @click.option("--samples", type=int, help="How many faults to draw, evenly from the population.")
 @click.option(
     "--margin",
     type=float,
-    help="Half-width wanted for SDC-1, a fraction; draws in strata until reached.  [default: 0.01]",
+    help="Half-width wanted for SDC-1, a fraction; draws in strata, of ber chips, until reached.  [default: 0.01]",
 )
 @click.option("--exhaustive", is_flag=True, help="Evaluate every fault there is.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Coverage of the intervals.")
@@ -217,8 +219,8 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     )
     if plan["at_most"] > plan["planned"]:
         click.echo(
-            f"that is the pilot; without strata the margin would take {plan['at_most']:,} faults, "
-            f"{plan['seconds_at_most']:,.0f} s"
+            "that is the pilot; what it finds sizes the main phase, which is no smaller. Equation 7 of Leveugle et "
+            f"al., for the worst case, would take {plan['at_most']:,} faults, {plan['seconds_at_most']:,.0f} s"
         )
 
 

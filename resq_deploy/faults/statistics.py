@@ -1,7 +1,8 @@
 """Estimates a safety case can rest on: every rate with its interval, its number of faults and its population.
 
-The unit of a campaign is the fault, not the image run: all image runs of a fault share that fault, so a Wald
-interval over image runs is far too narrow. Rates are averaged over faults, and their spread over faults decides.
+The unit of a campaign is the fault, not the image run: all image runs of a fault share that fault, so an interval over
+image runs is far too narrow. Rates are averaged over faults, and bounded by what holds for any distribution of them: a
+few faults do most of the harm, and the spread of a sample that holds none of them says nothing.
 """
 
 import dataclasses
@@ -10,11 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
+
+from resq_deploy.faults.betting import mean_bounds
 
 _ROUNDING = 1e-12
 """Shares that differ by less differ by the rounding of their arithmetic alone."""
+
+_ENDLESS = 1e9
+"""Populations above this are as good as endless, and their hypergeometric probabilities would lose digits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,63 +71,71 @@ def planned_sample(population: int, margin: float, confidence: float, cut_off: f
     return population / (1.0 + margin**2 * (population - 1) / (t**2 * 0.25))
 
 
-def wilson(value: float, n_effective: float, confidence: float, freedom: float = math.inf) -> tuple[float, float]:
-    """Return Wilson's score interval for a share.
-
-    Args:
-        value: the share.
-        n_effective: units it was observed over; need not be whole.
-        confidence: coverage wanted.
-        freedom: degrees of freedom behind `n_effective` where that is itself estimated from the spread of few units:
-            Student's quantile then takes the place of the normal one.
-    """
-    z2 = float(stats.t.ppf(0.5 + confidence / 2, freedom)) ** 2
-    centre = (value + z2 / (2 * n_effective)) / (1 + z2 / n_effective)
-    spread = math.sqrt(value * (1 - value) / n_effective + z2 / (4 * n_effective**2)) * math.sqrt(z2)
-    spread /= 1 + z2 / n_effective
-    return max(0.0, min(value, centre - spread)), min(1.0, max(value, centre + spread))
-
-
 def share(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     """Estimate a share from independent trials (accuracy over images) with Wilson's interval."""
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Estimate(value=successes / n, low=float(interval.low), high=float(interval.high), n=n, confidence=confidence)
 
 
-def zero_event_bound(n: int, population: float, confidence: float) -> float:
-    """Return the largest share of a population that may show events although a sample of `n` showed none.
+def proportion(events: int, n: int, population: float, confidence: float) -> Estimate:
+    """Estimate which share of a population shows an event from a sample without replacement (faults that are `due`).
 
-    The Clopper-Pearson bound for sampling without replacement (hypergeometric), two-sided confidence: the largest
-    K with P(no event in n | K of N) >= (1 - confidence) / 2. A population of infinity gives the binomial bound.
+    The exact interval of Clopper and Pearson for the hypergeometric distribution: all shares K / N under which so many
+    events, and so few, have a probability of (1 - confidence) / 2 or more.
+
+    Args:
+        events: units of the sample that showed it.
+        n: units drawn, 1 or more.
+        population: units that could have been drawn (infinity: with replacement, or endless).
+        confidence: coverage wanted, split evenly between the sides.
     """
+    value = low = high = events / n
+    if n < population:
+        low, high = 1.0 - _most(n - events, n, population, confidence), _most(events, n, population, confidence)
+    # Shares of a population are steps of 1 / N, between which a sample's may lie.
+    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n, confidence=confidence)
+
+
+def _most(events: int, n: int, population: float, confidence: float) -> float:
+    """Return the largest share of a population under which so few events in n are plausible."""
     alpha = (1.0 - confidence) / 2
-    if n >= population:
-        return 0.0
-    if math.isinf(population):
-        return float(1.0 - alpha ** (1.0 / n))
-    low, high = 0, int(population) - n + 1  # at K = N - n + 1 an event is certain
+    if events == n:
+        return 1.0
+    if population > _ENDLESS:  # a bound for an endless one holds for it, too
+        return float(-math.expm1(math.log(alpha) / n) if events == 0 else stats.beta.isf(alpha, events + 1, n - events))
+    size = int(population)
+    low, high = events, size - (n - events) + 1  # so many events leave too few units without one
     while high - low > 1:
         middle = (low + high) // 2
-        if stats.hypergeom.logpmf(0, int(population), middle, n) >= math.log(alpha):
+        if _at_most(events, n, middle, size) >= alpha:
             low = middle
         else:
             high = middle
-    return low / population
+    return low / size
 
 
-def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
-    """Estimate the mean rate over faults from a simple random sample of faults without replacement.
+def _at_most(events: int, n: int, present: int, size: int) -> float:
+    """Return the probability of `events` or fewer in a sample of n of the `size` units, of which `present` have one."""
+    few = 2 * events < n
+    counts = np.arange(events + 1) if few else np.arange(events + 1, n + 1)
+    tail = float(np.exp(stats.hypergeom.logpmf(counts, size, present, n)).sum())
+    return tail if few else 1.0 - tail
 
-    Wilson's interval with the effective sample size r (1 - r) / s^2, s the standard error over faults with the
-    finite-population correction, and Student's quantile with n - 1 degrees of freedom: the spread of a handful of
-    faults is itself uncertain. Where all faults gave the same rate (no event at all, mostly) the spread says
-    nothing: the hypergeometric bound limits the share of faults that may behave otherwise, and those could have any
-    rate. A whole population has no uncertainty.
+
+def cluster(rates: ArrayLike, population: float, confidence: float, *, stopped: bool = False) -> Estimate:
+    """Estimate the mean of a figure in [0, 1] over units (faults, chips) from a simple random sample of them.
+
+    The interval is that of `betting.mean_bounds`, valid for any distribution and any number of units. It is cut to what
+    the units not drawn leave possible: a whole population has no uncertainty. Where nothing was seen, or nothing else
+    than 1, the upper (lower) end is that of `proportion` for the share of units with any event, which is tighter. That
+    costs no confidence: the end by betting is higher still wherever something was seen, so that a mean between the two
+    is missed by seeing nothing alone, and a mean above both would have been missed by betting, too.
 
     Args:
-        rates: share of image runs with the event, one a fault, shape [n], each in [0, 1].
-        population: how many faults could have been drawn (infinity: with replacement, or endless).
-        confidence: coverage wanted.
+        rates: one figure a unit, such as the share of image runs with the event, shape [n], each in [0, 1].
+        population: how many units could have been drawn (infinity: with replacement, or endless).
+        confidence: coverage wanted, split evenly between the sides.
+        stopped: whether the rates decided how many were drawn. Betting holds then as well, `proportion` does not.
 
     Raises:
         ValueError: if there are no rates.
@@ -130,79 +144,87 @@ def cluster(rates: ArrayLike, population: float, confidence: float) -> Estimate:
     n = len(values)
     if n == 0:
         raise ValueError("an estimate needs at least one fault")
+    if not stopped and (not values.any() or values.min() == 1.0):
+        return proportion(n if values.any() else 0, n, population, confidence)
     mean = float(np.clip(values.mean(), 0.0, 1.0))
     if n >= population:
-        low = high = mean
-    elif np.ptp(values) == 0.0:
-        unseen = zero_event_bound(n, population, confidence)
-        low, high = mean * (1.0 - unseen), mean + (1.0 - mean) * unseen
-    else:
-        low, high = wilson(mean, _effective_size(values, mean, population), confidence, n - 1)
-    return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
+        return Estimate(value=mean, low=mean, high=mean, n=n, confidence=confidence)
+    low, high = mean_bounds(values, confidence)
+    seen = mean * n / population
+    low, high = max(low, seen), min(high, seen + 1.0 - n / population)
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), n=n, confidence=confidence)
 
 
-def _effective_size(values: NDArray[np.float64], mean: float, population: float) -> float:
-    n = len(values)
-    correction = 1.0 if math.isinf(population) else 1.0 - n / population
-    return mean * (1.0 - mean) * n / (float(values.var(ddof=1)) * correction)
+def student(values: ArrayLike, confidence: float, lowest: float = 0.0) -> Estimate:
+    """Estimate a mean over training seeds with Student's interval, cut to [lowest, 1].
 
-
-def student(values: ArrayLike, confidence: float) -> Estimate:
-    """Estimate a mean over chips with Student's interval, cut to [0, 1]; one chip alone leaves it [0, 1].
+    It takes the figures for normal, which whole campaigns over seeds come near to; those of faults and chips do not:
+    `cluster` is for them. One figure alone leaves all of [lowest, 1].
 
     Args:
-        values: one figure in [0, 1] a chip, shape [n].
+        values: one figure a seed, shape [n].
         confidence: coverage wanted.
+        lowest: the least a figure can be: 0 for shares, -1 for differences of shares.
     """
-    chips = np.asarray(values, dtype=np.float64)
-    n = len(chips)
-    mean = float(chips.mean())
+    figures = np.asarray(values, dtype=np.float64)
+    n = len(figures)
+    mean = float(figures.mean())
     if n < 2:
-        return Estimate(value=mean, low=0.0, high=1.0, n=n, confidence=confidence)
-    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(chips.std(ddof=1)) / math.sqrt(n)
-    low, high = max(0.0, mean - reach), min(1.0, mean + reach)
+        return Estimate(value=mean, low=lowest, high=1.0, n=n, confidence=confidence)
+    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(figures.std(ddof=1)) / math.sqrt(n)
+    low, high = max(lowest, mean - reach), min(1.0, mean + reach)
     return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
 
 
-def paired_difference(differences: ArrayLike, confidence: float) -> Estimate:
-    """Estimate a mean difference over paired units (chips, faults) with Student's interval, cut to [-1, 1].
+_SPREAD = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "largest": 1.0}
 
-    It is about further units of the same kind, given the images. One pair alone leaves it [-1, 1].
+
+def spread(values: ArrayLike) -> dict[str, float]:
+    """Describe the figures of one or more units by least, quartiles (interpolated as numpy does) and largest.
+
+    That tells of the units seen, and bounds nothing.
+    """
+    found = np.quantile(np.asarray(values, dtype=np.float64), list(_SPREAD.values()))
+    return dict(zip(_SPREAD, found.tolist(), strict=True))
+
+
+def ways(differences: ArrayLike) -> tuple[int, int]:
+    """Return how many units are higher and how many lower, by more than the rounding of shares.
 
     Args:
-        differences: second figure less the first, each in [-1, 1], shape [n].
-        confidence: coverage wanted.
-
-    Raises:
-        ValueError: if there are no differences.
+        differences: second figure less the first, shape [n].
     """
     values = np.asarray(differences, dtype=np.float64)
-    n = len(values)
-    if n == 0:
-        raise ValueError("a paired difference needs at least one pair")
-    mean = float(values.mean())
-    if n == 1:
-        return Estimate(value=mean, low=-1.0, high=1.0, n=n, confidence=confidence)
-    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
-    low, high = max(-1.0, mean - reach), min(1.0, mean + reach)
-    return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
+    return int((values > _ROUNDING).sum()), int((values < -_ROUNDING).sum())
 
 
-def widened(estimate: Estimate, lowest: float = 0.0) -> Estimate:
-    """Return a mean over units with an interval even where all units gave the same figure, which has no spread.
+def paired_difference(differences: ArrayLike, confidence: float, reach: float = 1.0) -> Estimate:
+    """Estimate a mean difference over paired units (chips, faults) by betting, as in `cluster`.
 
-    As in `cluster`, the bound for events not seen limits the share of further units that may behave otherwise, and
-    those could have any figure.
+    It is about further units of the same kind, given the images, and wide: units may differ by anything up to `reach`.
 
     Args:
-        estimate: of a mean over `n` units.
-        lowest: the least figure a unit can have: 0 for shares, -1 for differences of shares; the largest is 1.
+        differences: second figure less the first, shape [n].
+        confidence: coverage wanted, split evenly between the sides.
+        reach: largest difference there can be, either way: 1 for shares, 2 for differences of shares.
+
+    Raises:
+        ValueError: if there are no differences, or one is beyond reach.
     """
-    if estimate.high - estimate.low > _ROUNDING:
-        return estimate
-    unseen = zero_event_bound(estimate.n, math.inf, estimate.confidence)
-    kept = estimate.value * (1.0 - unseen)
-    return dataclasses.replace(estimate, low=kept + lowest * unseen, high=kept + unseen)
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError("a paired difference needs at least one pair")
+    if np.abs(values).max() > reach + _ROUNDING:
+        raise ValueError(f"a difference is beyond {reach:g}")
+    low, high = (reach * (2.0 * end - 1.0) for end in mean_bounds((values / reach + 1.0) / 2, confidence))
+    mean = float(values.mean())
+    return Estimate(
+        value=mean,
+        low=min(mean, low),
+        high=max(mean, high),
+        n=len(values),
+        confidence=confidence,
+    )
 
 
 def matched(lost: int, gained: int, n: int, confidence: float) -> Estimate:
@@ -225,21 +247,17 @@ def matched(lost: int, gained: int, n: int, confidence: float) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n, confidence=confidence)
 
 
-def paired_p(differences: ArrayLike) -> float:
-    """Return the two-sided p-value of Student's paired test that the mean difference over units is 0.
+def sign_test(differences: ArrayLike) -> float:
+    """Return the exact two-sided p-value that further units are as likely to be higher as to be lower.
 
-    Units that all differ alike have no spread to test by: the sign test takes its place, 1 where they do not differ at
-    all. Fewer than two tell nothing.
+    It asks for no distribution (Dixon and Mood, JASA 1946); units that differ by no more than the rounding of shares
+    count for neither side.
 
     Args:
         differences: second figure less the first, shape [n].
     """
-    values = np.asarray(differences, dtype=np.float64)
-    if len(values) < 2:
-        return 1.0
-    if np.ptp(values) <= _ROUNDING:
-        return 1.0 if abs(values[0]) <= _ROUNDING else 2.0 * 0.5 ** len(values)
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    higher, lower = ways(differences)
+    return float(stats.binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
 
 
 def mcnemar(differences: ArrayLike) -> float:
@@ -281,7 +299,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
-    """Estimate the second figure less the first where the two rest on units drawn independently.
+    """Estimate the second share less the first where the two rest on independent images.
 
     The interval is put together from both (MOVER: Newcombe, Statistics in Medicine 1998; Zou and Donner, 2008), so
     that it keeps the skew of small rates. `n` is the smaller of both.
@@ -300,6 +318,21 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
         high=min(1.0, high),
         n=min(first.n, second.n),
         confidence=first.confidence,
+    )
+
+
+def apart(first: Estimate, second: Estimate) -> Estimate:
+    """Estimate the second figure less the first from two intervals that need no distribution.
+
+    The ends are the furthest that both intervals allow. They hold with what is left of certainty when either interval
+    may fail: of two at 97.5 %, 95 %. `n` is the smaller of both.
+    """
+    return Estimate(
+        value=second.value - first.value,
+        low=second.low - first.high,
+        high=second.high - first.low,
+        n=min(first.n, second.n),
+        confidence=first.confidence + second.confidence - 1.0,
     )
 
 

@@ -1,21 +1,25 @@
-"""Stratified sampling in two phases: a pilot decides where the faults of the main phase go.
+"""Estimates from faults that were drawn in strata, phase by phase.
 
-Each stratum's pilot is drawn without replacement and then counted as it is, with weight 1; the main phase is a
-simple random sample of the rest of the stratum. The estimate of a stratum's total is therefore the pilot's sum plus
-the size of the rest times the main phase's mean: unbiased, however the pilot's results steer the allocation. (Merging
-both phases into one mean would not be: strata whose pilot saw no event would get few further faults and stay at 0.)
+How many faults a phase takes from each stratum is fixed before any of them is evaluated, by the phases before it: no
+result steers the size of the phase that it is counted in. The first phase is a pilot (large samples have a second one)
+and counts as what it is, some faults of the population that are known; the main phase after it estimates the mean of
+the rest. That is unbiased however the pilot steers the sizes. (Merging all into one mean is not: strata whose pilot saw
+no event get few further faults and stay at 0; and a phase that is drawn until its own result looks good stops where it
+looks too good.) Where the one main phase does not bring the margin, further ones are drawn and weighted by their sizes.
+That leans a little low, as a phase that looks bad is diluted and one that looks good is not; the main phase is so large
+that it happens to one sample in a hundred.
+
+The interval bets on all phases, the pilot's weighted faults among them (`betting`).
 Sources: Cochran, Sampling Techniques (1977), ch. 5 and 12; Neyman, JRSS 97 (1934).
 """
 
 import dataclasses
-import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from resq_deploy.faults.statistics import Estimate, wilson, zero_event_bound
+from resq_deploy.faults.betting import Phase, bounds
+from resq_deploy.faults.statistics import Estimate
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -23,126 +27,124 @@ Integers = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """The faults of a two-phase sample, and the strata they come from.
+    """The faults of a sample in phases, and the strata they come from.
 
     Attributes:
         stratum: stratum of each fault, shape [n].
-        pilot: whether a fault belongs to the pilot, shape [n].
+        phase: phase of each fault, from 0, shape [n].
         sizes: faults in each stratum's population, shape [strata].
-        groups: strata with the same number may share their spread, shape [strata].
+        groups: strata with the same number are alike enough to learn from each other, shape [strata].
+        pilots: how many of the first phases are pilots.
     """
 
     stratum: Integers
-    pilot: NDArray[np.bool_]
+    phase: Integers
     sizes: Integers
     groups: Integers
+    pilots: int = 1
 
     @property
-    def rest(self) -> Integers:
-        """Size of each stratum without its pilot, shape [strata]."""
-        return self.sizes - np.bincount(self.stratum[self.pilot], minlength=len(self.sizes))
+    def phases(self) -> int:
+        """How many phases were drawn."""
+        return int(self.phase.max()) + 1 if len(self.phase) else 0
 
     @property
     def drawn(self) -> Integers:
-        """Faults of the main phase in each stratum, shape [strata]."""
-        return np.bincount(self.stratum[~self.pilot], minlength=len(self.sizes))
+        """Faults drawn from each stratum in each phase, shape [phases, strata]."""
+        shape = (self.phases, len(self.sizes))
+        return np.bincount(self.phase * shape[1] + self.stratum, minlength=shape[0] * shape[1]).reshape(shape)
+
+    @property
+    def rest(self) -> Integers:
+        """Faults of each stratum that are left before each phase, and after the last, shape [phases + 1, strata]."""
+        taken = np.vstack([np.zeros((1, len(self.sizes)), dtype=np.int64), np.cumsum(self.drawn, axis=0)])
+        left: Integers = self.sizes - taken
+        return left
+
+    def inside(self, domain: NDArray[np.bool_], sizes: Integers) -> "Sample":
+        """Return the part of the sample that lies in a domain, a stratum's part of it being a stratum.
+
+        Which faults of a stratum lie in the domain is left to chance; given their numbers, they are a random sample of
+        the stratum's part of the domain.
+
+        Args:
+            domain: which faults, shape [n].
+            sizes: how many faults of each stratum's population lie in the domain, shape [strata].
+        """
+        return Sample(self.stratum[domain], self.phase[domain], sizes, self.groups, self.pilots)
 
     def weights(self) -> Floats:
-        """Return how many faults of the population each fault stands for, shape [n]."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            expansion = self.rest / self.drawn
-        weights: Floats = np.where(self.pilot, 1.0, expansion[self.stratum])
+        """Return how many faults of the population each fault stands for, shape [n].
+
+        Each main phase gives a total of each stratum, what was seen before as it is and the mean of the phase for the
+        rest; they are averaged by the sizes of the phases. Parts of a stratum that no main phase hit, as domains have
+        them, fall back on the pilot.
+        """
+        drawn, rest = self.drawn, self.rest[:-1]
+        tells = (drawn > 0) | (rest == 0)
+        shares = np.where(tells, drawn.sum(axis=1, keepdims=True), 0).astype(np.float64)
+        main = shares[self.pilots :].any(axis=0)
+        shares[: self.pilots, main] = 0.0
+        shares /= np.maximum(shares.sum(axis=0), 1.0)
+        expansion = np.divide(rest * shares, drawn, out=np.zeros_like(shares), where=drawn > 0)
+        later = shares[::-1].cumsum(axis=0)[::-1] - shares
+        weights: Floats = (expansion + later)[self.phase, self.stratum]
         return weights
 
 
-def estimate(values: Floats, sample: Sample, confidence: float, domain: NDArray[np.bool_] | None = None) -> Estimate:
-    """Estimate the mean of a per-fault rate over the population, or over the part of it in a domain.
-
-    The interval is Wilson's with the effective sample size r (1 - r) / variance and n - 1 degrees of freedom. Where
-    all faults of the domain gave the same rate, the bound for events not seen is used with Kish's effective sample
-    size.
+def estimate(values: Floats, sample: Sample, confidence: float, known: NDArray[np.bool_] | None = None) -> Estimate:
+    """Estimate the mean of a per-fault rate over the population, or over a domain (`Sample.inside`).
 
     Args:
         values: rate of each fault, shape [n], in [0, 1].
         sample: where the faults come from.
-        confidence: coverage wanted.
-        domain: which faults count, shape [n]; None for all.
+        confidence: coverage wanted, split evenly between the sides.
+        known: faults that have a rate, shape [n]; None for all. The mean is then that over the faults of the population
+            that have one. How many those are is unknown: for the lower end the others count as 0, for the upper one
+            as 1.
 
     Raises:
-        ValueError: if no fault lies in the domain.
+        ValueError: if there is no fault with a rate.
     """
-    inside = np.ones(len(values), dtype=bool) if domain is None else domain
-    weights = sample.weights() * inside
-    total = float(weights.sum())
-    if not inside.any() or total == 0.0:
+    counted = np.ones(len(values), dtype=bool) if known is None else known
+    if not counted.any():
         raise ValueError("an estimate needs at least one fault")
-    mean = float(np.clip((weights @ values) / total, 0.0, 1.0))
-    n = int(inside.sum())
-    if np.ptp(values[inside]) == 0.0:
-        effective = max(1, math.floor(total**2 / float(weights @ weights)))
-        unseen = 0.0 if total <= n else zero_event_bound(effective, round(total), confidence)
-        low, high = mean * (1.0 - unseen), mean + (1.0 - mean) * unseen
-    else:
-        variance = _variance((values - mean) * inside, sample) / total**2
-        low, high = (mean, mean) if variance == 0.0 else wilson(mean, mean * (1.0 - mean) / variance, confidence, n - 1)
-    return Estimate(value=mean, low=low, high=high, n=n, confidence=confidence)
+    weights = sample.weights() * counted
+    mean = float(np.clip((weights @ values) / weights.sum(), 0.0, 1.0))
+    low, high = _ends(np.where(counted, values, 0.0), sample, confidence)
+    if not counted.all():
+        high = _ends(np.where(counted, values, 1.0), sample, confidence)[1]
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), n=int(counted.sum()), confidence=confidence)
 
 
-def _variance(residuals: Floats, sample: Sample) -> float:
-    """Return the variance of the estimated total of the residuals."""
-    rest, drawn = sample.rest, sample.drawn
-    open_strata = rest > drawn
-    spread = spreads(residuals, sample.stratum, sample.groups)
-    share = np.divide(drawn, rest, out=np.ones(len(rest)), where=rest > 0)
-    terms = np.divide(rest**2 * (1.0 - share) * spread, drawn, out=np.zeros(len(rest)), where=open_strata & (drawn > 0))
-    return float(terms.sum())
+def _ends(values: Floats, sample: Sample, confidence: float) -> tuple[float, float]:
+    """Return the interval by betting, cut to what the faults not drawn leave possible."""
+    size = float(sample.sizes.sum())
+    seen = float(values.sum()) / size
+    if len(values) >= size:
+        return seen, seen
+    low, high = bounds(evidence(values, sample), confidence)
+    return max(low, seen), min(high, seen + (1.0 - len(values) / size))
 
 
-def spreads(values: Floats, stratum: Integers, groups: Integers) -> Floats:
-    """Return a cautious variance for each stratum, shape [strata].
-
-    It is the larger of the stratum's own sample variance and that of all faults in its group, since a stratum with a
-    handful of faults may show none of its rare events. Where a whole group shows no spread, the variance of a single
-    event among n + 2 faults stands in.
-    """
-    strata = len(groups)
-    own = _grouped_variance(values, stratum, strata)
-    of_group = groups[stratum]
-    count = np.bincount(of_group, minlength=groups.max() + 1)
-    shared = _grouped_variance(values, of_group, len(count))
-    rare = 1.0 / (count + 2.0)
-    shared = np.maximum(shared, rare * (1.0 - rare))
-    cautious: Floats = np.maximum(own, shared[groups])
-    return cautious
-
-
-def _grouped_variance(values: Floats, group: Integers, groups: int) -> Floats:
-    """Return the sample variance within each group, 0 where it has fewer than two members."""
-    count = np.bincount(group, minlength=groups)
-    total = np.bincount(group, weights=values, minlength=groups)
-    mean = np.divide(total, count, out=np.zeros(groups), where=count > 0)
-    squares = np.bincount(group, weights=(values - mean[group]) ** 2, minlength=groups)
-    return np.divide(squares, count - 1, out=np.zeros(groups), where=count > 1)
-
-
-def allocate(spread: Floats, rest: Integers, margin: float, confidence: float) -> Integers:
-    """Return how many faults the main phase takes from each stratum: Neyman's n_h ~ N_h s_h, at least two.
-
-    The total is what the margin asks for: (sum N_h s_h)^2 / (N^2 (margin / z)^2 + sum N_h s_h^2).
-
-    Args:
-        spread: variance of the per-fault rate in each stratum, shape [strata].
-        rest: faults left in each stratum, shape [strata].
-        margin: half-width wanted.
-        confidence: coverage wanted.
-    """
-    population = float(rest.sum())
-    if population == 0.0:
-        return np.zeros(len(rest), dtype=np.int64)
-    deviation = np.sqrt(spread)
-    target = (margin / float(stats.norm.ppf(0.5 + confidence / 2))) ** 2
-    weighted: Any = rest * deviation
-    total = weighted.sum() ** 2 / (population**2 * target + (rest * spread).sum())
-    wanted = np.ceil(total * weighted / weighted.sum()).astype(np.int64)
-    counts: Integers = np.minimum(np.maximum(wanted, 2), rest)
-    return counts
+def evidence(values: Floats, sample: Sample) -> list[Phase]:
+    """Return what each phase says about the mean of the population."""
+    size = float(sample.sizes.sum())
+    found = []
+    for number, (drawn, rest) in enumerate(zip(sample.drawn, sample.rest[:-1], strict=True)):
+        chosen = sample.phase == number
+        if not chosen.any():
+            continue
+        hit = drawn > 0
+        told = float(rest[hit].sum())
+        weight = np.divide(rest * drawn.sum(), told * drawn, out=np.zeros(len(rest)), where=hit)
+        scale = told * weight.max()
+        found.append(
+            Phase.of(
+                weight[sample.stratum[chosen]] / weight.max() * values[chosen],
+                slope=size / scale,
+                taken=float(values[sample.phase < number].sum()) / scale,
+                unknown=float(rest[~hit].sum()) / scale,
+            )
+        )
+    return found

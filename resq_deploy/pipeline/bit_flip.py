@@ -8,6 +8,7 @@ import concurrent.futures
 import csv
 import dataclasses
 import io
+import math
 import pathlib
 import statistics
 import time
@@ -24,7 +25,7 @@ from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import DataError, OptionError, RunFolderError
 from resq_deploy.faults.outcomes import Judge, top1
-from resq_deploy.faults.statistics import share, student
+from resq_deploy.faults.statistics import cluster, share
 from resq_deploy.pipeline.attack_options import AttackOptions
 from resq_deploy.pipeline.attack_scene import Progress, Report
 from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
@@ -136,7 +137,7 @@ class BitFlipAttack:
         images = self._jury.images
         return {
             "flips": _flips_to_end(flips, [batch["end"] == "reached" for batch in batches]),
-            "accuracy": student([verdict["right"] / images for verdict in last], _CONFIDENCE).as_dict(),
+            "accuracy": cluster([verdict["right"] / images for verdict in last], math.inf, _CONFIDENCE).as_dict(),
             "batches": [
                 {
                     "end": batch["end"],

@@ -6,6 +6,7 @@ attack beyond what it costs on clean images, and by how many more answers it cha
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import Judge, Outcome
-from resq_deploy.faults.statistics import paired_difference, share, student
+from resq_deploy.faults.statistics import cluster, paired_difference, share
 from resq_deploy.pipeline.attack_scene import Adversarial, Progress, Scene
 from resq_deploy.records import read_json, write_json
 
@@ -176,7 +177,7 @@ def _row(scene: Scene, images: NDArray[Any], plan: Plan) -> Row:
 def _cell(row: Row) -> Cell:
     return {
         "fault_free": share(row.right, row.images, _CONFIDENCE).as_dict(),
-        "faulty": student(row.accuracy, _CONFIDENCE).as_dict(),
+        "faulty": cluster(row.accuracy, math.inf, _CONFIDENCE).as_dict(),
         "drop": paired_difference(row.drop, _CONFIDENCE).as_dict(),
         "sdc1": _rate(row.sdc1),
         "lost": _rate(row.lost),
@@ -186,7 +187,7 @@ def _cell(row: Row) -> Cell:
 def _beyond(row: Row, clean: Row) -> Cell:
     """Return by how much faults do more to adversarial than to clean images, paired by fault."""
     return {
-        "drop_beyond_clean": _difference(row.drop, clean.drop),
+        "drop_beyond_clean": _difference(row.drop, clean.drop, reach=2.0),
         "sdc1_beyond_clean": _difference(row.sdc1, clean.sdc1),
         "lost_beyond_clean": _difference(row.lost, clean.lost),
     }
@@ -194,13 +195,15 @@ def _beyond(row: Row, clean: Row) -> Cell:
 
 def _rate(values: NDArray[np.float64]) -> dict[str, float | int] | None:
     judged = values[~np.isnan(values)]
-    return student(judged, _CONFIDENCE).as_dict() if len(judged) else None
+    return cluster(judged, math.inf, _CONFIDENCE).as_dict() if len(judged) else None
 
 
-def _difference(attacked: NDArray[np.float64], clean: NDArray[np.float64]) -> dict[str, float | int] | None:
+def _difference(
+    attacked: NDArray[np.float64], clean: NDArray[np.float64], reach: float = 1.0
+) -> dict[str, float | int] | None:
     differences = attacked - clean
     judged = differences[~np.isnan(differences)]
-    return paired_difference(judged, _CONFIDENCE).as_dict() if len(judged) else None
+    return paired_difference(judged, _CONFIDENCE, reach).as_dict() if len(judged) else None
 
 
 def _described(plan: Plan) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from resq_deploy.attacks.ball import Norm
 from resq_deploy.attacks.square import LEAST_QUERIES, Square
@@ -35,7 +34,7 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import DataError, GateError, OptionError
-from resq_deploy.faults.statistics import Estimate, matched, share, student
+from resq_deploy.faults.statistics import cluster, matched, paired_difference, share
 
 if TYPE_CHECKING:
     import torch
@@ -269,9 +268,9 @@ def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
         "roles": [str(Role.WEIGHT)],
         "chips": options.chips,
         "images": images,
-        "minmax": student(minmax / images, _CONFIDENCE).as_dict(),
-        "int8": student(int8 / images, _CONFIDENCE).as_dict(),
-        "drop": _mean(drops / images).as_dict(),
+        "minmax": cluster(minmax / images, math.inf, _CONFIDENCE).as_dict(),
+        "int8": cluster(int8 / images, math.inf, _CONFIDENCE).as_dict(),
+        "drop": paired_difference(drops / images, _CONFIDENCE).as_dict(),
     }
     return 100.0 * int(drops.sum()) / (images * options.chips), details  # from counts: no drop is 0 exactly
 
@@ -349,13 +348,6 @@ def _points(paired: Gate) -> float:
     """Return the drop of a paired comparison in points, from its counts: 1 in 100 is 1 exactly."""
     lost, gained, images = (int(paired[key]) for key in ("lost", "gained", "images"))
     return 100.0 * (lost - gained) / images
-
-
-def _mean(differences: NDArray[np.float64]) -> Estimate:
-    """Estimate a mean difference over chips, two or more, with Student's interval."""
-    n, value = len(differences), float(differences.mean())
-    reach = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
-    return Estimate(value=value, low=value - reach, high=value + reach, n=n, confidence=_CONFIDENCE)
 
 
 _MEASURES: dict[str, Callable[[Candidate, Dataset, GateOptions], tuple[float, Gate]]] = {

@@ -7,6 +7,7 @@ cuts off what fault-free images reach. How much to leave out is measured: under 
 """
 
 import collections
+import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -24,7 +25,7 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.outcomes import top1
-from resq_deploy.faults.statistics import student
+from resq_deploy.faults.statistics import cluster
 from resq_deploy.quantization.calibrate import ActivationRanges, observed
 from resq_deploy.quantization.fidelity import logits
 
@@ -168,7 +169,7 @@ def choose_percentile(
         "candidates": [
             {
                 "percentile": percentile,
-                "accuracy": student(answers.mean(axis=1), 0.95).as_dict(),
+                "accuracy": cluster(answers.mean(axis=1), math.inf, 0.95).as_dict(),
                 "gain": {"value": gains[percentile][0], "margin": gains[percentile][1]},
             }
             for percentile, answers in right.items()

@@ -8,7 +8,7 @@ where both files were hit at the same bits; where they share too few, the popula
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.faults.statistics import (
     Estimate,
+    apart,
     as_estimate,
     cluster,
     difference,
@@ -23,10 +24,10 @@ from resq_deploy.faults.statistics import (
     matched,
     mcnemar,
     paired_difference,
-    paired_p,
     permutation_p,
-    student,
-    widened,
+    sign_test,
+    spread,
+    ways,
 )
 from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
 from resq_deploy.report.runs import Run, arithmetic
@@ -65,7 +66,9 @@ class Difference:
         second: the figure of the second run.
         estimate: second less first, with its interval over units, given the images.
         unit: what `estimate.n` counts: chips, shared faults, images, or faults drawn independently.
-        p_units: p-value over the units, by Student's paired or a permutation test; None where the interval decides.
+        pairs: what the pairs look like - how many are higher, lower, and their spread; None where units are not paired.
+        p_units: p-value over the units, by the sign test of pairs or a permutation test; None where the interval
+            decides.
         p_images: McNemar's p-value over images, for figures of right answers where the images are known.
         p: the larger of both, adjusted for the number of figures of the comparison; None where no p-value is known.
     """
@@ -75,15 +78,31 @@ class Difference:
     second: Estimate
     estimate: Estimate
     unit: str
+    pairs: Mapping[str, float] | None = None
     p_units: float | None = None
     p_images: float | None = None
     p: float | None = None
 
     @property
     def real(self) -> bool:
-        """Whether the difference is beyond chance: for further units and, where tested, for further images."""
-        apart = self.estimate.low > 0.0 or self.estimate.high < 0.0
-        return apart and (self.p is None or self.p <= 1.0 - self.estimate.confidence)
+        """Whether the difference is beyond chance: for further units and, where tested, for further images.
+
+        Tests decide where there are any, and of pairs most must differ the way the mean does; else the interval does.
+        """
+        return self._one_way and (self._apart if self.p is None else self.p <= self._alpha)
+
+    @property
+    def _alpha(self) -> float:
+        return 1.0 - self.first.confidence
+
+    @property
+    def _apart(self) -> bool:
+        return self.estimate.low > 0.0 or self.estimate.high < 0.0
+
+    @property
+    def _one_way(self) -> bool:
+        most = 0.0 if self.pairs is None else self.pairs["higher"] - self.pairs["lower"]
+        return most * self.estimate.value >= 0.0
 
     @property
     def over_images(self) -> bool:
@@ -96,8 +115,7 @@ class Difference:
         way = "higher" if self.estimate.value > 0 else "lower"
         if self.real:
             return f"{way}, real" if self.over_images else f"{way}, for further faults on these images"
-        apart = self.estimate.low > 0.0 or self.estimate.high < 0.0
-        if apart and (self.p_images or 0.0) > max(self.p_units or 0.0, 1.0 - self.estimate.confidence):
+        if (self.p_images or 0.0) > self._alpha >= (1.0 if self.p_units is None else self.p_units):
             return "not beyond chance for further images"
         return "not beyond chance"
 
@@ -109,6 +127,7 @@ class Difference:
             "second": self.second.as_dict(),
             "difference": self.estimate.as_dict(),
             "unit": self.unit,
+            "pairs": self.pairs,
             "p_units": self.p_units,
             "p_images": self.p_images,
             "p_adjusted": self.p,
@@ -212,10 +231,10 @@ def _clean(first: Run, second: Run, right: tuple[NDArray[np.int64] | None, NDArr
     if right[0] is None or right[1] is None:
         unpaired = difference(a, b)
         return Difference(figure="clean accuracy", first=a, second=b, estimate=unpaired, unit="images, unpaired")
-    apart = right[1] - right[0]
-    estimate = matched(int((apart > 0).sum()), int((apart < 0).sum()), len(apart), a.confidence)
+    changed = right[1] - right[0]
+    estimate = matched(int((changed > 0).sum()), int((changed < 0).sum()), len(changed), a.confidence)
     return Difference(
-        figure="clean accuracy", first=a, second=b, estimate=estimate, unit="images", p_images=mcnemar(apart)
+        figure="clean accuracy", first=a, second=b, estimate=estimate, unit="images", p_images=mcnemar(changed)
     )
 
 
@@ -285,11 +304,9 @@ class _Pairing:
         few = "they are compared one by one" if self._enough_shared else "too few to compare them one by one"
         note = f"{shared}: {few}; the populations are compared, as drawn independently"
         if self._is_stratified:
-            return [note]
-        return [
-            f"{note}. A few faults do most of the harm, and a sample without them has too narrow an interval: "
-            "differences must stand a permutation test, too"
-        ]
+            both = f"{100 * (2 * self._confidence - 1):g} %"
+            return [f"{note}, by the furthest that their intervals allow, which holds with {both}"]
+        return [f"{note}, by a permutation test"]
 
     def _of_populations(self) -> list[Difference]:
         found = []
@@ -299,11 +316,14 @@ class _Pairing:
                 continue
             a, b = map(as_estimate, given)
             rates = [getattr(table, key) for table in self._tables]
-            tested = None if self._is_stratified else permutation_p(*(r[~np.isnan(r)] for r in rates))
+            judged = [r[~np.isnan(r)] for r in rates]
+            estimate, tested = apart(a, b), None
+            if not self._is_stratified:
+                surer = (1.0 + self._confidence) / 2
+                sides = zip(judged, self._populations, strict=True)
+                estimate, tested = apart(*(cluster(r, size, surer) for r, size in sides)), permutation_p(*judged)
             unit = "faults, drawn independently"
-            found.append(
-                Difference(figure=figure, first=a, second=b, estimate=difference(a, b), unit=unit, p_units=tested)
-            )
+            found.append(Difference(figure=figure, first=a, second=b, estimate=estimate, unit=unit, p_units=tested))
         return found
 
     def _of_shared(self) -> list[Difference]:
@@ -312,45 +332,41 @@ class _Pairing:
         judged = ~(np.isnan(a) | np.isnan(b))
         found = []
         if judged.any():
-            apart = b[judged] - a[judged]
             found.append(
                 Difference(
                     figure="SDC-1, shared faults",
-                    first=self._over_faults(a[judged], 0),
-                    second=self._over_faults(b[judged], 1),
-                    estimate=self._difference(apart),
+                    first=cluster(a[judged], self._populations[0], self._confidence),
+                    second=cluster(b[judged], self._populations[1], self._confidence),
                     unit="shared faults",
-                    p_units=paired_p(apart),
+                    **self._paired(b[judged] - a[judged]),
                 )
             )
         return [*found, self._accuracy("accuracy, shared faults", at_a, at_b, "shared faults")]
 
     def _accuracy(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
         a, b = self._tables[0].accuracy[at_a], self._tables[1].accuracy[at_b]
-        side = self._over_chips if unit == "chips" else self._over_faults
+        sizes = (math.inf, math.inf) if unit == "chips" else self._populations
         counts = [
             right_answers(run, np.isin(np.arange(len(table)), at))
             for run, table, at in zip(self._runs, self._tables, (at_a, at_b), strict=True)
         ]
         return Difference(
             figure=figure,
-            first=side(a, 0),
-            second=side(b, 1),
-            estimate=self._difference(b - a),
+            first=cluster(a, sizes[0], self._confidence),
+            second=cluster(b, sizes[1], self._confidence),
             unit=unit,
-            p_units=paired_p(b - a),
             p_images=mcnemar(counts[1] - counts[0]),
+            **self._paired(b - a),
         )
 
-    def _over_faults(self, values: NDArray[np.float64], place: int) -> Estimate:
-        """Estimate a side's mean over faults as its campaign does for all of them."""
-        return cluster(values, self._populations[place], self._confidence)
-
-    def _over_chips(self, values: NDArray[np.float64], _: int) -> Estimate:
-        return widened(student(values, self._confidence))
-
-    def _difference(self, apart: NDArray[np.float64]) -> Estimate:
-        return widened(paired_difference(apart, self._confidence), lowest=-1.0)
+    def _paired(self, differences: NDArray[np.float64]) -> dict[str, Any]:
+        """Return what pairs tell: the bound on their mean, what they look like, and the sign test."""
+        higher, lower = ways(differences)
+        return {
+            "estimate": paired_difference(differences, self._confidence),
+            "pairs": {"higher": higher, "lower": lower, **spread(differences)},
+            "p_units": sign_test(differences),
+        }
 
 
 def _population(run: Run) -> float:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 from resq_deploy.report.compare import Comparison, Difference, Single
 from resq_deploy.report.document import Block, Section, Table
-from resq_deploy.report.text import count, counted, listed, percent, points, probability
+from resq_deploy.report.text import NONE, count, counted, listed, percent, points, probability
 
 _RULE = (
-    "Differences are second less first, in percentage points. Their intervals are over chips or faults, given the "
-    "images; McNemar's test is over images. A difference is beyond chance if its interval leaves out 0 and, where it "
-    "was tested, the larger of both p-values stays below {alpha:g} after Holm's correction for the number of figures. "
+    "Differences are second less first, in percentage points. The interval bounds the mean over further chips or "
+    "faults on these images, whatever their distribution, and is wide where they are few; how many pairs differ which "
+    "way, and between which differences half of them lie, describes the pairs that were drawn. p over units is that "
+    "of the exact sign test for pairs - that as many further ones are higher as lower -, and of a permutation test "
+    "for samples drawn apart; p over images is McNemar's. A difference is beyond chance if the larger of both stays "
+    "below {alpha:g} after Holm's correction for the number of figures, and most pairs differ the way the mean does; "
+    "without a test, if the interval leaves out 0. "
     "It is called real where that holds for further images, too; SDC-1, and figures of samples drawn in strata or "
     "apart, have no test over images, and tell of further faults on these images."
 )
@@ -35,7 +39,8 @@ def _pair(comparison: Comparison, *, explained: bool) -> Section:
     first, second = comparison.first, comparison.second
     alpha = 1.0 - first.confidence
     rows = [_row(one) for one in comparison.differences]
-    headers = ["figure", first.label, second.label, "difference", "over", "p over units", "p over images", "verdict"]
+    sides = [first.label, second.label]
+    headers = ["figure", *sides, "difference", "over", "pairs", "p over units", "p over images", "verdict"]
     blocks: list[Block] = [] if explained else [_RULE.format(alpha=round(alpha, 6))]
     blocks += [f"{_sentence(note)}." for note in comparison.notes]
     return Section(title=_finding(comparison), topic="Comparison", blocks=[*blocks, Table(headers=headers, rows=rows)])
@@ -65,10 +70,19 @@ def _row(one: Difference) -> list[str]:
         percent(one.second.as_dict()),
         points(one.estimate.as_dict()),
         count(one.estimate.n, one.unit),
+        _pairs(one),
         probability(one.p_units),
         probability(one.p_images),
         one.verdict,
     ]
+
+
+def _pairs(one: Difference) -> str:
+    """Describe the pairs that were drawn."""
+    if one.pairs is None:
+        return NONE
+    half = " to ".join(f"{100 * one.pairs[name]:+.3g}" for name in ("quarter", "three_quarters"))
+    return f"{one.pairs['higher']:,} higher, {one.pairs['lower']:,} lower; half of them {half}"
 
 
 def _sentence(text: str) -> str:

@@ -87,7 +87,7 @@ def _under_bit_errors(summary: Mapping[str, Any]) -> Section:
         title="Under bit errors",
         blocks=[
             "Every stored weight bit of the int8 file flips with the given probability. Both files meet the same "
-            f"{curves['baseline'][0]['chips']} simulated chips. Bands: 95 % Student intervals over chips.",
+            f"{curves['baseline'][0]['chips']} simulated chips. Bands: 95 % bounds on further chips.",
             Lines(
                 series=series,
                 x_title="bit error rate of the stored weights",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from resq_deploy.faults.outcomes import COUNTS
-from resq_deploy.faults.statistics import as_estimate, difference
+from resq_deploy.faults.statistics import as_estimate
 from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
@@ -70,8 +70,9 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
     title = f"{at}, accuracy is {side_by_side(means)}"
     blocks: list[Block] = [
         "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips, "
-        "each rate by itself, with intervals that hold for further chips. Worst chip and quartiles describe the chips "
-        "drawn. Images and their number stay the same; the fault-free accuracy stands in the first row.",
+        "each rate by itself; the interval bounds the mean of further chips whatever their distribution, and is wide "
+        "where chips are few. Worst chip and quartiles describe the chips that were drawn, and bound nothing. Images "
+        "and their number stay the same; the fault-free accuracy stands in the first row.",
         Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
@@ -193,7 +194,7 @@ def _hardest(layers: Sequence[tuple[str, Any]]) -> str:
         return "no answer was changed"
     if not others:
         return f"SDC-1 of {name}, the only layer hit, is {told}"
-    if all(difference(other, top).low > 0.0 for _, other in others):
+    if all(other.high < top.low for _, other in others):
         return f"layer {name} is hit hardest, SDC-1 {told}"
     return f"the largest SDC-1 is {told}, of layer {name}, but the figures do not tell it apart from all other layers"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from resq_deploy.errors import RunFolderError
-from resq_deploy.faults.statistics import Estimate, difference, paired_difference, student
+from resq_deploy.faults.statistics import Estimate, difference, student
 from resq_deploy.records import read_json, read_manifest
 from resq_deploy.report.runs import check_schema
 
@@ -112,7 +112,7 @@ def change(before: Corner, after: Corner, metric: Metric) -> Estimate | None:
     changes = [second.value - first.value for first, second in shared]
     if _agree(changes):
         return max((difference(*pair) for pair in shared), key=_width, default=None)
-    return paired_difference(changes, _CONFIDENCE)
+    return student(changes, _CONFIDENCE, lowest=-1.0)
 
 
 def _agree(values: Iterable[float]) -> bool:

@@ -21,6 +21,7 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import FailedError, OptionError
 from resq_deploy.faults.fault import Op
 from resq_deploy.faults.outcomes import COUNTS
+from resq_deploy.faults.stratified import estimate
 
 IMAGES = 40
 
@@ -312,6 +313,43 @@ def test_a_margin_is_reached_with_strata_and_survives_an_interruption(prepare, t
     resumed = prepare(margin=0.05).run(tmp_path / "broken", resume=True)
     assert {**resumed, "throughput": 0} == {**whole, "throughput": 0}
     assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
+
+
+def test_domains_of_a_margin_rest_on_their_own_strata(prepare, tmp_path):
+    campaign = prepare(margin=0.05)
+    summary = campaign.run(tmp_path / "run")
+    with Store(tmp_path / "run" / FILE) as store:
+        rates = np.array([record.counts["sdc1"] / record.images for record in store.records()])
+    plan = campaign.plan
+    assert summary["due"]["value"] == 0.0
+    for role, figures in summary["by_role"].items():
+        own = np.array([plan.group(number, "role") == role for number in range(len(plan))])
+        alone = estimate(rates[own], plan.sample.inside(own, plan.part("role", role)), 0.95)
+        assert figures["sdc1"] == alone.as_dict()
+        assert figures["sdc1"]["n"] == own.sum()
+
+
+def test_bit_errors_with_a_margin_have_it_at_every_rate_and_resume(prepare, tmp_path):
+    values = {"faults": FaultModel.BER, "ber": (1e-6, 1e-5), "margin": 0.15}
+    whole = prepare(**values).run(tmp_path / "whole")
+    for point in whole["curve"]:
+        assert point["chips"] > 20
+        sdc1 = point["rates"]["sdc1"]
+        assert max(sdc1["high"] - sdc1["value"], sdc1["value"] - sdc1["low"]) <= 0.15
+
+    def stop(progress):
+        if progress.done >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(**values).run(tmp_path / "broken", report=stop)
+    resumed = prepare(**values).run(tmp_path / "broken", resume=True)
+    assert {**resumed, "throughput": 0} == {**whole, "throughput": 0}
+
+
+def test_the_share_of_due_faults_is_bounded_exactly(prepare, tmp_path):
+    due = prepare(samples=40).run(tmp_path / "run")["due"]
+    assert due["high"] == pytest.approx(1 - 0.025 ** (1 / 40), rel=0.01)
 
 
 def test_the_summary_is_plain_json(prepare, tmp_path):

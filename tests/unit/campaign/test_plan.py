@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import PILOT
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
+from resq_deploy.faults.statistics import cluster
 
 
 def surface(tensor, role, layer, shape, width=8):
@@ -100,8 +103,10 @@ def test_a_margin_the_sample_of_eq_7_cannot_beat_takes_every_fault():
 
 def test_a_margin_begins_with_a_pilot_in_every_stratum():
     plan = make_plan(SURFACES, options(margin=0.1))
-    assert plan.sample.pilot.all()
-    assert np.bincount(plan.sample.stratum).tolist() == np.minimum(plan.strata.sizes, PILOT).tolist()
+    drawn, sizes = np.bincount(plan.sample.stratum), plan.strata.sizes
+    assert (plan.sample.phases, plan.sample.pilots) == (1, 1)
+    assert (drawn >= np.minimum(sizes, PILOT // 2)).all()  # half of it goes to all strata alike, half by size
+    assert (sizes / sizes.sum() * drawn.sum() / drawn <= 2.2).all()
     assert plan.strata.sizes.sum() == TOTAL
     assert len(set(plan.positions.tolist())) == len(plan)
 
@@ -118,6 +123,44 @@ def test_filters(filters, tensors):
     plan = make_plan(SURFACES, options(samples=20, **filters))
     assert {plan.fault(number).tensors[0] for number in range(20)} <= tensors
     assert {s.tensor for s in plan.surfaces} == tensors
+
+
+def grown(plan, rates):
+    """Go on with a plan until it asks for no more."""
+    while (more := plan.continued(rates(plan))) is not None:
+        plan = more
+    return plan
+
+
+def test_a_margin_of_bit_errors_draws_chips_until_every_rate_has_it():
+    asked = options(faults=FaultModel.BER, ber=(0.05, 0.3), margin=0.05)
+    calm = grown(make_plan(SURFACES, asked), lambda plan: np.zeros(len(plan)))
+    assert len(calm) == len(make_plan(SURFACES, asked))  # no more than where nothing happens
+
+    def harm(plan):
+        return np.array([0.4 * (rate == 0.3) * (chip % 3 == 0) for rate, chip in plan.masks])
+
+    plan = grown(make_plan(SURFACES, asked), harm)
+    at_high = harm(plan)[[rate == 0.3 for rate, _ in plan.masks]]
+    assert cluster(at_high, math.inf, 0.95, stopped=True).half_width <= 0.05
+    chips = [sorted(chip for at, chip in plan.masks if at == rate) for rate in (0.05, 0.3)]
+    assert chips[0] == chips[1] == list(range(100, 100 + len(plan) // 2))
+    assert len(plan) > len(calm)
+    assert make_plan(SURFACES, asked).masks == plan.masks[: len(calm)]  # a resumed campaign has the same chips
+
+
+def test_a_margin_beyond_reason_is_refused_for_bit_errors():
+    with pytest.raises(OptionError, match=r"--margin 0.0002: takes 2[0-9],[0-9]{3} chips at each rate or more"):
+        make_plan(SURFACES, options(faults=FaultModel.BER, margin=0.0002))
+
+
+def test_domains_know_their_part_of_every_stratum():
+    plan = make_plan(SURFACES, options(margin=0.1))
+    for key, names in (("role", ("weight", "bias")), ("layer", ("conv1", "fc")), ("bit", map(str, range(32)))):
+        parts = [plan.part(key, name) for name in names]
+        assert sum(parts).tolist() == plan.strata.sizes.tolist()
+    assert plan.part("role", "bias").sum() == plan.group_size("role", "bias") == 128
+    assert make_plan(SURFACES, options(samples=5)).part("role", "bias") is None
 
 
 def test_bit_error_masks_are_shared_between_rates_and_restricted_to_the_bits():

@@ -96,6 +96,11 @@ def test_bit_error_rates_wear_the_accuracy_down(campaign):
     assert low["accuracy"]["value"] > high["accuracy"]["value"] + 0.2
     assert high["worst"] <= high["accuracy"]["value"]
     assert low["chips"] == high["chips"] == 4
+    spread = high["spread"]["accuracy"]
+    assert spread["least"] == high["worst"]
+    assert spread["least"] <= spread["quarter"] <= spread["three_quarters"]
+    # Four chips bound further ones by no less than 1 - 0.025^(1/4) = 60 points, however alike they are.
+    assert all(point["accuracy"]["high"] - point["accuracy"]["low"] > 0.6 for point in (low, high))
     assert len({row["mask"] for row in rows}) == len({row["mask"] for row in rows if int(row["flips"])}) + any(
         row["flips"] == "0" for row in rows
     )

@@ -10,9 +10,9 @@ from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import RunFolderError
-from resq_deploy.faults.statistics import permutation_p
+from resq_deploy.faults.statistics import Estimate, cluster, permutation_p, sign_test
 from resq_deploy.report.build import document, gather
-from resq_deploy.report.compare import compare, obstacle, pair_up
+from resq_deploy.report.compare import Difference, compare, obstacle, pair_up
 from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.runs import load_runs
@@ -94,6 +94,42 @@ def test_strata_are_compared_by_their_intervals(single, faultcamp, coarse_int8):
     sure = dataclasses.replace(by_strata, estimate=dataclasses.replace(by_strata.estimate, value=-0.1, high=-0.01))
     assert sure.verdict == "lower, for further faults on these images"
     assert not sure.over_images
+
+
+def test_pairs_are_described_and_decided_by_the_sign_test(curve, coarse_curve):
+    last = compare(*load_runs([curve, coarse_curve])).differences[-1]
+    a, b = (bitmaps(folder, 60)[4:].mean(axis=1) for folder in (curve, coarse_curve))
+    assert (last.pairs["higher"], last.pairs["lower"]) == ((b > a).sum(), (b < a).sum())
+    assert last.pairs["median"] == pytest.approx(np.median(b - a), abs=1e-6)
+    assert last.p_units == pytest.approx(sign_test(b - a))
+    assert last.as_dict()["pairs"] == last.pairs
+    assert last.estimate.low < last.pairs["least"]  # four chips bound further ones by little
+
+
+def difference_of(pairs, value=0.1, **values):
+    apart = Estimate(value=value, low=-0.5, high=0.7, n=20, confidence=0.95)
+    side = Estimate(value=0.5, low=0.2, high=0.8, n=20, confidence=0.95)
+    given = {"figure": "accuracy", "first": side, "second": side, "estimate": apart, "unit": "chips", "pairs": pairs}
+    return Difference(**{**given, "p_units": 0.001, "p_images": 0.001, "p": 0.002, **values})
+
+
+def test_tests_decide_where_the_bound_is_wide():
+    assert difference_of({"higher": 19, "lower": 1}).verdict == "higher, real"
+    assert not difference_of({"higher": 19, "lower": 1}, p=0.06).real
+    # Most chips are a little better, a few so much worse that the mean is lower: neither way is said.
+    assert difference_of({"higher": 17, "lower": 3}, value=-0.1).verdict == "not beyond chance"
+    assert difference_of(None, p=None, p_units=None, p_images=None).verdict == "not beyond chance"
+    unsure = difference_of({"higher": 19, "lower": 1}, p_images=0.3, p=0.6)
+    assert unsure.verdict == "not beyond chance for further images"
+
+
+def test_populations_are_apart_by_the_furthest_that_surer_intervals_allow(single, faultcamp, coarse_int8):
+    runs = load_runs([single, faultcamp("elsewhere", coarse_int8, samples=80, seed=5)])
+    (sdc1,) = [one for one in compare(*runs).differences if one.figure == "SDC-1"]
+    sizes = [run.summary["population"]["faults"] for run in runs]
+    a, b = (cluster(read_faults(run).sdc1, size, 0.975) for run, size in zip(runs, sizes, strict=True))
+    assert (sdc1.estimate.low, sdc1.estimate.high) == (b.low - a.high, b.high - a.low)
+    assert sdc1.estimate.confidence == pytest.approx(0.95)
 
 
 def test_faults_that_all_did_nothing_are_no_certainty(faultcamp, digits_int8, coarse_int8):
