@@ -44,6 +44,11 @@ def test_a_part_that_no_main_phase_hit_falls_back_on_the_pilot():
     assert drawn.weights() == pytest.approx([5.0, 5.0, 1.0, 5.0, 1.0])
 
 
+def test_a_phase_that_did_not_hit_a_part_says_nothing_of_it():
+    drawn = sample([0, 1, 0, 0, 1], [0, 0, 1, 2, 2], [10, 6])
+    assert drawn.weights()[[1, 4]].tolist() == [1.0, 5.0]
+
+
 def test_weights_sum_to_the_population():
     rng = np.random.default_rng(0)
     sizes = np.array([40, 9, 7, 1])
@@ -220,5 +225,5 @@ def test_further_units_bring_the_margin_and_no_more_are_asked_for_where_it_is_ha
 
 def test_a_small_population_is_taken_whole_where_the_margin_asks_for_it():
     values = np.random.default_rng(6).random(20)
-    drawn = sample([0] * 20, [0] * 20, [60])
+    drawn = sample([0] * 20, [0] * 8 + [1] * 12, [60])
     assert next_phase(values, drawn, 0.001, 0.95).tolist() == [40]
