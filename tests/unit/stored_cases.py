@@ -73,9 +73,11 @@ def if_same_name():
 
 
 def returned_by_graph():
-    """A stored value that the graph itself returns, beside its scores."""
-    proto = model([CONV, node("Identity", ["c0"], ["c"]), *TAIL], [W, FC, normal("anchors", 2, 3)])
-    proto.graph.output.append(helper.make_tensor_value_info("anchors", TensorProto.FLOAT, [2, 3]))
+    """Stored values that the graph itself returns, beside its scores."""
+    given = [normal("anchors", 2, 3), init("temperature", 0.5, np.float32), init("labels", [7, 8, 9], np.int64)]
+    proto = model([CONV, node("Identity", ["c0"], ["c"]), *TAIL], [W, FC, *given])
+    for tensor in given:
+        proto.graph.output.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return proto
 
 

@@ -408,14 +408,18 @@ def anchors(models):
         models.node("DequantizeLinear", "sizes a_s", "sizes_f"),
         models.node("Mul", "boxes sizes_f", "scaled"),
         models.node("Add", "scaled centres", "moved"),
-        models.node("Mul", "moved gains", "y"),
+        models.node("Mul", "moved gains", "scores"),
+        models.node("PRelu", "scores slopes", "bent"),
+        models.node("Transpose", "bent", "turned", perm=[0, 2, 1]),
+        models.node("MatMul", "bent turned", "y"),
     ], [
         models.stored("w", 3, 8),
         models.constant("as", [-1, 4, 2], np.int64),
         models.stored("sizes", 4, 2, dtype=INT8),
         models.constant("a_s", 0.1),
         models.stored("centres", 4, 2),
-        models.stored("gains", 2),
+        models.stored("gains", 1, 2),
+        models.stored("slopes", 4, 2),
     ]
 
 
@@ -484,7 +488,151 @@ def bounds(models):
     ]
 
 
+def combined_codes(models):
+    """Two tables of codes multiplied, one moved by a float, one that divides: weights, and no scale among them."""
+    casts = [models.node("Cast", name, f"{name}_c", to=FLOAT) for name in "abcd"]
+    return [
+        *casts,
+        models.node("Mul", "a_c b_c", "ab"),
+        models.node("Add", "c_c offset", "moved"),
+        models.node("Div", "dividend d_c", "quotient"),
+        models.node("Mul", "ab moved", "abc"),
+        models.node("Mul", "abc quotient", "all"),
+        models.node("MatMul", "flat all", "y"),
+    ], [
+        *(models.constant(name, np.full((3, models.CLASSES), 3), INT8) for name in "abcd"),
+        models.stored("offset", 3, models.CLASSES),
+        models.stored("dividend", 3, models.CLASSES),
+    ]
+
+
+def scales_of_outputs(models):
+    """The scale and the zero point of what a layer gives, which nothing else reads."""
+    return [
+        models.node("QuantizeLinear", "flat s z", "q"),
+        models.node("QLinearMatMul", "q s z w w_s w_z y_s y_z", "p"),
+        models.node("DequantizeLinear", "p o_s o_z", "y"),
+    ], [
+        models.stored("w", 3, models.CLASSES, dtype=INT8),
+        *(models.constant(name, 0.02) for name in ("s", "w_s", "y_s", "o_s")),
+        *(models.constant(name, 3, np.uint8) for name in ("z", "y_z", "o_z")),
+        models.constant("w_z", 0, INT8),
+    ]
+
+
+def beside_integer_sums(models):
+    """What is divided by, cut off, or reaches the sum by another way than rounding is no bias and no scale."""
+    return [
+        models.node("DynamicQuantizeLinear", "flat", "q q_s q_z"),
+        models.node("MatMulInteger", "q w q_z", "sums"),
+        models.node("Mul", "inverse b", "times"),
+        models.node("Reciprocal", "q_s", "inverse"),
+        models.node("Round", "times", "rounded"),
+        models.node("Cast", "rounded", "whole", to=TensorProto.INT32),
+        models.node("Add", "sums whole", "first"),
+        models.node("Div", "inverse divisor", "quotient"),
+        models.node("Floor", "quotient", "floored"),
+        models.node("Cast", "floored", "floored_i", to=TensorProto.INT32),
+        models.node("Add", "first floored_i", "second"),
+        models.node("Div", "relued q_s", "bent_0"),
+        models.node("Relu", "bent_0", "bent"),
+        models.node("Cast", "bent", "bent_i", to=TensorProto.INT32),
+        models.node("Add", "second bent_i", "third"),
+        models.node("Cast", "third", "third_f", to=FLOAT),
+        models.node("Max", "third_f least", "y"),
+    ], [
+        models.stored("w", 3, models.CLASSES, dtype=INT8),
+        *(models.stored(name, models.CLASSES) for name in ("b", "divisor", "relued", "least")),
+    ]
+
+
+def computed_index(models):
+    """Integers that an index is computed from, together with what the image says, are values."""
+    return [
+        models.node("ArgMax", "flat", "most", axis=1, keepdims=0),
+        models.node("Mul", "most stride", "row"),
+        models.node("Gather", "table row", "picked"),
+        models.node("MatMul", "picked w", "y"),
+        models.node("Add", "spare spare", "unread"),
+    ], [
+        models.constant("stride", 2, np.int64),
+        models.constant("spare", 2, np.int64),
+        models.stored("table", 5, 4),
+        models.stored("w", 4, models.CLASSES),
+    ]
+
+
+def switches(models):
+    """A stored switch, handed on; and a stored number that one is computed from, which is a value."""
+
+    def choice(name, condition, value):
+        out = [onnx.helper.make_tensor_value_info(f"{name}_out", FLOAT, None)]
+        branches = [
+            onnx.helper.make_graph([models.node(op, value, f"{name}_out")], f"{name}_{op}", [], out)
+            for op in ("Neg", "Abs")
+        ]
+        return onnx.helper.make_node(
+            "If", [condition], [name], f"{name}_node", then_branch=branches[0], else_branch=branches[1]
+        )
+
+    return [
+        models.node("MatMul", "flat w", "m"),
+        models.node("Identity", "flag", "handed"),
+        choice("first", "handed", "m"),
+        models.node("Size", "x", "size"),
+        models.node("Greater", "size number", "large"),
+        choice("y", "large", "first"),
+    ], [
+        models.stored("w", 3, models.CLASSES),
+        models.constant("flag", True, bool),
+        models.constant("number", 100, np.int64),
+    ]
+
+
+def shapes_and_tables_from_branches(models):
+    """Integers that the branches of an If return: a shape, and a table to compute with."""
+
+    def branch(name, row):
+        values = {f"{name}_to": np.array([-1, models.CLASSES]), f"{name}_table": np.arange(models.CLASSES) + row}
+        outs = [onnx.helper.make_tensor_value_info(key, TensorProto.INT64, None) for key in values]
+        stored = [models.constant(key, value, np.int64) for key, value in values.items()]
+        return onnx.helper.make_graph([], name, [], outs, stored)
+
+    return [
+        models.node("ReduceMax", "flat", "peak", keepdims=0),
+        models.node("Greater", "peak limit", "flag"),
+        onnx.helper.make_node(
+            "If", ["flag"], ["to", "table"], "choice", then_branch=branch("a", 1), else_branch=branch("b", 2)
+        ),
+        models.node("MatMul", "flat w", "m"),
+        models.node("Reshape", "m to", "shaped"),
+        models.node("Cast", "table", "t", to=FLOAT),
+        models.node("Mul", "shaped t", "y"),
+    ], [models.constant("limit", 0.5), models.stored("w", 3, models.CLASSES)]
+
+
 AROUND = {
+    combined_codes: dict.fromkeys(("a", "b", "c", "d", "offset", "dividend"), "weight"),
+    scales_of_outputs: {
+        "w": "weight",
+        "w_s": "weight-scale",
+        "w_z": "weight-zero-point",
+        **dict.fromkeys(("s", "y_s", "o_s"), "activation-scale"),
+        **dict.fromkeys(("z", "y_z", "o_z"), "activation-zero-point"),
+    },
+    beside_integer_sums: {
+        "w": "weight",
+        "b": "bias",
+        **dict.fromkeys(("divisor", "relued", "least"), "float"),
+    },
+    computed_index: {"stride": "constant", "spare": "constant", "table": "float", "w": "weight"},
+    switches: {"w": "weight", "number": "constant"},
+    shapes_and_tables_from_branches: {
+        "limit": "constant",
+        "w": "weight",
+        "a_table": "constant",
+        "b_table": "constant",
+    },
     gathered: {"table": "weight", "t_s": "weight-scale", "t_z": "weight-zero-point", "w": "weight"},
     gathered_by_hand: {"table": "weight", "t_s": "weight-scale", "t_z": "weight-zero-point", "w": "weight"},
     weight_by_hand: {
@@ -507,7 +655,14 @@ AROUND = {
         "smooth": "weight",
     },
     rounded_weights: {"w": "weight", "w_s": "weight-scale", "w_z": "weight-zero-point", "b": "bias"},
-    anchors: {"w": "weight", "sizes": "constant", "a_s": "weight-scale", "centres": "constant", "gains": "float"},
+    anchors: {
+        "w": "weight",
+        "sizes": "constant",
+        "a_s": "weight-scale",
+        "centres": "constant",
+        "gains": "float",
+        "slopes": "float",
+    },
     table_before_a_layer: {"table": "float", "w": "weight"},
     masked: {"w_q": "weight", "mask": "constant", "w": "weight"},
     biased_scores: {"w_q": "weight", "mask": "float", "w": "weight"},
@@ -528,4 +683,8 @@ def test_roles_by_what_stands_around_a_stored_value(build, models, tmp_path):
 
     Session(model.patcher().golden, Deployment()).run(models.images(2))
     assert {surface.tensor: str(surface.role) for surface in model.surfaces} == AROUND[build]
-    assert {left.reason for left in model.left_out} <= {"shape", "axis"}
+    assert {left.reason for left in model.left_out} <= {"shape", "axis", "switch"}
+    steering = {"flag": "switch", "a_to": "shape", "b_to": "shape", "as": "shape", "axes": "axis", "by": "shape"}
+    assert all(left.reason == steering[left.tensor] for left in model.left_out)
+    names = [tensor.name for tensor in stored]
+    assert set(names) <= {surface.tensor for surface in model.surfaces} | {left.tensor for left in model.left_out}

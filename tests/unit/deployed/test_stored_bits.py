@@ -32,7 +32,12 @@ SURFACES = {  # role, layer, shape, places that hold it
         **IF,
         **dict.fromkeys(("w0", "choice.then_branch/w0"), ("weight", "c", (4, 3, 3, 3), 1)),
     },
-    "returned_by_graph": {**CONV, "anchors": ("float", "anchors", (2, 3), 1)},
+    "returned_by_graph": {
+        **CONV,
+        "anchors": ("float", "anchors", (2, 3), 1),
+        "temperature": ("constant", "temperature", (), 1),
+        "labels": ("constant", "labels", (3,), 1),
+    },
     "constant_of_shape": {**CONV, "k.value": ("constant", "c", (1,), 1)},
     "int64_table": {**CONV, "tab": ("constant", "c", (1, 4, 1, 1), 1)},
     "int32_table": {**CONV, "small": ("constant", "c", (1, 4, 1, 1), 1), "ints": ("constant", "c1", (4,), 1)},
