@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 import onnx
 
-from resq_deploy.deployed.tensors import WIDTHS
+from resq_deploy.deployed.tensors import WIDTHS, stored_bytes
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc"})
 """Domains whose operators hold no learnt values in integer or text attributes."""
@@ -77,8 +77,8 @@ class Stored:
             width = WIDTHS.get(self.holder.data_type)
             if width is not None:
                 return self.elements * width
-            text = sum(map(len, self.holder.string_data))
-            return 8 * (len(self.holder.raw_data) + text)
+            size = stored_bytes(self.holder)  # of complex numbers; None of text and of types nobody knows
+            return 8 * (len(self.holder.raw_data) + sum(map(len, self.holder.string_data)) if size is None else size)
         if self.form is Form.TEXT:
             return 8 * (len(self.holder.s) + sum(map(len, self.holder.strings)))
         if self.form is Form.INTEGERS:

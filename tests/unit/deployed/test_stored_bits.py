@@ -510,3 +510,46 @@ def test_two_stored_tensors_of_one_graph_with_one_name_are_refused(stored_cases,
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="2 stored tensors are called"):
         DeployedModel.load(path)
+
+
+def test_text_and_types_that_nothing_computes_with_are_listed(stored_cases, tmp_path):
+    proto = stored_cases.bool_mask()
+    words = helper.make_tensor("words", TensorProto.STRING, [2], [b"cat", b"mouse"])
+    waves = helper.make_tensor("waves", TensorProto.COMPLEX64, [3], np.ones(3, np.complex64))
+    proto.graph.initializer.extend([words, waves])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+
+    assert {left.tensor: left.reason for left in DeployedModel.load(path).left_out} == {
+        "words": "text",
+        "waves": "onnxruntime computes with no such type",
+    }
+    bits = {left.tensor: left.bits for left in DeployedModel.load(path).left_out}
+    assert bits == {"words": 8 * len("catmouse"), "waves": 3 * 64}
+
+
+def test_a_float_that_a_shape_is_computed_from_is_a_surface(stored_cases, tmp_path):
+    """Integers in such arithmetic are left out; of a float, that it is no value is not taken for proven."""
+    nodes = [
+        stored_cases.CONV,
+        helper.make_node("Shape", ["c0"], ["sh"]),
+        helper.make_node("Cast", ["sh"], ["sf"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["sf", "factor"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["si"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["si", "one"], ["to"]),
+        helper.make_node("Reshape", ["c0", "to"], ["c"]),
+        *stored_cases.TAIL,
+    ]
+    stored = [stored_cases.init("factor", 1.0, np.float32), stored_cases.init("one", 1, np.int64)]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(stored_cases.model(nodes, [stored_cases.W, stored_cases.FC, *stored]).SerializeToString())
+    model = DeployedModel.load(path)
+
+    assert answer(model.patcher().golden, stored_cases.images()) is not None
+    assert [(surface.tensor, surface.role) for surface in model.surfaces][2:] == [("factor", "constant")]
+    assert [(left.tensor, left.reason) for left in model.left_out] == [("one", "shape")]
+
+
+def test_bytes_that_are_left_out_are_counted_once_as_well(outside):
+    model = outside(external("a", [3, 3], 0), external("b", [3, 3], 36), external("c", [2], 72), external("d", [3], 76))
+    assert [(left.tensor, left.bits, left.reason) for left in model.left_out] == [("c", 128, "read by no node")]
