@@ -201,7 +201,7 @@ STEERING: dict[str, dict[int, str]] = {
 }
 """Input slots for shapes, axes, indices, switches and what only training uses: no values to compute with."""
 
-SWITCH = _SWITCH
+SWITCH, TRAINING = _SWITCH, _TRAINING
 
 TRAINING_ATTRIBUTES = frozenset({("BatchNormalization", "momentum"), ("Dropout", "ratio")})
 """Attributes with a number that only training uses, by operator."""

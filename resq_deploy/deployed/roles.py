@@ -159,6 +159,11 @@ class RoleReader:
             found.add(Use(None, self._wiring.returned[value], Hint.PLAIN))
         return found
 
+    def first_layer(self, value: str) -> str:
+        """Return the first node that reads a value; the value itself if none does."""
+        readers = self._wiring.readers(value)
+        return node_label(readers[0][0]) if readers else value
+
     def _made_of(self, node: onnx.NodeProto) -> list[str]:
         """Return what the values that a node makes are called, outside its subgraph too."""
         return [name for output in node.output for name in (output, *self._wiring.onward(output))]

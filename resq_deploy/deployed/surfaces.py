@@ -12,16 +12,15 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from resq_deploy.deployed.nesting import free_name, node_label
-from resq_deploy.deployed.operators import TRAINING_ATTRIBUTES
+from resq_deploy.deployed.operators import TRAINING, TRAINING_ATTRIBUTES
 from resq_deploy.deployed.roles import INTEGERS, RoleReader
 from resq_deploy.deployed.roles import Role as Role
 from resq_deploy.deployed.steering import UNREAD, VALUE, Steering
 from resq_deploy.deployed.stored import Form, LeftOut, Site, Source, Stored, stored_values
-from resq_deploy.deployed.tensors import WIDTHS
+from resq_deploy.deployed.tensors import FLOATS, WIDTHS
 from resq_deploy.deployed.wiring import Wiring
 from resq_deploy.errors import ModelError
 
-_TRAINING = "read in training only"
 _TEXT = "text"
 _UNKNOWN = "onnxruntime computes with no such type"
 _NO_NUMBERS = {
@@ -171,12 +170,14 @@ def _judged(stored: Stored, roles: RoleReader, steering: Steering) -> tuple[tupl
         return None, _TEXT if holder.data_type == onnx.TensorProto.STRING else _UNKNOWN
     if node is not None and not stored.value:
         trained = (node.op_type, stored.attribute) in TRAINING_ATTRIBUTES and not _is_trained(node)
-        return (None, _TRAINING) if trained else ((Role.CONSTANT, node_label(node)), "")
+        return (None, TRAINING) if trained else ((Role.CONSTANT, node_label(node)), "")
     if not isinstance(holder, onnx.TensorProto) or not stored.value:
         return None, UNREAD
     use, end = roles.uses(stored.value).most_exposed(holder), steering.end(stored.value)
     if use is None:
-        return ((Role.CONSTANT, stored.value), "") if end == VALUE else (None, end)
+        # Only integers are left out as what steers: a float that a shape or a switch comes from is a value.
+        is_value = end == VALUE or (holder.data_type in FLOATS and end not in (UNREAD, TRAINING))
+        return ((Role.CONSTANT, roles.first_layer(stored.value)), "") if is_value else (None, end)
     if use[0] is Role.CONSTANT and holder.data_type in INTEGERS and end != VALUE:
         return None, end
     return use, ""

@@ -553,3 +553,15 @@ def test_a_float_that_a_shape_is_computed_from_is_a_surface(stored_cases, tmp_pa
 def test_bytes_that_are_left_out_are_counted_once_as_well(outside):
     model = outside(external("a", [3, 3], 0), external("b", [3, 3], 36), external("c", [2], 72), external("d", [3], 76))
     assert [(left.tensor, left.bits, left.reason) for left in model.left_out] == [("c", 128, "read by no node")]
+
+
+def test_a_float_that_a_switch_is_cast_from_is_a_surface(stored_cases, tmp_path):
+    proto = stored_cases.loop()
+    (turns,) = (tensor for tensor in proto.graph.initializer if tensor.name == "turns")
+    turns.CopyFrom(stored_cases.init("turns", 2.0, np.float32))
+    proto.graph.node.insert(0, helper.make_node("Cast", ["turns"], ["count"], "cast", to=TensorProto.INT64))
+    proto.graph.node[1].input[0] = "count"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    found = {surface.tensor: (str(surface.role), surface.layer) for surface in DeployedModel.load(path).surfaces}
+    assert found["turns"] == ("constant", "cast")
