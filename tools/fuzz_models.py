@@ -12,6 +12,7 @@ import argparse
 import collections
 import contextlib
 import json
+import math
 import pathlib
 import random
 import resource
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from onnx import TensorProto, helper, numpy_helper
 
 MEMORY = 1 << 30  # resident bytes a file may take
@@ -108,7 +110,33 @@ def external_model() -> onnx.ModelProto:
     return _model(nodes, [weight, _stored(rng, "b", np.float32, CLASSES)])
 
 
-SOUND = (qdq_model, qoperator_model, external_model)
+def function_model() -> onnx.ModelProto:
+    """Return a function with a weight and numbers in attributes, called twice, and a table of integers."""
+    rng = np.random.default_rng(3)
+    node = helper.make_node
+    body = [
+        helper.make_node("Constant", [], ["w"], value=_stored(rng, "", np.float32, 3, 3, 3, 3)),
+        node("Conv", ["a", "w"], ["m"], pads=[1, 1, 1, 1]),
+        node("LeakyRelu", ["m"], ["b"], alpha=0.1),
+    ]
+    block = helper.make_function("local", "Block", ["a"], ["b"], body, [helper.make_opsetid("", 21)])
+    nodes = [
+        node("Block", ["x"], ["b1"], domain="local"),
+        node("Block", ["b1"], ["b2"], domain="local"),
+        node("Cast", ["table"], ["t"], to=TensorProto.FLOAT),
+        node("Mul", ["b2", "t"], ["scaled"]),
+        node("GlobalAveragePool", ["scaled"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "fc"], ["y"], alpha=0.5),
+    ]
+    table = numpy_helper.from_array(np.arange(1, 4).reshape(1, 3, 1, 1), "table")
+    model = _model(nodes, [table, _stored(rng, "fc", np.float32, 3, CLASSES)])
+    model.functions.append(block)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    return model
+
+
+SOUND = (qdq_model, qoperator_model, external_model, function_model)
 
 
 # --------------------------------------------------------------------------------------------------------- mutators
@@ -309,6 +337,10 @@ def _use(path: pathlib.Path) -> str:
         session.run(inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base
         return f"refused in the run: {first_line(error)}"
+    found = sum(surface.bits for surface in model.surfaces) + sum(left.bits for left in model.left_out)
+    shared = any(len(surface.sites) > 1 for surface in model.surfaces)  # two tensors on one range of external bytes
+    if found > _stored_bits(model.proto) or (found < _stored_bits(model.proto) and not shared):
+        return f"{found} bits accounted for, {_stored_bits(model.proto)} stored"
     for number, surface in enumerate(model.surfaces[:4]):
         fault = Fault(number, (Edit.of(surface.tensor, [surface.elements - 1], [surface.width - 1]),))
         faulty = patcher.apply(patcher.masks(fault))
@@ -316,6 +348,23 @@ def _use(path: pathlib.Path) -> str:
         with contextlib.suppress(Exception):  # what a faulty file does, it may do
             Session(faulty, Deployment()).run(inputs)
     return "used"
+
+
+def _stored_bits(message: Message) -> int:
+    """Return how many bits the tensors and the floats in attributes of a model take."""
+    from resq_deploy.deployed.tensors import WIDTHS
+
+    if isinstance(message, TensorProto):
+        width = WIDTHS.get(message.data_type)
+        other = 8 * (len(message.raw_data) + sum(map(len, message.string_data)))
+        return other if width is None else width * math.prod(message.dims)
+    bits = 0
+    if isinstance(message, onnx.AttributeProto):
+        bits = 32 * (message.HasField("f") + len(message.floats))
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            bits += sum(map(_stored_bits, value if field.is_repeated else [value]))
+    return bits
 
 
 def _peak_bytes() -> int:

@@ -3,6 +3,7 @@
 import collections
 import csv
 import hashlib
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -29,11 +30,11 @@ def read_fault_list(path: pathlib.Path, surfaces: Sequence[Surface]) -> tuple[li
     """
     try:
         text = path.read_bytes()
-        lines = text.decode("utf-8-sig").splitlines()
+        content = text.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read fault list {path}: {error}") from error
     try:
-        reader = csv.DictReader(lines, strict=True)
+        reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)  # quoted fields may hold line ends
         header = reader.fieldnames or ()
         rows = list(reader)
     except csv.Error as error:

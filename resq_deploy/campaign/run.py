@@ -27,7 +27,6 @@ from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.verify import source_checkpoint
-from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import FailedError
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
 
@@ -81,7 +80,7 @@ class Campaign:
         check_scheduler(options.scheduler)
         self.plan = make_plan(model.surfaces, options)
         check_reachable(gates, self.plan)
-        self._votes = find_votes(model.proto)
+        self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
         kit = Kit(
@@ -167,6 +166,7 @@ class Campaign:
                 checked = audit_figures(self.plan, records, store.audited())
             summary = summarise(self.plan, self.golden, records)
             summary["arithmetic"] = self.options.deployment.arithmetic_used()
+            summary["population"]["left_out"] = self._left_out
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
             reason = no_exposure(self.plan)
             summary["exposure_reason"] = reason

@@ -1,7 +1,6 @@
 """`faults.csv`: one row a fault and bit; where it holds bits it is itself a valid fault list."""
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from resq_deploy.campaign.plan import Plan
@@ -15,9 +14,10 @@ _MASKS = ("fault", "ber", "chip", "flips", "mask")
 
 def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
     """Return the table of a campaign's faults and what each did; `images` and the outcomes are counts of images."""
-    stream = io.StringIO()
+    stream = _Lines()
     head = _MASKS if plan.masks else _BITS
-    writer = csv.DictWriter(stream, (*head, "outcome", "images", *COUNTS, "accuracy"), lineterminator="\n")
+    # What ends a line is quoted within a field: with both characters, whatever a tensor is called can be read again.
+    writer = csv.DictWriter(stream, (*head, "outcome", "images", *COUNTS, "accuracy"), lineterminator="\r\n")
     writer.writeheader()
     for record in records:
         result: Mapping[str, object] = {
@@ -28,7 +28,17 @@ def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
         }
         for row in _rows(plan, record):
             writer.writerow({**row, **result})
-    return stream.getvalue()
+    return "".join(stream.lines)
+
+
+class _Lines:
+    """Takes rows as they are written, and ends each with a line feed alone."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, row: str) -> None:
+        self.lines.append(row.removesuffix("\r\n") + "\n")
 
 
 def _rows(plan: Plan, record: Record) -> Iterator[dict[str, object]]:

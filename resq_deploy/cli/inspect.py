@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table
+from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table, printable
 from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print surfaces, guards and warnings as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print surfaces, what is left out, guards and warnings as JSON.")
 @click.option("--verify", "verifies", is_flag=True, help="Run the file and compare with the logits in its sidecar.")
 @click.option(
     "--dataset", metavar="D", help="With --verify: also run the calibration images of this data set, kept by name."
@@ -39,7 +39,7 @@ def command(
     arithmetic: str,
     providers: tuple[str, ...],
 ) -> None:
-    """List the stored parameters of an ONNX file: their roles, layers and bits, guards, and what to beware of.
+    """List what an ONNX file stores: roles, layers, bits; what is left out and why; guards; what to beware of.
 
     With --verify, exit status 1 says that this machine may give other answers than the machine the file was exported
     on, or that the file is another.
@@ -72,6 +72,7 @@ def command(
         report: dict[str, Any] = {
             "model": deployed.digest,
             "surfaces": surfaces,
+            "left_out": [left.as_dict() for left in deployed.left_out],
             "guards": guards,
             "folding": [found.as_dict() for found in folding],
             "warnings": warnings,
@@ -101,17 +102,20 @@ def _print_surfaces(deployed: "DeployedModel") -> None:
         for surface in deployed.surfaces:
             groups.setdefault(str(getattr(surface, key)), []).append(surface.bits)
         rows = [
-            (name, str(len(bits)), f"{sum(bits):,}", f"{100 * sum(bits) / total:.3f} %")
+            (printable(name), str(len(bits)), f"{sum(bits):,}", f"{100 * sum(bits) / total:.3f} %")
             for name, bits in groups.items()
         ]
         print_table(f"Stored bits by {key}", (key, "tensors", "bits", "share"), rows)
+    if deployed.left_out:
+        left_out = [(printable(left.tensor), f"{left.bits:,}", left.reason) for left in deployed.left_out]
+        print_table("Left out: faults in these are not tried", ("tensor", "bits", "reason"), left_out)
+    out = sum(left.bits for left in deployed.left_out)
     click.echo(f"{len(deployed.surfaces)} tensors, {total:,} bits, SHA-256 {deployed.digest}")
+    click.echo(f"{len(deployed.left_out)} stored values of {out:,} bits are left out")
 
 
 def _guards(deployed: "DeployedModel") -> list[dict[str, Any]]:
-    """Return the tensors that are voted from three copies, with role and bytes added; index constants left out."""
-    from resq_deploy.deployed.votes import find_votes
-
+    """Return the tensors that are voted from three copies, with role and bytes added."""
     roles = {surface.tensor: str(surface.role) for surface in deployed.surfaces}
     return [
         {
@@ -120,8 +124,7 @@ def _guards(deployed: "DeployedModel") -> list[dict[str, Any]]:
             "role": roles[vote.copies[0]],
             "bytes_added": vote.bytes_added,
         }
-        for vote in find_votes(deployed.proto)
-        if vote.copies[0] in roles
+        for vote in deployed.votes()
     ]
 
 

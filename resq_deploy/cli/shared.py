@@ -122,3 +122,8 @@ def percent(estimate: Mapping[str, float] | None, digits: int = 2) -> str:
         return "no run"
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def printable(name: str) -> str:
+    """Return a name as it can stand in one line of a terminal: line ends and the like as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)

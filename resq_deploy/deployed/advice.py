@@ -1,11 +1,14 @@
 """What a reliability engineer should know about a file before trusting figures about it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resq_deploy.deployed.graph import stored_tensors
+from resq_deploy.deployed.load_time import about_load
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.saturation import saturating_layers
 from resq_deploy.deployed.session import Deployment
@@ -20,13 +23,16 @@ _TINY_SCALE = 1e-12
 def warnings_for(model: DeployedModel) -> list[str]:
     """Return one line for each property of a file that matters for its faults or its figures."""
     values = {name: tensor for tensor, name in stored_tensors(model.proto.graph)}
-    weights = [surface for surface in model.surfaces if surface.role is Role.WEIGHT]
+    tensors = [surface for surface in model.surfaces if surface.tensor in values]
+    weights = [surface for surface in tensors if surface.role is Role.WEIGHT]
     quantized = [surface for surface in weights if surface.dtype in _EIGHT_BITS]
     warnings = []
     if not model.surfaces:
         warnings.append("the file stores no parameters: there is nothing bits could flip in")
     elif not quantized:
-        warnings.append("no quantized weights: this is a float model, and flips of exponent bits will dominate")
+        warnings += about_load(model, weights) or [
+            "no quantized weights: this is a float model, and flips of exponent bits will dominate"
+        ]
     symmetric = {-128: [surface for surface in quantized if surface.dtype == "int8"]}
     symmetric[0] = _about_the_middle(model, quantized, values)
     for lowest, surfaces in symmetric.items():
@@ -37,7 +43,7 @@ def warnings_for(model: DeployedModel) -> list[str]:
                 "a reader of the file that sees it has found a fault"
             )
     warnings += _saturation(model)
-    return warnings + _scale_warnings(model.surfaces, values)
+    return warnings + _scale_warnings(tensors, values)
 
 
 def _about_the_middle(
@@ -47,7 +53,8 @@ def _about_the_middle(
     centred = {
         surface.layer
         for surface in model.surfaces
-        if surface.role is Role.WEIGHT_ZERO_POINT
+        if surface.tensor in values
+        and surface.role is Role.WEIGHT_ZERO_POINT
         and surface.dtype == "uint8"
         and (numpy_helper.to_array(values[surface.tensor]) == UINT8_ZERO_POINT).all()
     }
@@ -75,7 +82,7 @@ def _saturation(model: DeployedModel) -> list[str]:
     ]
 
 
-def _scale_warnings(surfaces: tuple[Surface, ...], values: dict[str, onnx.TensorProto]) -> list[str]:
+def _scale_warnings(surfaces: Sequence[Surface], values: dict[str, onnx.TensorProto]) -> list[str]:
     """Return a line for scales that are not positive and finite, and one for scales close to zero."""
     broken, tiny = [], []
     for surface in surfaces:

@@ -6,25 +6,34 @@ from collections.abc import Iterable
 
 import onnx
 
+from resq_deploy.deployed.stored import Source
 from resq_deploy.deployed.tensors import stored_bytes
 from resq_deploy.errors import ModelError
 
 
-def take_in(tensors: Iterable[onnx.TensorProto], folder: pathlib.Path, limit: int) -> list[str]:
-    """Load external tensors into the model and return the SHA-256 of each file they come from.
+def take_in(
+    holders: Iterable[onnx.TensorProto | onnx.AttributeProto], folder: pathlib.Path, limit: int
+) -> tuple[list[str], list[Source | None]]:
+    """Load external tensors into the model.
 
     Args:
-        tensors: every tensor of the model.
+        holders: every tensor of the model, and other things that hold values, which are let alone.
         folder: the model's folder, which no location may lead out of.
         limit: bytes that all of them together may take.
+
+    Returns:
+        The SHA-256 of each file they come from; and for each holder where its bytes lie outside the model, None where
+        they do not. Two names of one file are one file.
 
     Raises:
         ModelError: if a location leads out of the folder, or a file is missing or too short.
     """
     digests: dict[str, str] = {}
+    sources: list[Source | None] = []
     total = 0
-    for tensor in tensors:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+    for tensor in holders:
+        sources.append(None)
+        if not isinstance(tensor, onnx.TensorProto) or tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -33,7 +42,9 @@ def take_in(tensors: Iterable[onnx.TensorProto], folder: pathlib.Path, limit: in
             if location not in digests:
                 with target.open("rb") as stream:
                     digests[location] = hashlib.file_digest(stream, "sha256").hexdigest()
-            offset, size = _extent(tensor, entries, target.stat().st_size)
+            status = target.stat()
+            offset, size = _extent(tensor, entries, status.st_size)
+            sources[-1] = Source((status.st_dev, status.st_ino), offset)
             total += size
             if total > limit:
                 raise ValueError("it is larger than 2 GiB, the limit of a model held in memory; split it")
@@ -45,7 +56,7 @@ def take_in(tensors: Iterable[onnx.TensorProto], folder: pathlib.Path, limit: in
             raise ModelError(f"external data of {tensor.name!r} in {location!r} cannot be read: {reason}") from error
         tensor.ClearField("data_location")
         del tensor.external_data[:]
-    return [digests[location] for location in sorted(digests)]
+    return [digests[location] for location in sorted(digests)], sources
 
 
 def _inside(folder: pathlib.Path, location: str) -> pathlib.Path:

@@ -1,32 +1,61 @@
 """Reading an ONNX file, ours or anybody's: parse, take external data in, refuse what cannot be a model."""
 
+import dataclasses
 import graphlib
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import inliner, numpy_helper
+from onnx import numpy_helper
 
 from resq_deploy.deployed import external
+from resq_deploy.deployed.inlining import everything, mark, unmark, written_out
+from resq_deploy.deployed.nesting import captured, make_names_unique
+from resq_deploy.deployed.nesting import graphs as graphs
+from resq_deploy.deployed.nesting import node_label as node_label
+from resq_deploy.deployed.stored import LeftOut, Source, Stored, stored_values
 from resq_deploy.deployed.tensors import settle
+from resq_deploy.deployed.wire import float_patterns
 from resq_deploy.errors import ModelError
 
 MAX_BYTES = 2**31 - 1
 """Protocol buffers, and so sessions created from bytes, end at 2 GiB."""
 
-_MAX_INLINED = 1_000_000  # nodes; functions that call each other can multiply without end
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model as it was read.
+
+    Attributes:
+        model: self-contained, functions written out, every parameter in `raw_data`, no name for two values.
+        digest: SHA-256 that names the file together with its external data.
+        sources: where the bytes of stored values lie in the file, by place.
+        left_out: what the file stores and the model does not hold.
+    """
+
+    model: onnx.ModelProto
+    digest: str
+    sources: Mapping[str, Source]
+    left_out: tuple[LeftOut, ...]
 
 
 def read_model(path: pathlib.Path) -> tuple[onnx.ModelProto, str]:
-    """Read a model with every parameter in `raw_data`, whatever way the file stores it.
-
-    Model functions are inlined, as onnxruntime does, so that every parameter lies in a graph.
+    """Read a model with every parameter in `raw_data`, whatever way the file stores it; see `open_model`.
 
     Returns:
         The model, self-contained, and the SHA-256 that names the file together with its external data.
+    """
+    opened = open_model(path)
+    return opened.model, opened.digest
+
+
+def open_model(path: pathlib.Path) -> Opened:
+    """Read a model with every parameter in `raw_data`, whatever way the file stores it.
+
+    Model functions are written out, as onnxruntime does, so that every parameter lies in a graph.
 
     Raises:
         ModelError: if the file cannot be read, is not an ONNX model, is larger than 2 GiB, its graph is not one, or
@@ -40,30 +69,44 @@ def read_model(path: pathlib.Path) -> tuple[onnx.ModelProto, str]:
     if not model.graph.node:
         raise ModelError(f"{path} is not an ONNX model: it holds no graph with nodes")
     try:
-        digests = [hashlib.sha256(data).hexdigest(), *external.take_in(_tensors(model), path.parent, MAX_BYTES)]
-        model = _inlined(model)
-        _check_names(model)
-        for part in graphs(model.graph):
-            in_order(part)
-            _settle_constants(part)
-        for tensor in _tensors(model):
-            settle(tensor)
+        opened = _opened(model, hashlib.sha256(data).hexdigest(), path.parent)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    if model.ByteSize() > MAX_BYTES:
+    if opened.model.ByteSize() > MAX_BYTES:
         raise ModelError(f"{path} with its external data is larger than 2 GiB: split it")
-    return model, digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return opened
 
 
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and, depth first, the subgraphs of its control-flow nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from graphs(attribute.g)
-            for subgraph in attribute.graphs:
-                yield from graphs(subgraph)
+def _opened(model: onnx.ModelProto, sha256: str, folder: pathlib.Path) -> Opened:
+    unread = [_only_trained(stored) for stored in _training(model)]
+    del model.training_info[:]
+    digests, sources = external.take_in((stored.holder for stored in everything(model)), folder, MAX_BYTES)
+    marks = mark(model, sources)
+    model = written_out(model)
+    found, lost = unmark(model, marks)
+    _check_names(model)
+    for part in graphs(model.graph):
+        in_order(part)
+    for old, new in _settle_constants(model.graph):
+        if old in found:
+            found[new] = found.pop(old)
+    for stored in stored_values(model.graph):
+        if isinstance(stored.holder, onnx.TensorProto):
+            settle(stored.holder)
+    make_names_unique(model.graph)
+    digest = hashlib.sha256("".join((sha256, *digests)).encode()).hexdigest() if digests else sha256
+    return Opened(model=model, digest=digest, sources=found, left_out=(*lost, *unread))
+
+
+def _training(model: onnx.ModelProto) -> Iterator[Stored]:
+    """Yield what the file stores for training alone, which no session reads."""
+    for information in model.training_info:
+        yield from stored_values(information.initialization)
+        yield from stored_values(information.algorithm)
+
+
+def _only_trained(stored: Stored) -> LeftOut:
+    return LeftOut(tensor=stored.value or stored.place, bits=stored.bits, reason="read in training only")
 
 
 def stored_tensors(graph: onnx.GraphProto) -> Iterator[tuple[onnx.TensorProto, str]]:
@@ -98,7 +141,10 @@ def in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             if output in makers:
                 raise ModelError(f"the value {output!r} is made twice, so the graph is not a valid one: export it anew")
             makers[output] = place
-    needs = {place: [makers[value] for value in node.input if value in makers] for place, node in enumerate(graph.node)}
+    needs = {
+        place: [makers[value] for value in (*node.input, *sorted(captured(node))) if value in makers]
+        for place, node in enumerate(graph.node)
+    }
     if all(maker < place for place, made_by in needs.items() for maker in made_by):
         return list(graph.node)
     try:
@@ -106,11 +152,6 @@ def in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     except graphlib.CycleError as error:
         label = node_label(graph.node[error.args[1][0]])
         raise ModelError(f"the graph has a cycle through the node {label!r}: export the model anew") from error
-
-
-def node_label(node: onnx.NodeProto) -> str:
-    """Return what a layer is called: the node's name, else its first output."""
-    return node.name or next((output for output in node.output if output), node.op_type)
 
 
 def _read(path: pathlib.Path) -> bytes:
@@ -124,27 +165,10 @@ def _read(path: pathlib.Path) -> bytes:
         raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor in a model, parameter or not."""
-    nodes = [node for function in model.functions for node in function.node]
-    for part in graphs(model.graph):
-        yield from part.initializer
-        for sparse in part.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        nodes += part.node
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("sparse_tensor"):
-                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-
-
 def _check_names(model: onnx.ModelProto) -> None:
     """Refuse names that are not UTF-8, which protocol buffers hand over as bytes."""
-    for tensor in _tensors(model):
-        _check_name(tensor.name)
+    for stored in stored_values(model.graph):
+        _check_name(stored.holder.name)
     for part in graphs(model.graph):
         for value in (*part.input, *part.output):
             _check_name(value.name)
@@ -159,35 +183,22 @@ def _check_name(name: str | bytes) -> None:
         raise ModelError(f"the name {name!r} is not UTF-8: export the model with another name")
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its functions written out where they are called."""
-    if not model.functions:
-        return model
-    sizes: dict[tuple[str, str, str], int] = {}
-    for _ in range(len(model.functions) + 1):
-        before = dict(sizes)
-        for function in model.functions:
-            called = ((node.domain, node.op_type, node.overload) for node in function.node)
-            key = (function.domain, function.name, function.overload)
-            sizes[key] = sum(before.get(name, 1) for name in called)
-            if sizes[key] > _MAX_INLINED:
-                raise ModelError(f"the function {function.name!r} calls others without end: inline it on export")
-        if sizes == before:
-            break
-    try:
-        return inliner.inline_local_functions(model)
-    except Exception as error:  # onnx raises its own C++ types here
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"its functions cannot be inlined ({reason}): inline them on export") from error
+def _settle_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
+    """Give Constant nodes that hold plain numbers a tensor in their place, so that their bits can be reached.
 
-
-def _settle_constants(graph: onnx.GraphProto) -> None:
-    """Give Constant nodes that hold plain numbers a tensor in their place, so that their bits can be reached."""
-    for node in graph.node:
-        if node.op_type != "Constant":
+    Yields:
+        The place of each such number before and after.
+    """
+    for stored in list(stored_values(graph)):
+        holder = stored.holder
+        if stored.node is None or stored.node.op_type != "Constant" or not isinstance(holder, onnx.AttributeProto):
             continue
-        for attribute in node.attribute:
-            if attribute.name in ("value_float", "value_floats"):
-                values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-                tensor = numpy_helper.from_array(np.asarray(values, dtype=np.float32))
-                attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
+        if stored.attribute in ("value_float", "value_floats"):
+            values = float_patterns(holder.SerializeToString(), stored.form.value).view("<f4").reshape(stored.shape)
+        elif stored.attribute in ("value_int", "value_ints"):
+            values = np.array(holder.i if stored.attribute == "value_int" else list(holder.ints), dtype="<i8")
+        else:
+            continue
+        tensor = numpy_helper.from_array(values)
+        holder.CopyFrom(onnx.helper.make_attribute("value", tensor))
+        yield stored.place, f"{stored.place.rpartition('.')[0]}.t"

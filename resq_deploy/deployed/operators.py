@@ -6,6 +6,10 @@ From the operator schemas of ONNX (https://onnx.ai/onnx/operators) and of onnxru
 
 import dataclasses
 
+import onnx
+
+from resq_deploy.deployed.stored import STANDARD_DOMAINS
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slots:
@@ -124,22 +128,88 @@ PRODUCTS = INTEGER_PRODUCTS | {
 ADDITIONS = {"Add": (0, 1), "QLinearAdd": (0, 3)}
 """Operators that may add a bias to a sum of products, and the slots of their two operands."""
 
-NO_PARAMETERS = {
-    "CastLike": (1,),
-    "CumSum": (1,),
-    "Dropout": (1,),
-    "Gather": (1,),
-    "GatherBlockQuantized": (1,),
-    "GatherElements": (1,),
-    "GatherND": (1,),
-    "OneHot": (0, 1),
-    "Range": (0, 1, 2),
-    "Resize": (1, 2, 3),
-    "ScatterElements": (1,),
-    "Slice": (1, 2, 3, 4),
+SELECTIONS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
+"""Operators that pick from their first input: what they give are values of the same table."""
+
+COMBINATIONS = frozenset({"Add", "Div", "Max", "Min", "Mod", "Mul", "Pow", "Sub"})
+"""Operators that compute a value from two, element by element."""
+
+COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+"""Operators whose stored operand is a threshold."""
+
+ROUNDINGS = frozenset({"Ceil", "Floor", "Round"})
+
+BOUNDS = {
+    "Clip": (1, 2),
+    "NonMaxSuppression": (3, 4),
+    "OneHot": (2,),
+    "Pad": (2,),
+    "Resize": (1, 2),
     "Upsample": (1,),
 }
-"""Input slots for shapes, indices, types and what only training uses, where their type alone would not tell."""
+"""Input slots of values that are no parameters and decide what comes out: limits, fillings, thresholds, factors."""
+
+_SHAPE, _AXIS, _INDEX, _SWITCH, _TRAINING = "shape", "axis", "index", "switch", "read in training only"
+
+STEERING: dict[str, dict[int, str]] = {
+    "AffineGrid": {1: _SHAPE},
+    "CastLike": {1: _SHAPE},
+    "CenterCropPad": {1: _SHAPE},
+    "Col2Im": {1: _SHAPE, 2: _SHAPE},
+    "ConstantOfShape": {0: _SHAPE},
+    "CumSum": {1: _AXIS},
+    "DFT": {1: _SHAPE, 2: _AXIS},
+    "Dropout": {1: _TRAINING, 2: _SWITCH},
+    "Expand": {1: _SHAPE},
+    "Gather": {1: _INDEX},
+    "GatherBlockQuantized": {1: _INDEX},
+    "GatherElements": {1: _INDEX},
+    "GatherND": {1: _INDEX},
+    "If": {0: _SWITCH},
+    "Loop": {0: _SWITCH, 1: _SWITCH},
+    "MaxUnpool": {1: _INDEX, 2: _SHAPE},
+    "NonMaxSuppression": {2: _SHAPE},
+    "OneHot": {0: _INDEX, 1: _SHAPE},
+    "Pad": {1: _SHAPE, 3: _AXIS},
+    "ReduceL1": {1: _AXIS},
+    "ReduceL2": {1: _AXIS},
+    "ReduceLogSum": {1: _AXIS},
+    "ReduceLogSumExp": {1: _AXIS},
+    "ReduceMax": {1: _AXIS},
+    "ReduceMean": {1: _AXIS},
+    "ReduceMin": {1: _AXIS},
+    "ReduceProd": {1: _AXIS},
+    "ReduceSum": {1: _AXIS},
+    "ReduceSumSquare": {1: _AXIS},
+    "Reshape": {1: _SHAPE},
+    "Resize": {3: _SHAPE},
+    "ReverseSequence": {1: _INDEX},
+    "RoiAlign": {2: _INDEX},
+    "STFT": {1: _SHAPE, 3: _SHAPE},
+    "ScatterElements": {1: _INDEX},
+    "ScatterND": {1: _INDEX},
+    "SequenceAt": {1: _INDEX},
+    "SequenceErase": {1: _INDEX},
+    "SequenceInsert": {2: _INDEX},
+    "Slice": {1: _INDEX, 2: _INDEX, 3: _AXIS, 4: _INDEX},
+    "Split": {1: _SHAPE},
+    "SplitToSequence": {1: _SHAPE},
+    "Squeeze": {1: _AXIS},
+    "Tile": {1: _SHAPE},
+    "TopK": {1: _SHAPE},
+    "Unsqueeze": {1: _AXIS},
+}
+"""Input slots for shapes, axes, indices, switches and what only training uses: no values to compute with."""
+
+SWITCH, TRAINING = _SWITCH, _TRAINING
+
+TRAINING_ATTRIBUTES = frozenset({("BatchNormalization", "momentum"), ("Dropout", "ratio")})
+"""Attributes with a number that only training uses, by operator."""
+
+
+def steering(node: onnx.NodeProto, slot: int) -> str | None:
+    """Return what an input slot of a node steers, if it is proven to be for no value: shape, axis, index, switch."""
+    return STEERING.get(node.op_type, {}).get(slot) if node.domain in STANDARD_DOMAINS else None
 
 
 def slots(op_type: str, inputs: int) -> Slots | None:

@@ -1,59 +1,48 @@
-"""The surfaces of a file: which stored tensors bits can flip in, and what each is for.
+"""The surfaces of a file: which stored bits can flip, and what each is for.
 
-Roles follow from how nodes consume a tensor, never from its name, so that files of any exporter read alike: QDQ and
-QOperator, static and dynamic quantization, com.microsoft operators, float models.
+A surface is a range of bytes of the file with all who read it. Every stored value is one, unless it is proven to be
+no value to compute with; what is left out is listed with the reason.
 """
 
 import collections
 import dataclasses
-import enum
 import math
+from collections.abc import Mapping, Sequence
 
 import onnx
 
-from resq_deploy.deployed.graph import node_label, stored_tensors
-from resq_deploy.deployed.operators import ADDITIONS, INTEGER_PRODUCTS, NO_PARAMETERS, Slots, slots
-from resq_deploy.deployed.tensors import WIDTHS
+from resq_deploy.deployed.nesting import free_name, node_label
+from resq_deploy.deployed.operators import TRAINING, TRAINING_ATTRIBUTES
+from resq_deploy.deployed.roles import INTEGERS, RoleReader
+from resq_deploy.deployed.roles import Role as Role
+from resq_deploy.deployed.steering import UNREAD, VALUE, Steering
+from resq_deploy.deployed.stored import Form, LeftOut, Site, Source, Stored, stored_values
+from resq_deploy.deployed.tensors import FLOATS, WIDTHS
 from resq_deploy.deployed.wiring import Wiring
 from resq_deploy.errors import ModelError
 
-
-class Role(enum.StrEnum):
-    """What a stored tensor is for, most exposed first."""
-
-    WEIGHT = "weight"
-    BIAS = "bias"
-    WEIGHT_SCALE = "weight-scale"
-    WEIGHT_ZERO_POINT = "weight-zero-point"
-    BIAS_SCALE = "bias-scale"
-    BIAS_ZERO_POINT = "bias-zero-point"
-    ACTIVATION_SCALE = "activation-scale"
-    ACTIVATION_ZERO_POINT = "activation-zero-point"
-    FLOAT = "float"
-
-
-_EXPOSURE = {role: order for order, role in enumerate(Role)}
-_LINEAR = ("QuantizeLinear", "DequantizeLinear")
-_FLOATS = {
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
+_TEXT = "text"
+_UNKNOWN = "onnxruntime computes with no such type"
+_NO_NUMBERS = {
+    Form.INDICES: "index",
+    Form.INTEGERS: "varint-coded attribute: a flip changes the file's framing",
+    Form.TEXT: _TEXT,
 }
-_QUANTIZED = WIDTHS.keys() - _FLOATS - {onnx.TensorProto.INT32}  # an int32 without a known use is an index
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surface:
-    """One stored tensor that faults can hit.
+    """Stored values that faults can hit: those of a tensor, or the numbers of an attribute.
 
     Attributes:
-        tensor: name of the initializer (or of the value of a Constant node).
+        tensor: name of the initializer or of the value of a Constant node; of an attribute, its layer and name. Where
+            several read the same bytes, the first one's.
         role: what it is for; of a shared tensor, its most exposed use.
         layer: the first node that computes with it: the node's name, else its first output.
         dtype: stored type, as ONNX names it, in lower case.
         shape: shape of the tensor.
         width: stored bits of one element.
+        sites: all places of the model that hold its bytes.
     """
 
     tensor: str
@@ -62,6 +51,7 @@ class Surface:
     dtype: str
     shape: tuple[int, ...]
     width: int
+    sites: tuple[Site, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def elements(self) -> int:
@@ -86,142 +76,152 @@ class Surface:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Use:
-    """What one node does with a value; no role where only the value's type can tell."""
+class Survey:
+    """All that a model stores: what faults can hit, in the order of the file, and what is left out."""
 
-    role: Role | None
-    layer: str
+    surfaces: tuple[Surface, ...]
+    left_out: tuple[LeftOut, ...]
 
 
-class _Uses:
-    """The uses of one value, boiled down to the first of each role, so that they stay few in any graph."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Finding:
+    """A stored value, what it is called, and role and layer, or else why it is left out."""
 
-    def __init__(self) -> None:
-        self.by_role: dict[Role | None, _Use] = {}
-
-    def add(self, use: _Use) -> None:
-        self.by_role.setdefault(use.role, use)
-
-    @property
-    def first(self) -> _Use | None:
-        return next(iter(self.by_role.values()), None)
+    stored: Stored
+    name: str
+    use: tuple[Role, str] | None
+    reason: str
+    source: Source
 
     @property
-    def bias_only(self) -> bool:
-        return list(self.by_role) == [Role.BIAS]
-
-    def most_exposed(self, dtype: int) -> tuple[Role, str] | None:
-        """Return the role of a stored tensor of this type, and the layer in it; None if it is no parameter."""
-        plain = Role.WEIGHT if dtype in _QUANTIZED else Role.FLOAT if dtype in _FLOATS else None
-        roles = [(role or plain, use.layer) for role, use in self.by_role.items()]
-        known = [(role, layer) for role, layer in roles if role is not None]
-        return min(known, key=lambda use: _EXPOSURE[use[0]], default=None)
+    def end(self) -> int:
+        """The first byte behind it, counted as `source.start` is."""
+        return self.source.start + (self.stored.bits + 7) // 8
 
 
 def find_surfaces(model: onnx.ModelProto) -> tuple[Surface, ...]:
-    """Return every surface of a model in the order of the file; a tensor that no node reads is none.
+    """Return every surface of a model in the order of the file; see `survey`."""
+    return survey(model).surfaces
+
+
+def survey(model: onnx.ModelProto, sources: Mapping[str, Source] | None = None) -> Survey:
+    """Return every surface of a model, and every stored value that is none.
+
+    Args:
+        model: the model, as `open_model` returns it.
+        sources: where the bytes of stored values lie in the file, by place; None if each has bytes of its own.
 
     Raises:
-        ModelError: if two stored tensors share a name, so that a fault could not say which it means.
+        ModelError: if two stored tensors of a graph share a name, so that a fault could not say which it means.
     """
-    reader = _RoleReader(Wiring(model.graph))
-    names = collections.Counter(name for _, name in stored_tensors(model.graph))
-    found = []
-    for tensor, name in stored_tensors(model.graph):
-        if tensor.data_type not in WIDTHS or not math.prod(tensor.dims):
-            continue
-        use = reader.uses(name).most_exposed(tensor.data_type)
-        if use is None:
-            continue
-        if names[name] > 1:
-            raise ModelError(f"{names[name]} stored tensors are called {name!r}: give each a name of its own")
-        found.append(
-            Surface(
-                tensor=name,
-                role=use[0],
-                layer=use[1],
-                dtype=onnx.TensorProto.DataType.Name(tensor.data_type).lower(),
-                shape=tuple(tensor.dims),
-                width=WIDTHS[tensor.data_type],
-            )
-        )
-    return tuple(found)
-
-
-class _RoleReader:
-    """Derives roles by following a stored value to the nodes that compute with it.
-
-    The uses of the values that follow from stored ones are gathered once, against the direction of the graph.
-    """
-
-    def __init__(self, wiring: Wiring) -> None:
-        self._wiring = wiring
-        self._known: dict[str, _Uses] = {}
-        for node in reversed(wiring.nodes):
-            for output in node.output:
-                if output in wiring.parameters:
-                    self._known[output] = self.uses(output)
-
-    def uses(self, value: str) -> _Uses:
-        """Return each use of a stored value as a parameter, looking through nodes that only pass it on."""
-        found = _Uses()
-        for node, slot in self._wiring.readers(value):
-            if slot in NO_PARAMETERS.get(node.op_type, ()):
-                continue
-            if node.op_type in _LINEAR and slot in (1, 2):
-                found.add(self._companion(node, 0, slot == 2))
-            elif node.output and node.output[0] in self._known:
-                # What is dequantized is a quantized parameter, whatever its type and whoever reads it.
-                plain = Role.WEIGHT if node.op_type == "DequantizeLinear" else None
-                for output in filter(None, node.output):
-                    for use in self._known[output].by_role.values():
-                        found.add(_Use(use.role or plain, use.layer))
-            else:
-                found.add(self._operand(node, slot))
-        return found
-
-    def _operand(self, node: onnx.NodeProto, slot: int) -> _Use:
-        """Return the use that a computing node makes of a parameter in one of its slots."""
-        known = slots(node.op_type, len(node.input)) or Slots()
-        if slot in known.weights:
-            return _Use(Role.WEIGHT, node_label(node))
-        if slot in known.biases or self._is_added(node, slot):
-            return _Use(Role.BIAS, node_label(node))
-        for operand, scale, zero_point in known.quantized:
-            if slot in (scale, zero_point):
-                return self._companion(node, operand, slot == zero_point)
-        for scale, zero_point in known.outputs:
-            if slot in (scale, zero_point):
-                role = Role.ACTIVATION_ZERO_POINT if slot == zero_point else Role.ACTIVATION_SCALE
-                return _Use(role, node_label(node))
-        return _Use(Role.WEIGHT_SCALE if self._scales_product(node, slot) else None, node_label(node))
-
-    def _is_added(self, node: onnx.NodeProto, slot: int) -> bool:
-        """Return whether a slot of an addition is the bias of the sum of products in the other one."""
-        left, right = ADDITIONS.get(node.op_type, (None, None))
-        other = {left: right, right: left}.get(slot)
-        return other is not None and other < len(node.input) and self._wiring.product(node.input[other]) is not None
-
-    def _scales_product(self, node: onnx.NodeProto, slot: int) -> bool:
-        """Return whether a multiplication is that of dynamic quantization: by its scale, or of its product."""
-        if node.op_type != "Mul" or len(node.input) != 2:
-            return False
-        other = node.input[1 - slot]
-        maker = self._wiring.maker(other)
-        dynamic = maker is not None and maker.op_type == "DynamicQuantizeLinear" and other == maker.output[1]
-        return dynamic or self._wiring.product(other) in INTEGER_PRODUCTS
-
-    def _companion(self, node: onnx.NodeProto, operand: int, zero_point: bool) -> _Use:
-        """Return the use of a scale or zero point: that of the parameter it belongs to, else of an activation."""
-        label = node_label(node)
-        if operand >= len(node.input) or node.input[operand] not in self._wiring.parameters:
-            return _Use(Role.ACTIVATION_ZERO_POINT if zero_point else Role.ACTIVATION_SCALE, label)
-        if node.op_type in _LINEAR:
-            uses = self._known.get(node.output[0], _Uses()) if node.output else _Uses()
-            label = uses.first.layer if uses.first else label
-            bias = uses.bias_only
+    findings = _findings(model.graph, sources or {})
+    ranges: dict[object, list[_Finding]] = {}
+    for finding in findings:
+        ranges.setdefault(finding.source.owner, []).append(finding)
+    surfaces, left_out = [], []
+    for range_ in (part for held in ranges.values() for part in _apart(held)):
+        if any(finding.use for finding in range_):
+            surfaces.append(_surface(range_))
         else:
-            bias = self._operand(node, operand).role is Role.BIAS
-        if bias:
-            return _Use(Role.BIAS_ZERO_POINT if zero_point else Role.BIAS_SCALE, label)
-        return _Use(Role.WEIGHT_ZERO_POINT if zero_point else Role.WEIGHT_SCALE, label)
+            left_out.append(LeftOut(tensor=range_[0].name, bits=_bits(range_), reason=range_[0].reason))
+    return Survey(tuple(surfaces), tuple(left_out))
+
+
+def _findings(graph: onnx.GraphProto, sources: Mapping[str, Source]) -> list[_Finding]:
+    """Return what a graph stores, in the order of the file, without what takes no bits."""
+    wiring = Wiring(graph)
+    roles, steering = RoleReader(wiring), Steering(wiring)
+    stored_here = [stored for stored in stored_values(graph) if stored.bits]
+    taken = {name for node in wiring.nodes for name in (*node.input, *node.output)}
+    taken |= {stored.value for stored in stored_here}
+    owners: collections.Counter[str] = collections.Counter()
+    findings = []
+    for stored in stored_here:
+        use, reason = _judged(stored, roles, steering)
+        name = stored.value if _is_value(stored) else free_name(_name(stored), taken)
+        if use and _is_value(stored):
+            owners[name] += 1
+        findings.append(_Finding(stored, name, use, reason, sources.get(stored.place, Source(stored.place))))
+    for name, count in owners.items():
+        if count > 1:
+            raise ModelError(f"{count} stored tensors are called {name!r}: give each a name of its own")
+    return findings
+
+
+def _is_value(stored: Stored) -> bool:
+    """Return whether a stored value is, as it stands, a value of the graph with a name."""
+    fills = stored.node is not None and stored.node.op_type == "ConstantOfShape"
+    return bool(stored.value) and stored.form is Form.TENSOR and not fills
+
+
+def _name(stored: Stored) -> str:
+    """Return what to call a stored value that is not, by itself, a value of the graph."""
+    if stored.form is Form.INDICES:
+        return f"{stored.value}.indices"
+    return f"{node_label(stored.node)}.{stored.attribute}" if stored.node else stored.place
+
+
+def _judged(stored: Stored, roles: RoleReader, steering: Steering) -> tuple[tuple[Role, str] | None, str]:
+    """Return role and layer of a stored value, or None and why it is left out."""
+    holder, node = stored.holder, stored.node
+    if stored.form in _NO_NUMBERS:
+        return None, _NO_NUMBERS[stored.form]
+    if isinstance(holder, onnx.TensorProto) and holder.data_type not in WIDTHS:
+        return None, _TEXT if holder.data_type == onnx.TensorProto.STRING else _UNKNOWN
+    if node is not None and not stored.value:
+        trained = (node.op_type, stored.attribute) in TRAINING_ATTRIBUTES and not _is_trained(node)
+        return (None, TRAINING) if trained else ((Role.CONSTANT, node_label(node)), "")
+    if not isinstance(holder, onnx.TensorProto) or not stored.value:
+        return None, UNREAD
+    use, end = roles.uses(stored.value).most_exposed(holder), steering.end(stored.value)
+    if use is None:
+        # Only integers are left out as what steers: a float that a shape or a switch comes from is a value.
+        is_value = end == VALUE or (holder.data_type in FLOATS and end not in (UNREAD, TRAINING))
+        return ((Role.CONSTANT, roles.first_layer(stored.value)), "") if is_value else (None, end)
+    if use[0] is Role.CONSTANT and holder.data_type in INTEGERS and end != VALUE:
+        return None, end
+    return use, ""
+
+
+def _is_trained(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+
+
+def _apart(held: Sequence[_Finding]) -> list[list[_Finding]]:
+    """Return findings in the same part of a file by ranges of bytes that do not overlap; each in the order given."""
+    ranges: list[list[int]] = []
+    end = 0
+    for number in sorted(range(len(held)), key=lambda number: held[number].source.start):
+        if not ranges or held[number].source.start >= end:
+            ranges.append([])
+        ranges[-1].append(number)
+        end = max(end, held[number].end)
+    return [[held[number] for number in sorted(members)] for members in sorted(ranges, key=min)]
+
+
+def _surface(range_: Sequence[_Finding]) -> Surface:
+    """Return the surface of a range of bytes; where no value takes all of it, its elements are bytes."""
+    begin, end = min(finding.source.start for finding in range_), max(finding.end for finding in range_)
+    used = [finding for finding in range_ if finding.use]
+    whole = [finding for finding in (*used, *range_) if (finding.source.start, finding.end) == (begin, end)]
+    role, layer = min((finding.use for finding in used if finding.use), key=lambda use: list(Role).index(use[0]))
+    number = whole[0].stored.dtype if whole else onnx.TensorProto.UINT8
+    return Surface(
+        tensor=(whole or used)[0].name,
+        role=role,
+        layer=layer,
+        dtype=onnx.TensorProto.DataType.Name(number).lower(),
+        shape=whole[0].stored.shape if whole else (end - begin,),
+        width=WIDTHS[number],
+        sites=tuple(
+            Site(finding.stored.place, finding.source.start - begin, finding.end - finding.source.start)
+            for finding in range_
+        ),
+    )
+
+
+def _bits(range_: Sequence[_Finding]) -> int:
+    """Return how many bits a range of bytes stores."""
+    if len(range_) == 1:
+        return range_[0].stored.bits
+    return 8 * (max(finding.end for finding in range_) - min(finding.source.start for finding in range_))

@@ -25,6 +25,10 @@ WIDTHS = _by_name(
         "INT16": 16,
         "UINT16": 16,
         "INT32": 32,
+        "UINT32": 32,
+        "INT64": 64,
+        "UINT64": 64,
+        "BOOL": 8,
         "INT4": 4,
         "UINT4": 4,
         "INT2": 2,
@@ -37,9 +41,14 @@ WIDTHS = _by_name(
         "FLOAT4E2M1": 4,
     }
 )
-"""Stored bits of one element, for the types that can be a parameter of a network."""
+"""Stored bits of one element, for the types that onnxruntime computes with."""
 
-_OTHER_WIDTHS = _by_name({"BOOL": 8, "INT64": 64, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128})
+FLOATS = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+)
+"""Types of floating-point numbers that networks compute with."""
+
+_OTHER_WIDTHS = _by_name({"COMPLEX64": 64, "COMPLEX128": 128})
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resq_deploy.deployed.graph import graphs, stored_tensors
+from resq_deploy.deployed.graph import stored_tensors
+from resq_deploy.deployed.nesting import graphs
 from resq_deploy.deployed.tensors import WIDTHS
 from resq_deploy.deployed.wiring import Wiring
 

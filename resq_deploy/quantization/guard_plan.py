@@ -41,11 +41,13 @@ BUILT_IN: Mapping[Role, float] = {
     Role.ACTIVATION_SCALE: 0.45,
     Role.ACTIVATION_ZERO_POINT: 0.17,
     Role.FLOAT: 0.028,
+    Role.CONSTANT: 0.028,
+    Role.CODE: 0.028,
 }
 """SDC-1 of a single flip by role, where no campaign says better: an int8 ResNet-20 on CIFAR-10, 2,000 faults of all
 roles on 1,000 images each, so that the small roles rest on 4 to 26 faults. That file's activation zero points were not
-hit: 17 % is the published figure for zero points of a ResNet8. Float parameters, not measured, count as weight
-scales: float32 values that multiply a channel."""
+hit: 17 % is the published figure for zero points of a ResNet8. Float parameters, constants and
+decoder tables, not measured, count as weight scales: float32 values that multiply a channel."""
 
 _BUILT_IN_SOURCE = "built-in figures by role, measured on an int8 ResNet-20 for CIFAR-10"
 _PRIOR_FAULTS = 20  # a layer's measured rate counts as much as that which its roles suggest, at so many faults

@@ -93,7 +93,8 @@ def obstacles(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, str
         tensor = plain.get(name)
         if tensor is None or counts[name] > 1:
             stored = "it is stored elsewhere than as an initializer of the main graph, or more than once"
-            found[name] = stored if name in counts else "the file stores no tensor of that name"
+            nothing = "the file stores no tensor of that name; a number in an attribute cannot be voted"
+            found[name] = stored if name in counts else nothing
         elif model.ir_version < _IR or name in given:
             found[name] = "it is a graph input too, so that the caller may override it"
         elif opset < _OPSET:

@@ -1,6 +1,8 @@
 """What a report does not say: threats no run covered, as plainly as what was tested."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from resq_deploy.report.runs import Run, of_command
 from resq_deploy.report.text import count, listed, share, short
@@ -47,6 +49,9 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
             yield f"in {run.label}, no fault fell on {listed(unseen)}"
         if run.summary["exposure_reason"] and "curve" not in run.summary:
             yield f"in {run.label}, no exposure: {run.summary['exposure_reason']}"
+    left_out = [run.summary["population"].get("left_out") for run in runs]
+    if known := next(filter(None, left_out), None):
+        yield _left_out(known)
     most = max(run.summary["golden"]["images"] for run in runs)
     yield f"no more than {count(most, 'images')} under faults"
 
@@ -59,6 +64,15 @@ def _unaudited(run: Run) -> Iterator[str]:
     elif audit.get("rules_out"):
         wrong = share(audit["rules_out"])
         yield f"in {run.label}, the audit does not rule out that up to {wrong} of the faults have a wrong record"
+
+
+def _left_out(values: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the file stores that no fault was tried in, by reason."""
+    bits: Counter[str] = Counter()
+    for value in values:
+        bits[str(value["reason"])] += int(value["bits"])
+    reasons = "; ".join(f"{reason}, {count(size, 'bits')}" for reason, size in bits.items())
+    return f"no faults in {count(len(values), 'stored values')} that are left out ({reasons})"
 
 
 def _unseen_layers(run: Run, on_file: Sequence[Run]) -> Iterator[str]:

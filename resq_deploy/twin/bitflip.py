@@ -24,7 +24,6 @@ from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session
 from resq_deploy.deployed.surfaces import Role, Surface
-from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.twin.flip_gains import Flip, best_flips
@@ -70,7 +69,7 @@ def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tupl
     Raises:
         OptionError: if there is none.
     """
-    copies = {name: vote.copies for vote in find_votes(model.proto) for name in vote.copies}
+    copies = {name: vote.copies for vote in model.votes() for name in vote.copies}
     found = []
     for surface in model.surfaces:
         name = surface.tensor

@@ -56,12 +56,14 @@ def read_twin(model: DeployedModel, *, deployment: Deployment | None = None, cli
     arrays = {
         name: numpy_helper.to_array(tensor) for tensor, name in stored_tensors(model.proto.graph) if name not in sparse
     }
+    # A tensor that several places of the graph hold has several names here, and cannot be changed under one.
+    alone = [surface for surface in model.surfaces if surface.tensor in arrays and len(surface.sites) == 1]
     steering = {surface.tensor for surface in model.surfaces if surface.role not in _OPERANDS}
     listing = reader.list_nodes(model.proto)
     source = Source(
         listing=listing,
         relist=lambda replaced: reader.list_nodes(_with_values(model.proto, replaced)),
-        stored={s.tensor: as_tensor(arrays[s.tensor]) for s in model.surfaces if s.tensor in arrays},
+        stored={s.tensor: as_tensor(arrays[s.tensor]) for s in alone},
         steering=frozenset((steering | listing.quantized) & arrays.keys()),
         input=session.input,
         output=session.output,

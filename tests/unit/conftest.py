@@ -136,6 +136,29 @@ def models():
 
 
 @pytest.fixture(scope="session")
+def stored_cases():
+    """The builders of stored_cases.py: files that store values in every place a file has for them."""
+    spec = importlib.util.spec_from_file_location("stored_cases", SOURCE.with_name("stored_cases.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def case_file(stored_cases, tmp_path_factory):
+    """Return a function that writes the case of a name once and gives its path."""
+    made = {}
+
+    def write(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("case") / f"{name}.onnx"
+            made[name].write_bytes(stored_cases.ALL[name]().SerializeToString())
+        return made[name]
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def model_file(models, tmp_path_factory):
     """Return a function that writes the model of a name once and gives its path."""
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer is talkative

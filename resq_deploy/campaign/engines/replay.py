@@ -221,7 +221,7 @@ class ReplayEngine:
         for place, node in enumerate(self._graph.nodes):
             for name in integer_operands(node):
                 parameter, copies = self._graph.parameters.get(name), self._voting.copies(name)
-                known = all(map(self._injector.knows, copies))
+                known = all(self._injector.knows(copy) and not patcher.shared(copy) for copy in copies)
                 if parameter is None or not known or self._graph.readers(name) != [place]:
                     continue
                 stored = self._voting.stored(name)

@@ -38,7 +38,9 @@ class Voting:
         votes = [
             vote
             for vote in find_votes(onnx.ModelProto.FromString(self._patcher.golden))
-            if all(map(injector.knows, vote.copies)) and _is_plain(vote, self._patcher) and _is_folded(vote, graph)
+            if all(injector.knows(copy) and not self._patcher.shared(copy) for copy in vote.copies)
+            and _is_plain(vote, self._patcher)
+            and _is_folded(vote, graph)
         ]
         proven = votes if votes and self._leave_golden(votes, graph, golden, optimise) else []
         self._votes = {vote.output: vote for vote in proven}

@@ -32,7 +32,7 @@ def campaign(digits_int8, digits, tmp_path):
         options = CampaignOptions(**{"images": IMAGES, **values})
         prepared = Campaign(DeployedModel.load(model), digits, options)
         summary = prepared.run(tmp_path / name, resume=resume, report=report)
-        with (tmp_path / name / "faults.csv").open(encoding="utf-8") as stream:
+        with (tmp_path / name / "faults.csv").open(encoding="utf-8", newline="") as stream:
             return summary, list(csv.DictReader(stream))
 
     return run
@@ -75,6 +75,7 @@ def test_rates_are_means_over_faults_and_groups_add_up(campaign):
         assert sum(figures["sdc1"]["n"] for figures in summary[key].values()) == len(judged)
     assert summary["faults"]["evaluated"] == 60
     assert summary["population"]["faults"] == summary["population"]["bits"]
+    assert summary["population"]["left_out"] == []
 
 
 def test_figures_do_not_depend_on_the_number_of_workers(campaign):
@@ -167,3 +168,30 @@ def test_a_damaged_store_is_one_clear_error(campaign, tmp_path):
     (tmp_path / "run" / FILE).write_bytes(b"no database" * 100)
     with pytest.raises(RunFolderError, match="cannot be used as a campaign store"):
         campaign(samples=3, resume=True)
+
+
+def test_the_summary_lists_what_the_file_stores_and_no_fault_is_tried_in(campaign, digits_int8, tmp_path):
+    model = onnx.load(digits_int8)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "idle"))
+    onnx.save(model, tmp_path / "idle.onnx")
+    summary, _ = campaign(samples=5, model=tmp_path / "idle.onnx")
+    assert summary["population"]["left_out"] == [{"tensor": "idle", "bits": 96, "reason": "read by no node"}]
+
+
+def test_the_table_of_a_file_with_line_ends_in_names_is_run_again_as_a_fault_list(campaign, digits_int8, tmp_path):
+    model = onnx.load(digits_int8)
+    names = {tensor.name: f"block 3\n*\r{tensor.name}" for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in model.graph.node:
+        node.name = f"layer\n{node.name}"
+        node.input[:] = [names.get(value, value) for value in node.input]
+    onnx.save(model, tmp_path / "odd.onnx")
+    first, rows = campaign("first", samples=20, model=tmp_path / "odd.onnx")
+    again, repeated = campaign(
+        "again", faults=FaultModel.LIST, fault_list=tmp_path / "first" / "faults.csv", model=tmp_path / "odd.onnx"
+    )
+
+    assert again["faults"]["evaluated"] == first["faults"]["evaluated"] == 20
+    kept = ("tensor", "index", "bit", "outcome", "masked", "sdc1")
+    assert [[row[key] for key in kept] for row in repeated] == [[row[key] for key in kept] for row in rows]

@@ -5,6 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.deployed.advice import warnings_for
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.quantization.unsigned import store_as_uint8
 
@@ -117,3 +118,72 @@ def test_a_file_that_onnxruntime_refuses_is_still_described(tmp_path):
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nobody", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     assert "saturate" not in " ".join(warnings_for(DeployedModel.load(path)))
+
+
+# Float weights that are deployed as int8.
+
+
+def quantized_around(models):
+    """QDQ around the activations of a convolution, its weights and those of a Gemm left float."""
+    scale, zero = models.constant("s", 0.02), models.constant("z", 3, np.uint8)
+    nodes = [
+        models.node("QuantizeLinear", "x s z", "x_q"),
+        models.node("DequantizeLinear", "x_q s z", "x_d"),
+        models.node("Conv", "x_d w b", "c"),
+        models.node("QuantizeLinear", "c s z", "c_q"),
+        models.node("DequantizeLinear", "c_q s z", "c_d"),
+        models.node("GlobalAveragePool", "c_d", "mean"),
+        models.node("Flatten", "mean", "flat"),
+        models.node("Gemm", "flat fc", "y"),
+    ]
+    stored = [models.stored("w", 4, 3, 3, 3), models.stored("b", 4), models.stored("fc", 4, models.CLASSES)]
+    return models.model(nodes, [scale, zero, *stored])
+
+
+def test_float_weights_that_onnxruntime_quantizes_when_it_loads_the_file(models, tmp_path):
+    """One flip that makes a value huge leaves the others no codes; exponent bits do not simply dominate."""
+    path = models.save(quantized_around(models), tmp_path / "m.onnx")
+    line = " ".join(warnings_for(DeployedModel.load(path)))
+
+    assert "1 of 2 weight tensors are stored as floats that onnxruntime rounds to 8 bits when it loads" in line
+    graph = optimise(path.read_bytes(), Deployment(optimization="basic")).graph
+    codes = next(t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4)
+    assert len(np.unique(numpy_helper.to_array(codes))) > 50
+    huge = onnx.load(path)
+    weights = numpy_helper.to_array(huge.graph.initializer[2]).copy()
+    weights[0, 0, 0, 0] = 1e30
+    huge.graph.initializer[2].CopyFrom(numpy_helper.from_array(weights, "w"))
+    graph = optimise(huge.SerializeToString(), Deployment(optimization="basic")).graph
+    codes = next(t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4)
+    assert len(np.unique(numpy_helper.to_array(codes))) <= 2
+
+
+def test_float_weights_that_the_file_quantizes_when_it_is_loaded(models, tmp_path):
+    proto = quantized_around(models)
+    proto.graph.node[2].input[1] = "w_d"
+    for node in (models.node("DequantizeLinear", "w_q w_s", "w_d"), models.node("QuantizeLinear", "w w_s w_z", "w_q")):
+        proto.graph.node.insert(0, node)
+    proto.graph.initializer.extend([models.constant("w_s", 0.01), models.constant("w_z", 0, np.int8)])
+    line = " ".join(warnings_for(DeployedModel.load(models.save(proto, tmp_path / "m.onnx"))))
+
+    assert "1 of 2 weight tensors are stored as floats that the file rounds to 8 bits" in line
+    assert "ends at the largest code" in line
+
+
+def test_a_file_with_quantized_inputs_alone_is_a_float_model(models, tmp_path):
+    """The convolution reads floats that were quantized once, but what it gives stays float: it runs in float."""
+    proto = quantized_around(models)
+    del proto.graph.node[3:5]
+    proto.graph.node[3].input[0] = "c"
+    line = " ".join(warnings_for(DeployedModel.load(models.save(proto, tmp_path / "m.onnx"))))
+    graph = optimise(proto.SerializeToString(), Deployment(optimization="basic")).graph
+
+    runs_in_float = not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.initializer)
+    assert ("exponent bits will dominate" in line) == runs_in_float
+
+
+def test_a_file_that_onnxruntime_refuses_is_advised_on_all_the_same(models, tmp_path):
+    proto = quantized_around(models)
+    proto.graph.node[6].op_type = "Nonsense"
+    line = " ".join(warnings_for(DeployedModel.load(models.save(proto, tmp_path / "m.onnx"))))
+    assert "no quantized weights" in line

@@ -79,6 +79,17 @@ def cycle(graph):
     graph.node[0].input[0] = "y"
 
 
+def cycle_through_a_branch(graph):
+    """The branch of an If reads what is computed from its result."""
+    out = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    branches = [helper.make_graph([helper.make_node("Neg", ["y"], ["inner"])], name, [], [out]) for name in "ab"]
+    graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    graph.node.insert(
+        0, helper.make_node("If", ["flag"], ["made"], "choice", then_branch=branches[0], else_branch=branches[1])
+    )
+    graph.node[1].input[0] = "made"
+
+
 def made_twice(graph):
     graph.node.append(graph.node[-1])
 
@@ -100,11 +111,23 @@ def in_segments(graph):
         (first_tensor(data_type=TensorProto.FLOAT), "cannot be read"),
         (first_tensor(raw_data=b"\0\0"), "should store 15 bytes and stores 2"),
         (cycle, "cycle through the node"),
+        (cycle_through_a_branch, "cycle through the node"),
         (made_twice, "'y' is made twice"),
         (sharing_a_name, "2 stored tensors are called 'w'"),
         (in_segments, "segments"),
     ],
-    ids=["huge", "negative", "too-few", "wrong-type", "short-raw", "cycle", "made-twice", "same-name", "segments"],
+    ids=[
+        "huge",
+        "negative",
+        "too-few",
+        "wrong-type",
+        "short-raw",
+        "cycle",
+        "branch-cycle",
+        "made-twice",
+        "same-name",
+        "segments",
+    ],
 )
 def test_a_graph_that_contradicts_itself(change, word, models, tmp_path):
     refused(changed(models, tmp_path, change), word)

@@ -26,6 +26,13 @@ def flipped_array(array, index, bit):
     return view.view(array.dtype).reshape(array.shape)
 
 
+def flip_float(attribute, bit):
+    """Flip a bit of an attribute's float; written as bytes, as Python would quieten a signalling NaN."""
+    pattern = np.float32([attribute.f]).view("<u4") ^ np.uint32(1 << bit)
+    attribute.ClearField("f")
+    attribute.MergeFromString(b"\x15" + pattern.tobytes())
+
+
 def reference(path, tensor, index, bit):
     """Load a file, flip a bit, and return the changed model, serialised."""
     proto = onnx.load(path)
@@ -47,6 +54,9 @@ def reference(path, tensor, index, bit):
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     walk(attribute.g)
+                elif f"{node.name}.{attribute.name}" == tensor:
+                    flip_float(attribute, bit)
+                    hits += 1
                 elif node.op_type != "Constant" or node.output[0] != tensor:
                     continue
                 elif attribute.name == "value":

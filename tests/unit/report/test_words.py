@@ -111,6 +111,17 @@ def test_layers_no_fault_fell_on_are_named(single, copied):
     assert f"in single, no fault fell on layers {named} and 2 more;" in said
 
 
+def test_what_the_file_stores_and_no_fault_was_tried_in_is_said_by_reason(single, copied):
+    folder = copied(single)
+    assert "left out" not in " ".join(not_tested(load_runs([folder])))
+    values = [("a", 64, "shape"), ("b", 64, "shape"), ("c", 8, "switch")]
+    listed = [{"tensor": tensor, "bits": bits, "reason": reason} for tensor, bits, reason in values]
+    edited(folder / "summary.json", lambda summary: summary["population"].update(left_out=listed))
+    (said,) = not_tested(load_runs([folder]))[1:]
+    assert "no faults in 3 stored values that are left out (shape, 128 bits; switch, 8 bits);" in said
+    assert "left out (shape" in as_markdown(document(gather([folder])))
+
+
 def test_layers_that_another_run_hit_are_known_to_exist(single, copied):
     folder = copied(single)
     edited(folder / "summary.json", lambda summary: summary["population"].pop("layers"))

@@ -35,7 +35,7 @@ def as_replacement(values):
     return torch.from_numpy(values.astype(np.float64 if values.dtype == np.int32 else np.float32))
 
 
-@pytest.mark.parametrize("role", [role for role in Role if role is not Role.FLOAT])
+@pytest.mark.parametrize("role", [role for role in Role if role not in (Role.FLOAT, Role.CODE)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_replacement_equals_the_flipped_file(kind, role, model_file, models, logits):
     model = DeployedModel.load(model_file(kind))
@@ -52,6 +52,7 @@ def test_a_replacement_equals_the_flipped_file(kind, role, model_file, models, l
         compared += 1
         changed += not np.array_equal(ours, golden)
     has_none = "qoperator" in kind and role in (Role.BIAS_SCALE, Role.BIAS_ZERO_POINT)  # the form stores no such values
+    has_none |= "cnn" in kind and role is Role.CONSTANT
     assert (compared > 0) is not has_none
     if role in (Role.WEIGHT, Role.BIAS, Role.ACTIVATION_SCALE, Role.ACTIVATION_ZERO_POINT):
         assert changed > 0

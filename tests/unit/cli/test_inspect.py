@@ -1,0 +1,63 @@
+"""`inspect` names what it leaves out, with bits and reason, as text and as JSON."""
+
+import json
+import sys
+
+import pytest
+
+from resq_deploy import cli
+
+VARINT = "varint-coded attribute: a flip changes the file's framing"
+
+
+@pytest.fixture
+def inspect_file(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["resq-deploy", "inspect", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def inspect(case_file, inspect_file):
+    return lambda name, *options: inspect_file(case_file(name), *options)
+
+
+def test_what_is_left_out_is_listed_as_json(inspect):
+    report = json.loads(inspect("constant_of_shape", "--json"))
+    assert report["left_out"] == [{"tensor": "shape", "bits": 256, "reason": "shape"}]
+    assert [surface["tensor"] for surface in report["surfaces"]] == ["W", "fc", "k.value"]
+    assert set(report["surfaces"][0]) == {"tensor", "role", "layer", "dtype", "shape", "bits"}
+
+
+def test_what_is_left_out_is_listed_as_text(inspect):
+    text = inspect("ml_attributes")
+    assert "Left out" in text
+    assert VARINT in text
+    assert "y.targets" in text
+    assert "1 stored values of 8 bits are left out" in text
+    assert "constant" in text
+
+
+def test_nothing_left_out_is_said_as_well(inspect):
+    assert json.loads(inspect("bool_mask", "--json"))["left_out"] == []
+    text = inspect("bool_mask")
+    assert "Left out" not in text
+    assert "0 stored values of 0 bits are left out" in text
+
+
+def test_a_function_called_twice_stores_its_weight_once(inspect):
+    surfaces = json.loads(inspect("counted_twice", "--json"))["surfaces"]
+    assert [surface["bits"] for surface in surfaces if surface["shape"] == [3, 3, 3, 3]] == [2592]
+
+
+def test_a_line_end_in_a_name_keeps_the_table_in_shape(stored_cases, tmp_path, inspect_file):
+    proto = stored_cases.bool_mask()
+    proto.graph.node[0].name = "block 3\n* first"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    assert "block 3\\n* first" in inspect_file(path)
