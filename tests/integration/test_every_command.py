@@ -88,10 +88,11 @@ def test_from_training_to_the_report(done, few_digits, tmp_path):
     bits = {role: sum(s["bits"] for s in surfaces if s["role"] == role) for role in {s["role"] for s in surfaces}}
     assert bits["weight"] > 0.9 * sum(bits.values())
 
-    done("faultcamp", file, *data, "--images", 40, "--samples", 20, "--audit", 0.5, "--out", faults)
+    done("faultcamp", file, *data, "--images", 40, "--samples", 20, "--out", faults)
     campaign = read(faults / "summary.json")
     assert campaign["population"]["faults"] == sum(bits.values())
-    assert campaign["audit"] == {"checked": 10, "mismatches": 0, "first": None}
+    assert {name: campaign["audit"][name] for name in ("checked", "mismatches")} == {"checked": 20, "mismatches": 0}
+    assert campaign["arithmetic"]["name"] == "exact"
     with (faults / "faults.csv").open(encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == 20
 
@@ -125,7 +126,7 @@ def test_the_demo_ends_with_a_table_and_a_page(done, tmp_path, monkeypatch):
     small = demo.DemoOptions(
         training=TRAIN, epsilons=(4.0,), attack_steps=1, ber=(1e-2,), chips=2, samples=4, fault_images=10
     )
-    monkeypatch.setattr(demo, "DemoOptions", lambda seed: dataclasses.replace(small, seed=seed))
+    monkeypatch.setattr(demo, "DemoOptions", lambda **given: dataclasses.replace(small, **given))
     out = tmp_path / "demo"
     printed = done("demo", "--out", out, "--seed", 1)
     assert read(out / "manifest.json")["options"]["seed"] == 1
