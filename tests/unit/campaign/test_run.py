@@ -11,6 +11,7 @@ from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import InjectionError, RunFolderError
@@ -195,3 +196,18 @@ def test_the_table_of_a_file_with_line_ends_in_names_is_run_again_as_a_fault_lis
     assert again["faults"]["evaluated"] == first["faults"]["evaluated"] == 20
     kept = ("tensor", "index", "bit", "outcome", "masked", "sdc1")
     assert [[row[key] for key in kept] for row in repeated] == [[row[key] for key in kept] for row in rows]
+
+
+def test_a_campaign_is_not_finished_in_another_arithmetic(campaign, monkeypatch):
+    exact, native = Deployment(), Deployment(arithmetic=Arithmetic.NATIVE)
+    summary, _ = campaign(samples=20, deployment=exact)
+    assert summary["arithmetic"] == {"name": "exact", "cpu_saturates": exact.saturates}
+    with pytest.raises(RunFolderError, match=r"cannot resume .*: deployment was .*exact.* and is now .*native"):
+        campaign(samples=20, deployment=native, resume=True)
+    summary, _ = campaign("native", samples=20, deployment=native)
+    assert summary["arithmetic"]["name"] == "native"
+    other = not native.saturates
+    monkeypatch.setattr(Deployment, "saturates", property(lambda _: other))
+    with pytest.raises(RunFolderError, match=r"cannot resume .*cpu_saturates"):
+        campaign("native", samples=20, deployment=native, resume=True)
+    campaign(samples=20, deployment=exact, resume=True)  # exact figures are those of any CPU

@@ -225,3 +225,18 @@ def test_a_single_campaign_cannot_be_compared(single):
     assert gather([single]).singles == []
     with pytest.raises(RunFolderError, match="cannot compare runs: give two or more"):
         gather([single], must_compare=True)
+
+
+def test_runs_in_different_arithmetic_are_not_paired(faultcamp, copied):
+    exact = load_runs([faultcamp("single", samples=80, fit_per_mbit=100.0)])[0]
+    words = {
+        ("native", True): "native, on a CPU that saturates",
+        ("native", False): "native, on a CPU that does not saturate",
+    }
+    for (name, saturates), said in words.items():
+        other = dataclasses.replace(
+            exact, label="other", summary={**exact.summary, "arithmetic": {"name": name, "cpu_saturates": saturates}}
+        )
+        assert obstacle(exact, other) == f"arithmetic: exact in {exact.label}, {said} in other"
+    elsewhere = {**exact.summary, "arithmetic": {"name": "exact", "cpu_saturates": True}}
+    assert obstacle(exact, dataclasses.replace(exact, summary=elsewhere)) is None
