@@ -111,7 +111,8 @@ in view."""
 
 STUDY_READING = """Attack: the worst of {attacks} for each of {attack_images} images, made against this file.
 Bit errors: every stored weight bit flips with the given probability, {chips} chips, {chip_images} images. SDC-1: one
-flip anywhere in the file, {flips} flips, {flip_images} images each. One training run with one seed."""
+flip anywhere in the file, {flips} flips, {flip_images} images each. Intervals are about further chips, for which these
+say little, and about further flips, on these images. One training run with one seed."""
 
 
 def make_digits(work: pathlib.Path, weight_type: str) -> None:

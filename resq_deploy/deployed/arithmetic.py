@@ -21,9 +21,8 @@ from onnx import TensorProto, numpy_helper
 
 from resq_deploy.deployed.operators import slots
 from resq_deploy.errors import ModelError
-from resq_deploy.grid import REDUCED_CODE_MAX
+from resq_deploy.grid import REDUCED_CODE_MAX, UINT8_ZERO_POINT, as_uint8
 
-_HALF = 128
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 _SAME_TYPE = {"Where": 1} | dict.fromkeys(
     (
@@ -278,7 +277,7 @@ class _Scope:
         wide, moved = self._new_name(f"{value} wide"), self._new_name(f"{value} moved")
         self._added += [
             onnx.helper.make_node("Cast", [value], [wide], to=TensorProto.INT32),
-            onnx.helper.make_node("Add", [wide, self._constant(np.array(_HALF, np.int32))], [moved]),
+            onnx.helper.make_node("Add", [wide, self._constant(np.array(UINT8_ZERO_POINT, np.int32))], [moved]),
             onnx.helper.make_node("Cast", [moved], [name], to=TensorProto.UINT8),
         ]
         self._moved[value] = name
@@ -293,11 +292,11 @@ class _Scope:
         if value not in self._stored:
             return self._outer._stored_as_uint8(value) if self._outer else None
         codes = numpy_helper.to_array(self._stored[value])
-        self._moved[value] = self._constant(np.asarray(codes.view(np.uint8) ^ np.uint8(_HALF)), value)
+        self._moved[value] = self._constant(np.asarray(as_uint8(codes)), value)
         return self._moved[value]
 
     def _half(self) -> str:
-        return self._constant(np.array(_HALF, np.uint8))
+        return self._constant(np.array(UINT8_ZERO_POINT, np.uint8))
 
     def _constant(self, value: NDArray[Any], name: str = "half") -> str:
         tensor = numpy_helper.from_array(value, self._new_name(name))

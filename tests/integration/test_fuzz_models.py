@@ -1,19 +1,20 @@
 """The short version of tools/fuzz_models.py: mutated files are used or refused in one line."""
 
 import fuzz_models
+import fuzz_sources
 import pytest
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_sound_models_are_used(tmp_path):
-    (tmp_path / fuzz_models.EXTERNAL).write_bytes(bytes(192 * fuzz_models.CLASSES * 4))
+    (tmp_path / fuzz_sources.EXTERNAL).write_bytes(bytes(192 * fuzz_sources.CLASSES * 4))
     paths = []
-    for make in fuzz_models.SOUND:
+    for make in fuzz_sources.SOUND:
         paths.append(tmp_path / f"{make.__name__}.onnx")
         paths[-1].write_bytes(make().SerializeToString())
 
-    assert [result["verdict"] for result in fuzz_models.judge(paths)] == ["used"] * len(fuzz_models.SOUND)
+    assert [result["verdict"] for result in fuzz_models.judge(paths)] == ["used"] * len(fuzz_sources.SOUND)
 
 
 def test_mutated_files_are_used_or_refused(tmp_path):
