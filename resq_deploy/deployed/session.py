@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 from resq_deploy.data.dataset import to_model_input
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
+from resq_deploy.deployed.inlining import written_out
 from resq_deploy.errors import DataError, ModelError
 
 BATCH = 100
@@ -260,7 +261,8 @@ def _in_arithmetic(model: bytes, deployment: Deployment) -> tuple[bytes, Deploym
     if not saturating:
         return model, deployment
     optimised = deployment.optimization != "none"
-    proto = optimised_file(model, deployment) if optimised else onnx.ModelProto.FromString(model)
+    # What onnxruntime writes has its functions written out; a product inside of one would not be seen here.
+    proto = optimised_file(model, deployment) if optimised else written_out(onnx.ModelProto.FromString(model))
 
     def ask(values: Sequence[str]) -> dict[str, int]:
         return element_types(proto, values, deployment)

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.deployed import kernels
+from resq_deploy.deployed import kernels, session
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.session import Deployment, Session, create
 from resq_deploy.errors import ModelError
@@ -134,6 +134,26 @@ def test_subgraphs(forced, inside):
         for optimization in ("all", "basic", "none"):
             (found,) = answers(proto, {"a": LEFT, "c": np.array(chosen)}, optimization=optimization)
             np.testing.assert_array_equal(found, LEFT.astype(np.int64) @ codes.astype(np.int64))
+
+
+@pytest.mark.parametrize("optimization", ["all", "none"])
+def test_functions(forced, optimization, monkeypatch):
+    body = [helper.make_node("MatMulInteger", ["left", "right"], ["sums"])]
+    proto = model([helper.make_node("Product", ["a", "w"], ["y"], domain="own")], {"w": CODES})
+    proto.opset_import.add(domain="own", version=1)
+    proto.functions.append(
+        helper.make_function("own", "Product", ["left", "right"], ["sums"], body, [helper.make_opsetid("", 17)])
+    )
+    run, made = [], session._create
+
+    def create_and_keep(given, *rest, **options):
+        run.append(onnx.ModelProto.FromString(given))
+        return made(given, *rest, **options)
+
+    monkeypatch.setattr(session, "_create", create_and_keep)
+    (found,) = answers(proto, {"a": LEFT}, optimization=optimization)
+    assert products(run[-1]) == [TensorProto.UINT8]  # wherever it runs, whatever this CPU does
+    np.testing.assert_array_equal(found, SUMS)
 
 
 def test_an_initializer_that_may_be_overridden_is_no_constant(forced):
