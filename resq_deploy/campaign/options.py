@@ -15,6 +15,7 @@ DEFAULT_MARGIN = 0.01
 DEFAULT_FAILING_SHARE = 0.01
 DEFAULT_MEMORY = 2 * 10**9
 LEAST_MEMORY = 2**28
+_LAST_BIT = 63
 _AUDIT = {"replay": 0.01, "reload": 0.0}
 DEFAULT_BER = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -112,7 +113,7 @@ class CampaignOptions:
             raise OptionError(f"--margin {self.margin}: give a fraction between 0 and 0.5, such as 0.01 for one point")
         if not 0.5 <= self.confidence < 1.0:
             raise OptionError(f"--confidence {self.confidence}: give a fraction from 0.5 to below 1, such as 0.95")
-        if self.time_limit is not None and self.time_limit <= 0:
+        if self.time_limit is not None and not 0.0 < self.time_limit < math.inf:
             raise OptionError(f"--time-limit {self.time_limit}: give seconds above 0")
         if self.audit is not None and not 0.0 <= self.audit <= 1.0:
             raise OptionError(f"--audit {self.audit}: give a fraction from 0 to 1, such as 0.01")
@@ -175,11 +176,11 @@ def parse_bits(text: str) -> tuple[int, ...]:
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            bits.update(range(int(first), int(last or first) + 1))
+            bits.update(range(int(first), min(int(last or first), _LAST_BIT + 1) + 1))
     except ValueError as error:
         raise OptionError(f"--bits {text!r}: give positions such as 7 or 0-3,31") from error
-    if not bits or min(bits) < 0 or max(bits) > 63:
-        raise OptionError(f"--bits {text!r}: positions run from 0 (least significant) to 63")
+    if not bits or min(bits) < 0 or max(bits) > _LAST_BIT:
+        raise OptionError(f"--bits {text!r}: positions run from 0 (least significant) to {_LAST_BIT}")
     return tuple(sorted(bits))
 
 

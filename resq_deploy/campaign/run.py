@@ -159,7 +159,8 @@ class Campaign:
             with Store(folder.path / FILE) as store:
                 before = len(store.numbers())
                 self._evaluate_rounds(store, executor, report)
-                records = list(store.records())
+                store.check_complete(len(self.plan))
+                records = store.records()
                 seconds = time.perf_counter() - begin
                 for audited in audit(self.plan, records, executor):
                     store.add_audited(audited)

@@ -6,8 +6,9 @@ What the audit found stays: a fault whose record once differed from reload-and-r
 import dataclasses
 import pathlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Any
 
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.errors import RunFolderError
@@ -104,18 +105,52 @@ class Store:
             raise RunFolderError(f"cannot write {self._path} ({error}); --resume goes on from here") from error
 
     def numbers(self) -> set[int]:
-        """Return the numbers of the faults already evaluated."""
-        return {row[0] for row in self._database.execute("SELECT number FROM faults")}
+        """Return the numbers of the faults already evaluated.
 
-    def records(self) -> Iterator[Record]:
-        """Yield all records in the order of the plan, whatever order they were evaluated in."""
-        for row in self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number"):
-            yield _from_row(row)
+        Raises:
+            RunFolderError: if the file is damaged.
+        """
+        return {row[0] for row in self._rows("SELECT number FROM faults")}
+
+    def records(self) -> list[Record]:
+        """Return all records in the order of the plan, whatever order they were evaluated in.
+
+        Raises:
+            RunFolderError: if the file is damaged.
+        """
+        rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number")
+        try:
+            return [_from_row(row) for row in rows]
+        except ValueError as error:
+            raise self._damaged(error) from error
 
     def audited(self) -> list[Audited]:
-        """Return what all audits of this campaign found, by number."""
-        rows = self._database.execute("SELECT number, evenly, differs FROM audits ORDER BY number")
+        """Return what all audits of this campaign found, by number.
+
+        Raises:
+            RunFolderError: if the file is damaged.
+        """
+        rows = self._rows("SELECT number, evenly, differs FROM audits ORDER BY number")
         return [Audited(number=number, evenly=bool(evenly), differs=bool(differs)) for number, evenly, differs in rows]
+
+    def check_complete(self, faults: int) -> None:
+        """Check that the store holds every fault of a plan of so many, and no others.
+
+        Raises:
+            RunFolderError: if it does not.
+        """
+        audited = self._rows("SELECT number FROM audits WHERE number NOT IN (SELECT number FROM faults)")
+        if self.numbers() != set(range(faults)) or audited:
+            raise self._damaged("its faults are not those of the campaign")
+
+    def _rows(self, statement: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.execute(statement).fetchall()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, reason: object) -> RunFolderError:
+        return RunFolderError(f"{self._path} is damaged ({reason}): run the campaign anew, in another folder")
 
     def __enter__(self) -> "Store":
         return self

@@ -189,7 +189,7 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
         raise OptionError("--fault-list names the faults itself: leave --faults out")
     given["faults"] = FaultModel.LIST if listed else FaultModel(given["faults"] or "single")
     given["roles"] = parse_roles(given["roles"])
-    given["bits"] = parse_bits(given["bits"]) if given["bits"] else ()
+    given["bits"] = () if given["bits"] is None else parse_bits(given["bits"])
     given["ber"] = parse_rates(given["ber"])
     return CampaignOptions(**given)
 

@@ -211,6 +211,8 @@ def test_a_plan_that_cannot_be(values, message):
         ({"faults": FaultModel.BER, "samples": 3}, "do not apply to ber"),
         ({"workers": 0}, "--workers"),
         ({"time_limit": 0.0}, "--time-limit"),
+        ({"time_limit": math.nan}, "--time-limit"),
+        ({"time_limit": math.inf}, "--time-limit"),
         ({"audit": 1.5}, "--audit"),
         ({"burst": 1}, "--burst"),
         ({"fit_per_mbit": -1.0}, "--fit-per-mbit"),
@@ -227,6 +229,9 @@ def test_parsers():
     assert parse_roles("bias,weight") == (Role.WEIGHT, Role.BIAS)
     assert parse_roles("all") == ()
     assert parse_rates("1e-3,1e-4,1e-3") == (1e-4, 1e-3)
-    for parse, text in ((parse_bits, "a"), (parse_bits, "64"), (parse_roles, "weights"), (parse_rates, "x")):
+    numbers = [
+        (parse_bits, text) for text in ("", "a", "64", "5-3", f"1-{10**11}")
+    ]  # the last, without counting up to it
+    for parse, text in (*numbers, (parse_roles, "weights"), (parse_rates, "x")):
         with pytest.raises(OptionError):
             parse(text)

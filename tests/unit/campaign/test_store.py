@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from resq_deploy.campaign.record import Record
-from resq_deploy.campaign.store import FILE, Store
+from resq_deploy.campaign.store import FILE, Audited, Store
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 
@@ -48,3 +48,32 @@ def test_records_that_cannot_be_written_leave_those_before(tmp_path):
             store.add([record(1), record(0)])
         store.add([record(1)])
         assert list(store.records()) == [record(0), record(1)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE faults SET outcome = 'cheerful'", "UPDATE faults SET way = 'by hand'", "DROP TABLE faults"],
+    ids=["outcome", "way", "table"],
+)
+def test_a_store_that_holds_what_nobody_wrote_is_one_clear_error(tmp_path, damage):
+    with Store(tmp_path / FILE) as store:
+        store.add([record(0)])
+        with sqlite3.connect(tmp_path / FILE) as other:
+            other.execute(damage)
+        other.close()
+        with pytest.raises(RunFolderError, match=r"is damaged \(.*\): run the campaign anew"):
+            store.records()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "audited"), [([0, 1, 99], []), ([0], []), ([0, 1], [7])], ids=["one more", "one less", "audited alone"]
+)
+def test_a_store_of_other_faults_than_the_plans_is_one_clear_error(tmp_path, numbers, audited):
+    with Store(tmp_path / FILE) as store:
+        store.add([record(0), record(1)])
+        store.check_complete(2)
+    with Store(tmp_path / "other.sqlite") as store:
+        store.add([record(number) for number in numbers])
+        store.add_audited([Audited(number=number, evenly=True, differs=False) for number in audited])
+        with pytest.raises(RunFolderError, match="are not those of the campaign"):
+            store.check_complete(2)
