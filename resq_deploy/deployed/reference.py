@@ -126,12 +126,18 @@ def read_reference(entry: Mapping[str, Any]) -> Reference:
     """
     made, kept = entry["synthetic"], entry["calibration"]
     machine = {key: str(entry["machine"][key]) for key in ("onnxruntime", "machine")}
+    inputs, synthetic = _made_again(made), _answers(made)
+    drawn = calibration = None
+    if kept is not None:
+        drawn = Drawn(dataset=str(kept["dataset"]), count=_whole(kept["drawn"], 1), seed=_whole(kept["seed"], 0))
+        calibration = _answers(kept)
+        if calibration.logits.shape[1:] != synthetic.logits.shape[1:]:
+            raise ValueError("its two kinds of inputs have other numbers of logits")
     return Reference(
-        inputs=_made_again(made),
-        synthetic=_answers(made),
-        drawn=kept
-        and Drawn(dataset=str(kept["dataset"]), count=_whole(kept["drawn"], 1), seed=_whole(kept["seed"], 0)),
-        calibration=kept and _answers(kept),
+        inputs=inputs,
+        synthetic=synthetic,
+        drawn=drawn,
+        calibration=calibration,
         deployment=_deployment(entry["deployment"]),
         machine={
             **machine,

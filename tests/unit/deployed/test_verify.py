@@ -221,6 +221,10 @@ DAMAGE = {
     "too few bytes": put({"shape": [16, 10], "base64": "AAAA"}, "verification", "synthetic", "logits"),
     "an unknown arithmetic": put("round", "verification", "deployment", "arithmetic"),
     "an unknown level": put("fast", "verification", "deployment", "optimization"),
+    "other images with fewer logits": put(
+        packed(np.zeros((16, 7), np.float32)), "verification", "calibration", "logits"
+    ),
+    "no words on the images": put({}, "verification", "calibration"),
     "no batch": put(0, "verification", "deployment", "batch"),
     "no machine": put(None, "verification", "machine"),
 }
@@ -234,8 +238,12 @@ def test_a_damaged_sidecar_is_one_line(exported, damage):
 
 
 def test_logits_of_another_width_are_refused(exported):
+    def narrow(sidecar):
+        for kind in ("synthetic", "calibration"):
+            sidecar["verification"][kind]["logits"] = packed(np.zeros((16, 9), np.float32))
+
     with pytest.raises(InputError, match="keeps 9 logits an input, the file gives 10"):
-        verify(exported(put(packed(np.zeros((16, 9), np.float32)), "verification", "synthetic", "logits")))
+        verify(exported(narrow))
 
 
 def test_a_provider_that_is_not_here_is_refused(exported):
