@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import FaultModel
+from resq_deploy.campaign.options import ONE_BIT, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.summary import Figures, JsonEstimate
@@ -29,7 +29,6 @@ KINDS = ("wrong_answers", "failing_faults", "failing_faults_over_share", "due")
 """The kinds of failure, by their names in the file formats."""
 
 _MBIT = 1e6
-_ONE_BIT = (FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_AT_1)
 _NO_EXPOSURE = {
     FaultModel.BER: "the curve over bit error rates is what exposure estimates to first order",
     FaultModel.LIST: "the faults of a list are no sample of the stored bits",
@@ -44,7 +43,7 @@ Codes = NDArray[np.intp]
 
 def no_exposure(plan: Plan) -> str | None:
     """Return why a campaign has no exposure, or None where it has one."""
-    return None if plan.model in _ONE_BIT else _NO_EXPOSURE[plan.model]
+    return None if plan.model in ONE_BIT else _NO_EXPOSURE[plan.model]
 
 
 def exposure(figures: Figures) -> dict[str, Any]:

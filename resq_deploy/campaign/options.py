@@ -32,6 +32,10 @@ class FaultModel(enum.StrEnum):
     LIST = "list"
 
 
+ONE_BIT = frozenset({FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_AT_1})
+"""The models whose faults hit one stored bit each, which exposure and failures in time add up."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
     """Options of a campaign.
@@ -119,6 +123,11 @@ class CampaignOptions:
             raise OptionError(f"--audit {self.audit}: give a fraction from 0 to 1, such as 0.01")
         if self.fit_per_mbit is not None and not 0.0 <= self.fit_per_mbit < math.inf:
             raise OptionError(f"--fit-per-mbit {self.fit_per_mbit}: give a rate from 0 up")
+        if self.fit_per_mbit is not None and self.faults not in ONE_BIT:
+            raise OptionError(
+                f"--fit-per-mbit adds up faults of one bit each, and those of {self.faults} are others: leave it out, "
+                f"or run one of --faults {', '.join(sorted(ONE_BIT))}"
+            )
         if not 0.0 <= self.failing_share < 1.0:
             raise OptionError(f"--failing-share {self.failing_share}: give a fraction from 0 to below 1, such as 0.01")
         if self.workers is not None and self.workers < 1:

@@ -56,13 +56,15 @@ def command(
     from resq_deploy.deployed.advice import warnings_for
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.deployed.session import Deployment
     from resq_deploy.deployed.verify import Verdict, verify
 
     if dataset is not None and not verifies:
         raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
+    tried_with = Deployment(providers=providers or ("CPUExecutionProvider",))
     deployed = DeployedModel.load(model)
     warnings, guards = warnings_for(deployed), _guards(deployed)
-    folding = _folding(deployed, providers or ("CPUExecutionProvider",))
+    folding = _folding(deployed, tried_with.providers)
     verification = None
     if verifies:
         data = load_dataset(dataset, data_dir) if dataset is not None else None

@@ -77,8 +77,8 @@ def _saturation(model: DeployedModel) -> list[str]:
     here = "as this one" if deployment.saturates else "unlike this one"
     return [
         f"{len(layers)} layers, the first is {layers[0].layer!r}, could saturate sums of products in 16 bits on CPUs "
-        f"without VNNI, {here}: figures here are in exact arithmetic; for devices like that export with --weight-type "
-        "uint8"
+        f"without VNNI, {here}: figures are in exact arithmetic unless native is asked for; for devices like that "
+        "export with --weight-type uint8"
     ]
 
 

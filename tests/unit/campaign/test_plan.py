@@ -216,6 +216,8 @@ def test_a_plan_that_cannot_be(values, message):
         ({"audit": 1.5}, "--audit"),
         ({"burst": 1}, "--burst"),
         ({"fit_per_mbit": -1.0}, "--fit-per-mbit"),
+        ({"faults": FaultModel.BER, "fit_per_mbit": 100.0}, "those of ber are others"),
+        ({"faults": FaultModel.BURST, "fit_per_mbit": 100.0}, "those of burst are others"),
         ({"faults": FaultModel.LIST}, "--fault-list"),
     ],
 )

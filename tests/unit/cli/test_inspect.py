@@ -61,3 +61,11 @@ def test_a_line_end_in_a_name_keeps_the_table_in_shape(stored_cases, tmp_path, i
     path = tmp_path / "m.onnx"
     path.write_bytes(proto.SerializeToString())
     assert "block 3\\n* first" in inspect_file(path)
+
+
+def test_a_provider_that_is_not_here_is_refused_for_a_file_without_guards_too(case_file, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["resq-deploy", "inspect", str(case_file("ml_attributes")), "--provider", "NoSuch"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "no provider 'NoSuch' here" in capsys.readouterr().err
