@@ -116,12 +116,26 @@ def made_exact(model: onnx.ModelProto, saturating: Collection[Form], ask: Ask) -
     return exact if scope.rewrite() else None
 
 
-def operand_types(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, Product, tuple[int, int]]]:
-    """Yield every product of a main graph, as far as its types show, with the element types of its two operands."""
-    scope = _Scope(graph, None, (), lambda _: {}, set())
-    for node in graph.node:
-        for product in PRODUCTS[node.op_type] if _is_product(node) else ():
-            yield node, product, scope.shown_types(node, product)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Operands:
+    """What one product of a graph multiplies, as far as the graph shows it.
+
+    Attributes:
+        node: the node that computes it.
+        product: which of its products.
+        types: ONNX element types of its left and right operand; 0 where the graph does not show one.
+        right: the right operand, where it is stored.
+    """
+
+    node: onnx.NodeProto
+    product: Product
+    types: tuple[int, int]
+    right: onnx.TensorProto | None
+
+
+def products(graph: onnx.GraphProto) -> Iterator[Operands]:
+    """Yield every product of a graph and of those inside it, in order."""
+    yield from _Scope(graph, None, (), lambda _: {}, set()).products()
 
 
 def _is_product(node: onnx.NodeProto) -> bool:
@@ -152,7 +166,7 @@ class _Scope:
         self._saturating = saturating
         self._ask = ask
         self._taken = taken
-        self._stored = {tensor.name: tensor for tensor in graph.initializer}
+        self._stored: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self._given = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         self._given |= {sparse.values.name: sparse.values.data_type for sparse in graph.sparse_initializer}
         self._makers = {value: node for node in graph.node for value in node.output if value}
@@ -194,7 +208,23 @@ class _Scope:
             self._move(node, operand, zero)
         return True
 
-    def shown_types(self, node: onnx.NodeProto, product: Product) -> tuple[int, int]:
+    def products(self) -> Iterator[Operands]:
+        """Yield every product of the graph and of those inside it."""
+        for node in self._graph.node:
+            for subgraph in _subgraphs(node):
+                yield from _Scope(subgraph, self, self._saturating, self._ask, self._taken).products()
+            for product in PRODUCTS[node.op_type] if _is_product(node) else ():
+                right = self._tensor(node.input[product.right])
+                yield Operands(node=node, product=product, types=self._shown_types(node, product), right=right)
+
+    def _tensor(self, value: str) -> onnx.TensorProto | None:
+        """Return the tensor that a value is stored as, here or in a graph around; None if it is given or computed."""
+        if value in self._stored and value not in self._given:
+            return self._stored[value]
+        hidden = value in self._given or value in self._makers
+        return None if hidden or self._outer is None else self._outer._tensor(value)
+
+    def _shown_types(self, node: onnx.NodeProto, product: Product) -> tuple[int, int]:
         """Return the element types of a product's operands; 0 where the graph does not show one."""
         operands = ((product.left, product.left_zero), (product.right, product.right_zero))
         left, right = (
@@ -206,7 +236,7 @@ class _Scope:
         return left, right
 
     def _operand_types(self, node: onnx.NodeProto, product: Product) -> tuple[int, int]:
-        left, right = self.shown_types(node, product)
+        left, right = self._shown_types(node, product)
         left, right = left or self._asked(node.input[product.left]), right or self._asked(node.input[product.right])
         if not left or not right:
             unknown = node.input[product.right if left else product.left]
@@ -250,11 +280,11 @@ class _Scope:
 
     def _is_small(self, value: str) -> bool:
         """Return whether codes are stored that no two products of can pass 16 bits: 2 x 64 x 255 = 32,640."""
-        if value in self._stored and value not in self._given:
-            codes = numpy_helper.to_array(self._stored[value]).astype(np.int16)
-            return bool((np.abs(codes) <= REDUCED_CODE_MAX).all())
-        shadowed = value in self._given or value in self._makers
-        return not shadowed and self._outer is not None and self._outer._is_small(value)
+        tensor = self._tensor(value)
+        if tensor is None:
+            return False
+        codes = numpy_helper.to_array(tensor).astype(np.int16)
+        return bool((np.abs(codes) <= REDUCED_CODE_MAX).all())
 
     def _move(self, node: onnx.NodeProto, operand: int, zero: int) -> None:
         """Hand an int8 operand and its zero point over as uint8."""

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from resq_deploy.deployed.arithmetic import PRODUCTS, operand_types
+from resq_deploy.deployed.arithmetic import Operands, products
 from resq_deploy.deployed.session import Deployment, optimised_file
 
 _LARGEST_SUM = 32_767
@@ -55,26 +55,23 @@ def saturating_layers(model: bytes, deployment: Deployment) -> list[SaturatingLa
         ModelError: if onnxruntime refuses the model.
     """
     proto = optimised_file(model, deployment)
-    return list(_found(proto.graph))
+    return [layer for operands in products(proto.graph) for layer in _found(operands)]
 
 
-def _found(graph: onnx.GraphProto) -> Iterator[SaturatingLayer]:
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    for node, product, (left, right) in operand_types(graph):
-        if node.op_type == "ConvInteger":  # its kernel takes the weights for the left operand
-            if (left, right) == (TensorProto.INT8, TensorProto.UINT8):
-                yield SaturatingLayer(_name(node), node.op_type, None, None)
-            continue
-        if (left, right) != (TensorProto.UINT8, TensorProto.INT8) or _is_depthwise(node, stored):
-            continue
-        tensor = stored.get(node.input[product.right])
-        if tensor is None:
+def _found(operands: Operands) -> Iterator[SaturatingLayer]:
+    node, tensor = operands.node, operands.right
+    if node.op_type == "ConvInteger":  # its kernel takes the weights for the left operand
+        if operands.types == (TensorProto.INT8, TensorProto.UINT8):
             yield SaturatingLayer(_name(node), node.op_type, None, None)
-            continue
-        codes = numpy_helper.to_array(tensor)
-        passing = _passing(_by_output(node, codes))
-        if passing.any():
-            yield SaturatingLayer(_name(node), node.op_type, int(passing.sum()), len(passing))
+        return
+    if operands.types != (TensorProto.UINT8, TensorProto.INT8) or _is_depthwise(node, tensor):
+        return
+    if tensor is None:
+        yield SaturatingLayer(_name(node), node.op_type, None, None)
+        return
+    passing = _passing(_by_output(node, numpy_helper.to_array(tensor)))
+    if passing.any():
+        yield SaturatingLayer(_name(node), node.op_type, int(passing.sum()), len(passing))
 
 
 def _passing(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
@@ -93,10 +90,8 @@ def _by_output(node: onnx.NodeProto, codes: NDArray[np.int8]) -> NDArray[np.int1
     return np.moveaxis(wide, -2, -1).reshape(-1, wide.shape[-2])
 
 
-def _is_depthwise(node: onnx.NodeProto, stored: dict[str, TensorProto]) -> bool:
+def _is_depthwise(node: onnx.NodeProto, tensor: TensorProto | None) -> bool:
     """Return whether each output reads one channel: kernels for that are exact everywhere."""
-    slot = PRODUCTS[node.op_type][0].right
-    tensor = stored.get(node.input[slot])
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     return node.op_type == "QLinearConv" and tensor is not None and groups == tensor.dims[0] > 1 and tensor.dims[1] == 1
 

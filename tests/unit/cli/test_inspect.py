@@ -64,7 +64,8 @@ def test_a_line_end_in_a_name_keeps_the_table_in_shape(stored_cases, tmp_path, i
 
 
 def test_a_provider_that_is_not_here_is_refused_for_a_file_without_guards_too(case_file, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["resq-deploy", "inspect", str(case_file("ml_attributes")), "--provider", "NoSuch"])
+    file = str(case_file("ml_attributes"))
+    monkeypatch.setattr(sys, "argv", ["resq-deploy", "inspect", file, "--provider", "NoSuch"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2

@@ -53,6 +53,26 @@ def test_a_convolution_of_int8_activations_and_uint8_weights_can():
     assert [(layer.operator, layer.outputs) for layer in layers(model)] == [("ConvInteger", None)]
 
 
+def test_layers_in_branches_are_seen_with_weights_of_their_own_and_from_outside():
+    codes, branches = np.full((4, 6), 127, np.int8), {}
+    for name, own in (("then", [numpy_helper.from_array(codes, "w then")]), ("else", [])):
+        made = helper.make_node("MatMulInteger", ["a", f"w {name}"], [f"y {name}"], f"fc {name}")
+        branches[f"{name}_branch"] = helper.make_graph([made], name, [], [onnx.ValueInfoProto(name=f"y {name}")], own)
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], **branches)],
+        "g",
+        [
+            helper.make_tensor_value_info("a", TensorProto.UINT8, None),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, None),
+        ],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(codes, "w else")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    found = {layer.layer: (layer.outputs, layer.of) for layer in layers(model)}
+    assert found == {"fc then": (6, 6), "fc else": (6, 6)}
+
+
 def test_dynamic_quantization_is_seen(model_file):
     """No uint8 zero point is stored there: the operators tell."""
     found = layers(model_file("attention-qdq-channel-s8").read_bytes())
