@@ -257,6 +257,8 @@ def _audited(audit: Mapping[str, Any], confidence: float) -> str:
     )
     if audit["rules_out"] is None:
         return text
+    if not audit["rules_out"]:
+        return f"{text}; no record was left out"
     return f"{text}; rules out more than {100 * audit['rules_out']:.2g} % wrong records (at {100 * confidence:g} %)"
 
 

@@ -120,7 +120,8 @@ def _common_radius(runs: Sequence[Run]) -> str | None:
 def _robust(run: Run) -> Section:
     summary, norm = run.summary, _norm(run)
     epsilon, worst = _strongest(summary["worst_case"])
-    title = f"{run.label}: {percent(worst)} withstand all attacks at {radius(run, epsilon)}"
+    shown = "" if summary["trustworthy"] else ", which was not shown to be trustworthy"
+    title = f"{run.label}: {percent(worst)} withstand all attacks at {radius(run, epsilon)}{shown}"
     lines = [_over_epsilon(name, summary["clean"], found) for name, found in summary["robust"].items()]
     if len(lines) > 1:
         lines.append(_over_epsilon("worst case", summary["clean"], summary["worst_case"]))

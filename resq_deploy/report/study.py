@@ -93,6 +93,10 @@ def _scope(corners: Sequence[Corner]) -> Section:
             ],
         )
     ]
+    unchecked = [f"{corner.network}, {corner.dataset}, {corner.variant}" for corner in corners if corner.unchecked]
+    if unchecked:
+        text = f"Robust accuracy was not shown to be trustworthy, since checks did not run, in: {'; '.join(unchecked)}."
+        blocks.append(Notice(text=text))
     untrusted = [f"{corner.network}, {corner.dataset}, {corner.variant}" for corner in corners if corner.untrusted]
     if untrusted:
         text = f"Robust accuracy failed a validity check and is not to be trusted in: {'; '.join(untrusted)}."

@@ -76,6 +76,7 @@ class Corner:
         failed: seeds of which a step failed.
         seconds: time of the steps that are done, those that corners share counted in each.
         untrusted: seeds whose robust accuracy failed a validity check.
+        unchecked: seeds whose robust accuracy was not shown to be trustworthy, since checks did not run.
     """
 
     network: str
@@ -86,6 +87,7 @@ class Corner:
     failed: int
     seconds: float
     untrusted: tuple[int, ...]
+    unchecked: tuple[int, ...]
 
     def mean(self, metric: Metric) -> Estimate | None:
         """Return a figure over the seeds: their mean with Student's interval; of one seed its own interval.
@@ -164,7 +166,8 @@ def _corner(folder: pathlib.Path, key: tuple[str, str, str], cells: Sequence[Map
         seeds={cell["seed"]: dict(_figures(folder, cell)) for cell in done},
         failed=sum(cell["status"] == "failed" for cell in cells),
         seconds=sum(step["seconds"] for cell in cells for step in cell["steps"].values()),
-        untrusted=tuple(cell["seed"] for cell in done if not _trusted(folder, cell)),
+        untrusted=tuple(cell["seed"] for cell in done if False in _verdicts(folder, cell)),
+        unchecked=tuple(cell["seed"] for cell in done if None in _verdicts(folder, cell)),
     )
 
 
@@ -186,6 +189,7 @@ def _figures(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Me
                 yield Metric(kind="sdc", campaign=campaign), Estimate(**summary["rates"]["sdc1"])
 
 
-def _trusted(folder: pathlib.Path, cell: Mapping[str, Any]) -> bool:
+def _verdicts(folder: pathlib.Path, cell: Mapping[str, Any]) -> list[bool | None]:
+    """Return whether the robust accuracy of each attack campaign is to be trusted; None where that was not shown."""
     attacks = [step for step in cell["steps"].values() if step["command"] == "attackcamp"]
-    return all(read_json(folder / step["wrote"][0])["trustworthy"] is not False for step in attacks)
+    return [read_json(folder / step["wrote"][0])["trustworthy"] for step in attacks]

@@ -94,7 +94,7 @@ def two_seeds(tmp_path):
         [
             cell(tmp_path, "baseline", 0, (0.90, 0.00, 0.60, 0.004)),
             cell(tmp_path, "attack+fault", 0, (0.86, 0.40, 0.80, 0.002)),
-            cell(tmp_path, "baseline", 1, (0.92, 0.02, 0.50, 0.004)),
+            cell(tmp_path, "baseline", 1, (0.92, 0.02, 0.50, 0.004), trustworthy=None),
             cell(tmp_path, "attack+fault", 1, (0.87, 0.44, 0.80, 0.001), trustworthy=False),
         ],
     )
@@ -111,6 +111,7 @@ def test_figures_are_those_of_the_records(two_seeds):
     }
     assert baseline.seconds == 8 * 36.0
     assert (baseline.untrusted, both.untrusted) == ((), (1,))
+    assert (baseline.unchecked, both.unchecked) == ((1,), ())
 
 
 def test_seeds_are_averaged_with_their_own_spread(two_seeds):
