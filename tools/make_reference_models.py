@@ -106,8 +106,8 @@ SUBJECTS = {
 
 DIGITS_READING = """PGD: {attack_steps} steps on the float network, its images run on this file. Bit errors: every
 stored weight bit flips with the given probability, {chips} chips. SDC-1: one flip anywhere in the file, {fault_images}
-images a flip. One training run with one seed; the numbers of epochs in the recipe were chosen with these test images
-in view."""
+images a flip. Intervals are about further chips, for which these say little, and about further flips, on these images.
+One training run with one seed; the numbers of epochs in the recipe were chosen with these test images in view."""
 
 STUDY_READING = """Attack: the worst of {attacks} for each of {attack_images} images, made against this file.
 Bit errors: every stored weight bit flips with the given probability, {chips} chips, {chip_images} images. SDC-1: one
