@@ -97,7 +97,7 @@ def test_every_plot_has_marks_and_a_name(opened):
 def test_tables_sort_by_mouse_and_by_keyboard(opened):
     with opened() as page:
         table = page.locator("table", has=page.locator("th", has_text="of the risk")).first
-        button = table.locator("th button", has_text="SDC-1 of one fault")
+        button = table.locator("th button", has_text="wrong answers of one fault")
 
         def column():
             cells = table.locator("tbody tr td:nth-child(4)").all_inner_texts()
@@ -111,15 +111,15 @@ def test_tables_sort_by_mouse_and_by_keyboard(opened):
         button.focus()
         page.keyboard.press("Enter")
         assert column()[0] == sorted(descending)
-        assert table.locator("th[aria-sort=ascending]").inner_text().startswith("SDC-1 of one fault")
+        assert table.locator("th[aria-sort=ascending]").inner_text().startswith("wrong answers of one fault")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.tagName") == "BUTTON"
 
 
 def test_rates_sort_as_numbers(opened):
     with opened() as page:
-        table = page.locator("table", has=page.locator("th", has_text="expected SDC-1")).first
-        table.locator("th button", has_text="bit error rate").click()
+        table = page.locator("table", has=page.locator("th", has_text="expected, at a bit error rate of")).first
+        table.locator("th button", has_text="expected, at a bit error rate of").click()
         rates = [float(text) for text in table.locator("tbody th").all_inner_texts()]
         assert rates == sorted(rates, reverse=True)
 
