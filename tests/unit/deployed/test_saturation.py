@@ -75,8 +75,9 @@ def test_layers_in_branches_are_seen_with_weights_of_their_own_and_from_outside(
 
 def test_dynamic_quantization_is_seen(model_file):
     """No uint8 zero point is stored there: the operators tell."""
-    found = layers(model_file("attention-qdq-channel-s8").read_bytes())
-    assert {layer.operator for layer in found} >= {"QLinearMatMul"} or found
+    found = layers(model_file("attention-dynamic-tensor-s8").read_bytes())
+    assert {layer.operator for layer in found} == {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+    assert layers(model_file("attention-dynamic-channel-u8-saved").read_bytes()) == []
     graph = helper.make_graph(
         [
             helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
