@@ -143,27 +143,3 @@ def _zero(rising: Callable[[float], float]) -> float:
     if cut(1.0) <= 0.0:
         return 1.0
     return min(1.0, float(brentq(cut, 0.0, 1.0, xtol=_TOLERANCE)) + 2 * _TOLERANCE)
-
-
-def chips_needed(bound: float, confidence: float) -> int:
-    """Return how many units must be seen before an upper end can be at or below a bound.
-
-    Even where none of n shows an event the upper end is 1 - (alpha / 2)^(1 / n) (Clopper and Pearson): a gate at a
-    lower bound cannot pass, whatever the file.
-
-    Args:
-        bound: what the upper end must not exceed, in (0, 1].
-        confidence: of the two-sided interval.
-
-    Raises:
-        ValueError: if no number of units would do: a bound of 0 or less.
-    """
-    if not bound > 0.0:
-        raise ValueError("no number of units shows that a rate is 0")
-    if bound >= 1.0:
-        return 1
-    log_alpha = math.log((1.0 - confidence) / 2)
-    needed = max(1, math.floor(log_alpha / math.log1p(-bound)) - 1)  # the quotient may be a rounding off
-    while -math.expm1(log_alpha / needed) > bound:
-        needed += 1
-    return needed

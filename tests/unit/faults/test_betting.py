@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from resq_deploy.faults.betting import (
     Phase,
     against_higher,
     against_lower,
     bounds,
-    chips_needed,
     log_threshold,
     mean_bounds,
     total,
@@ -154,21 +152,3 @@ def test_impossible_means_are_ruled_out():
 
 def test_figures_beyond_one_by_rounding_are_cut():
     assert Phase.of([1.0 + 1e-12, -1e-12]).values.tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-@pytest.mark.parametrize("n", [1, 2, 3, 20, 299, 367, 12345])
-def test_a_gate_needs_as_many_chips_as_its_bound_is_worth(n, confidence):
-    bound = 1 - ((1 - confidence) / 2) ** (1 / n)
-    assert chips_needed(bound * (1 + 1e-9), confidence) == n
-    assert chips_needed(bound * (1 - 1e-9), confidence) == n + 1
-
-
-def test_known_numbers_of_chips():
-    assert chips_needed(0.01, 0.95) == 368
-    assert chips_needed(1.0, 0.95) == 1
-    assert stats.binomtest(0, 368).proportion_ci(0.95, method="exact").high <= 0.01
-    with pytest.raises(ValueError, match="no number of units"):
-        chips_needed(0.0, 0.95)
-    with pytest.raises(ValueError, match="no number of units"):
-        chips_needed(math.nan, 0.95)
