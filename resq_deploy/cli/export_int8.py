@@ -160,8 +160,8 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     """
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.pipeline.gates import GateOptions
+    from resq_deploy.protection.guard_plan import read_rates
     from resq_deploy.quantization.export import ExportOptions
-    from resq_deploy.quantization.guard_plan import read_rates
 
     given["arithmetic"] = Arithmetic(given["arithmetic"])
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")

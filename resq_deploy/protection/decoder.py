@@ -26,9 +26,9 @@ from onnx import TensorProto, helper
 
 from resq_deploy.codes.bch import half_roots, powers
 from resq_deploy.codes.code import WORDS, Code
+from resq_deploy.deployed.coded import DOMAIN, function_name
 from resq_deploy.protection.graph_parts import Parts
 
-DOMAIN = "resq.codes"
 LEAST_OPSET = 13
 _INT8_OPSET, _XOR_OPSET = 14, 18  # arithmetic on int8; BitwiseXor
 _NONE, _UNUSED = 255, 254  # positions: none, the word is kept; none, though there is another flip to correct
@@ -77,11 +77,6 @@ def make_decoder(code: Code, opset: int, prefix: str) -> Decoder:
     )
     tables, nodes = tuple(body.outside.tables), tuple(body.outside.nodes)
     return Decoder(function=function, tables=tables, nodes=nodes, shared=tuple(body.shared), signed=body.signed)
-
-
-def function_name(code: Code) -> str:
-    """Return the name of the function that decodes a code; it is how one knows by which a file is protected."""
-    return f"decode_{code.name}".replace("-", "_")
 
 
 class _Body:

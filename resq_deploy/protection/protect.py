@@ -23,11 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.words import encode, stored_size
+from resq_deploy.deployed.coded import DOMAIN
 from resq_deploy.deployed.graph import graphs, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import ModelError
-from resq_deploy.protection.decoder import DOMAIN, LEAST_OPSET, Decoder, make_decoder
+from resq_deploy.protection.decoder import LEAST_OPSET, Decoder, make_decoder
 from resq_deploy.protection.graph_parts import Parts
 
 _IR = 8  # the first with functions

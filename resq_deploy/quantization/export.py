@@ -20,11 +20,11 @@ from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
+from resq_deploy.protection.guard_plan import DEFAULT_BUDGET, GuardPlan, GuardRates, check_options, plan_guards
+from resq_deploy.protection.guards import guard, obstacles
 from resq_deploy.quantization.adjust import adjust, write_adjusted
 from resq_deploy.quantization.fidelity import logits
 from resq_deploy.quantization.float_model import prepare_float_model
-from resq_deploy.quantization.guard_plan import DEFAULT_BUDGET, GuardPlan, GuardRates, check_options, plan_guards
-from resq_deploy.quantization.guards import guard, obstacles
 from resq_deploy.quantization.opset import check_opset
 from resq_deploy.quantization.resemblance import resemblance
 from resq_deploy.quantization.scheme import Scheme

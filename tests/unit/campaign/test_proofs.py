@@ -17,7 +17,7 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.deployed.votes import Vote
 from resq_deploy.errors import FailedError
-from resq_deploy.quantization.guards import guard
+from resq_deploy.protection.guards import guard
 
 IMAGES = 40
 

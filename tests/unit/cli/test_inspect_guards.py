@@ -7,7 +7,7 @@ import pytest
 
 from resq_deploy import cli
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.quantization.guards import guard
+from resq_deploy.protection.guards import guard
 
 
 @pytest.fixture

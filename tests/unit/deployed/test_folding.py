@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 from resq_deploy.deployed.folding import LEVELS, foldings
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
-from resq_deploy.quantization.guards import guard
+from resq_deploy.protection.guards import guard
 
 CPU = ("CPUExecutionProvider",)
 

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import known_code
 from resq_deploy.codes.words import decode, encode
-from resq_deploy.protection.decoder import DOMAIN, make_decoder
+from resq_deploy.deployed.coded import DOMAIN
+from resq_deploy.protection.decoder import make_decoder
 
 CODES = {"secded": ("secded", 7), "dected": ("dected", 7), "dected-6": ("dected", 6)}
 OPSETS = [13, 14, 18, 21]

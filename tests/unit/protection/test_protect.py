@@ -6,12 +6,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import known_code
+from resq_deploy.deployed.coded import DOMAIN
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.errors import ModelError
-from resq_deploy.protection.decoder import DOMAIN
 from resq_deploy.protection.protect import obstacles, protect
 
 DEPLOYMENT = Deployment(batch=4)

@@ -12,10 +12,10 @@ from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import ModelError, OptionError
+from resq_deploy.protection.guards import guard, obstacles
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.export import ExportOptions, export_int8
 from resq_deploy.quantization.float_model import prepare_float_model
-from resq_deploy.quantization.guards import guard, obstacles
 from resq_deploy.quantization.readback import written_scales
 from resq_deploy.quantization.scheme import FORMATS, GRANULARITIES, Scheme
 from resq_deploy.quantization.unsigned import store_as_uint8

@@ -19,7 +19,7 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.faults.outcomes import Judge
-from resq_deploy.quantization.guards import guard
+from resq_deploy.protection.guards import guard
 
 FILES = {
     "QDQ": "cnn-qdq-channel-s8",

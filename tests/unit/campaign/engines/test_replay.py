@@ -23,8 +23,8 @@ from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.outcomes import Judge
-from resq_deploy.quantization import guards
-from resq_deploy.quantization.guards import guard
+from resq_deploy.protection import guards
+from resq_deploy.protection.guards import guard
 
 IMAGES = 10
 QUANTISED = [

@@ -10,7 +10,14 @@ from onnx import numpy_helper
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.known import KNOWN, known_code
 from resq_deploy.errors import ModelError
-from resq_deploy.protection.decoder import DOMAIN, function_name
+
+DOMAIN = "resq.codes"
+"""The domain of the functions that decode; `protection.decoder` writes them."""
+
+
+def function_name(code: Code) -> str:
+    """Return the name of the function that decodes a code; it is how one knows by which a file is protected."""
+    return f"decode_{code.name}".replace("-", "_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

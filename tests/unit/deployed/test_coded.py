@@ -7,9 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import KNOWN, known_code
 from resq_deploy.codes.words import decode
+from resq_deploy.deployed.coded import coded_weights
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.protect import protect
-from resq_deploy.protection.reading import coded_weights
 
 SHAPES = {"a": (3, 40), "b": (40, 5), "c": (5, 64), "d": (64,)}
 

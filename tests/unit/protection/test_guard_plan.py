@@ -16,8 +16,8 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.deployed.votes import Vote, find_votes
 from resq_deploy.errors import OptionError, RunFolderError
-from resq_deploy.quantization.guard_plan import BUILT_IN, GuardRates, Rate, expected_sdc1, plan_guards, read_rates
-from resq_deploy.quantization.guards import added_bytes, guard
+from resq_deploy.protection.guard_plan import BUILT_IN, GuardRates, Rate, expected_sdc1, plan_guards, read_rates
+from resq_deploy.protection.guards import added_bytes, guard
 
 TYPES = {Role.WEIGHT: "int8", Role.BIAS: "int32", Role.WEIGHT_SCALE: "float", Role.ACTIVATION_ZERO_POINT: "uint8"}
 WIDTHS = {"int8": 8, "uint8": 8, "int32": 32, "float": 32, "int4": 4}

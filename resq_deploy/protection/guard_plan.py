@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError, RunFolderError
-from resq_deploy.quantization.guards import added_bytes, obstacle_of_type
+from resq_deploy.protection.guards import added_bytes, obstacle_of_type
 from resq_deploy.records import read_json, read_manifest, sha256_file
 
 MODES = ("parameters", "auto")

@@ -11,8 +11,8 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
-from resq_deploy.quantization import guards
-from resq_deploy.quantization.guards import guard, obstacles
+from resq_deploy.protection import guards
+from resq_deploy.protection.guards import guard, obstacles
 
 DEPLOYMENT = Deployment(batch=4)
 QUANTISED = [
