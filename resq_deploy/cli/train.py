@@ -19,14 +19,17 @@ from resq_deploy.cli.shared import (
     resume_option,
     seed_option,
 )
-from resq_deploy.hardening.options import TrainOptions, with_recipe
+from resq_deploy.cli.train_start import Source, for_channels, read_normalisation, read_start
+from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
 
 if TYPE_CHECKING:
     from resq_deploy.hardening.events import Report
+    from resq_deploy.hardening.given_weights import Normalisation
     from resq_deploy.records import RunFolder
 
 _PIXEL = 255
 _GIVEN_IN_PIXELS = ("epsilon", "attack_step")
+_OF_THE_START = ("weights", "pretrained", "mean", "std", "preprocess")  # what they say depends on the data
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -66,8 +69,27 @@ class _Command(click.Command):
 @dataset_option
 @data_dir_option
 @out_option("Run folder to write: checkpoints, metrics.jsonl, criticality.json, summary.json, manifest.json.")
-@click.option("--stages", default="baseline,attack,fault", show_default=True, help="Which stages to run.")
-@click.option("--init", type=PATH, metavar="CKPT", help="Checkpoint to start from, instead of fresh weights.")
+@click.option(
+    "--stages",
+    help="Which stages to run.  [default: baseline,attack,fault; with --weights that need no new head: attack,fault]",
+)
+@click.option("--init", type=PATH, metavar="CKPT", help="Checkpoint of this command to start from.")
+@click.option(
+    "--weights",
+    type=PATH,
+    metavar="FILE",
+    help="Weights of your own to start from: a state_dict (torch.save) or .safetensors. A head for another number of "
+    "classes is replaced.",
+)
+@click.option("--pretrained", is_flag=True, help="Start from torchvision's ImageNet weights of --network.")
+@click.option("--mean", metavar="M,...", help="What the network takes off each channel, of pixels in [0, 1].")
+@click.option("--std", metavar="S,...", help="What it divides each channel by.")
+@click.option(
+    "--preprocess",
+    type=click.Choice(["dataset", "imagenet", "none"]),
+    help="In place of --mean and --std: the data set's own, torchvision's, or none, for a network that normalises by "
+    "itself.  [default: dataset; with --pretrained: imagenet]",
+)
 @_number("--epochs-baseline", "Epochs of plain training (digits: 12).")
 @_number("--epochs-attack", "Epochs of stage 1, attack resilience (digits: 6).")
 @_number("--epochs-fault", "Epochs of stage 2, fault resilience (digits: 8).")
@@ -118,7 +140,7 @@ def command(
     dataset: str,
     data_dir: pathlib.Path | None,
     out: pathlib.Path,
-    stages: str,
+    stages: str | None,
     init: pathlib.Path | None,
     resume: bool,
     **given: Any,
@@ -128,51 +150,67 @@ def command(
     Each stage starts from the best epoch of the one before. A killed run goes on with --resume. Several processes
     share the work where torchrun starts them; each batch is then shared out among them.
 
+    A network of your own is module:function, called with num_classes=N: it returns a torch.nn.Module from images
+    [N, C, H, W] to logits [N, num_classes]; an attribute `taps` may list the modules whose outputs are its features.
+
     \b
     Examples:
       resq-deploy train --network resnet8 --dataset digits --out run
       resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out run --epsilon 8
       resq-deploy train --network resnet20 --dataset cifar10 --data-dir data --out fault-only \\
           --stages fault --init run/baseline.pt
+      resq-deploy train --network my_module:build --weights my.pth --preprocess imagenet --dataset photos --out run
       torchrun --nproc-per-node 2 -m resq_deploy train --network resnet8 --dataset digits --out run
     """
     need_extra("training", "train", "torch", "torchvision")
+    source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
+    asked = read_normalisation(given)
+    read_options({**given, "stages": stages})
     from resq_deploy.cli.training_progress import training_progress
     from resq_deploy.data import load_dataset
-    from resq_deploy.hardening.checkpoint import load_checkpoint
     from resq_deploy.hardening.events import silent
     from resq_deploy.hardening.loop import train
     from resq_deploy.hardening.ranks import joined_ranks
-    from resq_deploy.records import sha256_file
 
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
         data = load_dataset(dataset, data_dir)
-        options = read_options({**given, "stages": stages}, data.name)
-        start = load_checkpoint(init, network=options.network) if init else None
+        normalisation = for_channels(asked, data)
+        start = read_start(source, given["network"], data, normalisation, given["seed"])
+        options = read_options({**given, "stages": stages or start.stages}, data.name, normalisation)
         report: Report = silent
         if ranks.leads:
-            for note in data.notes:
+            for note in (*data.notes, *start.notes):
                 click.echo(f"note: {note}", err=True)
             sha256 = {
-                "init": sha256_file(init) if init else None,
+                "init": start.sha256,
                 "train": data.digest("train"),
                 "test": data.digest("test"),
             }
             stack.enter_context(_run_folder(out, options, sha256, resume=resume, processes=ranks.count))
             report = stack.enter_context(training_progress())
-        result = train(options, data, out, report, init=start, ranks=ranks)
+        result = train(options, data, out, report, init=start.checkpoint, new_head=start.new_head, ranks=ranks)
     if ranks.leads:
         _print_summary(result.summary)
 
 
-def read_options(given: Mapping[str, Any], dataset: str = "-") -> TrainOptions:
+def read_options(
+    given: Mapping[str, Any], dataset: str = "-", normalisation: "Normalisation | None" = None
+) -> TrainOptions:
     """Turn the command's options into those of a training, with the recipe of a data set.
+
+    Args:
+        given: the command's parameters.
+        dataset: the data set's name.
+        normalisation: mean and deviation of each channel; None for those of the data set.
 
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    stages = tuple(stage.strip() for stage in given["stages"].split(",") if stage.strip())
-    return with_recipe(dataset, {**_in_unit_pixels(given), "stages": stages})
+    read_normalisation(given)
+    stages = tuple(stage.strip() for stage in (given["stages"] or ",".join(STAGES)).split(",") if stage.strip())
+    values = {name: value for name, value in _in_unit_pixels(given).items() if name not in _OF_THE_START}
+    mean, std = normalisation or (None, None)
+    return with_recipe(dataset, {**values, "stages": stages, "mean": mean, "std": std})
 
 
 def _run_folder(

@@ -16,7 +16,7 @@ from resq_deploy.networks.registry import build_network
 from resq_deploy.records import write_atomic
 
 SCHEMA = 1
-_FORMAT = "resq-deploy checkpoint"
+FORMAT = "resq-deploy checkpoint"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Checkpoint:
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
-        save_payload(path, {**fields, "metrics": dict(self.metrics), "state": state}, kind=_FORMAT)
+        save_payload(path, {**fields, "metrics": dict(self.metrics), "state": state}, kind=FORMAT)
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
@@ -102,7 +102,7 @@ def load_checkpoint(path: pathlib.Path, *, network: str | None = None) -> Checkp
         CheckpointError: if the file is missing, corrupt, no checkpoint of this package, or of another version; if it is
             of another network, or of one of the user's own that nobody named.
     """
-    payload = load_payload(path, kind=_FORMAT)
+    payload = load_payload(path, kind=FORMAT)
     try:
         checkpoint = Checkpoint.from_payload(payload)
     except (KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from resq_deploy.hardening.options import STAGES, TrainOptions
 from resq_deploy.hardening.progress import Progress
 from resq_deploy.hardening.ranks import Ranks
 from resq_deploy.hardening.stage_run import StageRun
+from resq_deploy.hardening.start_check import check_start
 from resq_deploy.hardening.summary import summarise
 from resq_deploy.hardening.workbench import Workbench
 from resq_deploy.records import write_json
@@ -39,6 +40,7 @@ def train(
     report: Report,
     *,
     init: Checkpoint | None = None,
+    new_head: bool = False,
     ranks: Ranks | None = None,
 ) -> TrainResult:
     """Run the stages asked for, each from the best epoch of the one before, and write the run folder.
@@ -53,6 +55,7 @@ def train(
             `criticality.json` and `summary.json` are written to it.
         report: takes progress events; of several processes, give it to the first and `silent` to the others.
         init: weights to start from, instead of fresh ones.
+        new_head: whether the head of these is fresh, so that they answer nothing yet.
         ranks: the processes that share the work; each calls this function, and the first alone writes.
 
     Raises:
@@ -68,6 +71,9 @@ def train(
     bench = Workbench(options, dataset, folder, report, init=init, ranks=ranks)
     reached = bench.ranks.first(lambda: _reached(bench))
     start, history = init, reached.history if reached else []
+    if init is not None and reached is None:
+        for line in check_start(bench, init, new_head=new_head):
+            bench.report(Notice(message=line))
     for name in options.stages:
         if reached is None or STAGES.index(reached.stage) <= STAGES.index(name):
             resumed = reached is not None and reached.stage == name

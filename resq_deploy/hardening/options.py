@@ -42,6 +42,8 @@ class TrainOptions:
     Attributes:
         network: a name of `resq_deploy.networks.NETWORKS`, or `module:function`.
         dataset: name of the data set, for records.
+        mean: mean of each channel that the network takes off, in units of [0, 1] pixels; `None` for the data set's.
+        std: standard deviation of each channel that it divides by; given with `mean`, or not at all.
         stages: which stages to run, in the order baseline, attack, fault.
         epochs_baseline: epochs of stage 0.
         epochs_attack: epochs of stage 1.
@@ -93,6 +95,8 @@ class TrainOptions:
 
     network: str
     dataset: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     stages: tuple[Stage, ...] = STAGES
     epochs_baseline: int = 30
     epochs_attack: int = 10
@@ -144,6 +148,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         self._check_stages()
         self._check_numbers()
+        self._check_normalisation()
         if self.attack == "pgd" and self.epsilon > 0 and self.attack_step * self.attack_steps < self.epsilon:
             raise OptionError(
                 f"{self.attack_steps} pgd steps of {self.attack_step * 255:g}/255 cannot reach "
@@ -163,6 +168,17 @@ class TrainOptions:
             )
         if "attack" in self.stages and self.epsilon == 0:
             raise OptionError("stage attack needs a perturbation: give --epsilon above 0, or leave the stage out")
+
+    def _check_normalisation(self) -> None:
+        mean, std = self.mean, self.std
+        if mean is None and std is None:
+            return
+        if mean is None or std is None or not mean or len(mean) != len(std):
+            raise OptionError("mean and std go together: give --mean and --std, as many numbers each as channels")
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise OptionError(
+                f"cannot normalise by mean {list(mean)}, std {list(std)}: give finite numbers, std above 0"
+            )
 
     def _check_numbers(self) -> None:
         counts = {

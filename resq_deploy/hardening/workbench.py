@@ -98,12 +98,7 @@ class Workbench:
         self.train = as_images(dataset.train.head(options.train_images), "training")
         self.validation = self._validation()
         self.test = self._test()
-        self.mean, self.std = (init.mean, init.std) if init else dataset.mean_std()
-        if len(self.mean) != (channels := self.train.pixels.shape[3]):
-            raise CheckpointError(
-                f"the checkpoint is of images with {len(self.mean)} channels, those of {dataset.name} have {channels}: "
-                "give data of the kind it was trained on"
-            )
+        self.mean, self.std = self._normalisation(init)
         self.image_size = self.train.pixels.shape[1]
         self.network = self._network()
         self.bf16 = _wants_bf16(options.precision, self.device, self.network)
@@ -115,6 +110,27 @@ class Workbench:
         if ":" in options.network:
             images, labels = self.train.pixels[: self.batch_size], self.train.labels[: self.batch_size]
             rehearse(options.network, self.network, self.model_input(images), labels.to(self.device))
+
+    def _normalisation(self, init: Checkpoint | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation: of the weights to start from, as asked for, or of the images."""
+        channels, mean, std = self.train.pixels.shape[3], self.options.mean, self.options.std
+        if init is None:
+            mean, std = (mean, std) if mean and std else self.dataset.mean_std()
+            if len(mean) != channels:
+                raise OptionError(
+                    f"the mean has {len(mean)} numbers, images of {self.dataset.name} {channels} channels"
+                )
+            return mean, std
+        if mean and (mean, std) != (init.mean, init.std):
+            raise OptionError(
+                f"the checkpoint normalises by mean {list(init.mean)}, std {list(init.std)}: leave --mean and --std out"
+            )
+        if len(init.mean) != channels:
+            raise CheckpointError(
+                f"the checkpoint is of images with {len(init.mean)} channels, those of {self.dataset.name} have "
+                f"{channels}: give data of the kind it was trained on"
+            )
+        return init.mean, init.std
 
     def _check_shares(self) -> None:
         share, rest = divmod(self.batch_size, self.ranks.count)

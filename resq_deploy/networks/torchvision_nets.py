@@ -1,4 +1,4 @@
-"""Architectures of torchvision, with stems and strides for small images; nothing pretrained, nothing downloaded.
+"""Architectures of torchvision, with stems and strides for small images; with fresh weights.
 
 Up to 64x64 pixels the early reduction of the ImageNet architectures is taken out, as the CIFAR ports do; above, they
 are torchvision's own. Weights are drawn from torch's global generator: seed it before building.
@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torchvision.models.vgg import cfgs, make_layers
 
+from resq_deploy.errors import ModelError
 from resq_deploy.networks.resnet_cifar import initialise_convolutions
 
 SMALL_IMAGE = 64
@@ -111,3 +112,24 @@ BUILDERS: dict[str, Callable[[int, int], tuple[nn.Module, tuple[str, ...], str]]
     "efficientnet_b0": efficientnet_b0,
     "swin_t": swin_t,
 }
+
+_PRETRAINED = {
+    "resnet18": "ResNet18_Weights",
+    "vgg16": "VGG16_BN_Weights",
+    "efficientnet_b0": "EfficientNet_B0_Weights",
+    "swin_t": "Swin_T_Weights",
+}
+
+
+def pretrained_weights(name: str) -> Any:
+    """Return torchvision's entry of ImageNet weights for a built-in network: its `url`, `get_state_dict`, `meta`.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    if name not in _PRETRAINED:
+        raise ModelError(
+            f"there are no ImageNet weights of {name}: --pretrained takes {', '.join(_PRETRAINED)}; give your own with "
+            "--weights FILE"
+        )
+    return torchvision.models.get_weight(f"{_PRETRAINED[name]}.IMAGENET1K_V1")

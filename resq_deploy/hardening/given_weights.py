@@ -1,0 +1,128 @@
+"""Weights to start from that were trained elsewhere: a file of the user's, or torchvision's of ImageNet."""
+
+import io
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from resq_deploy.errors import CheckpointError, ModelError
+from resq_deploy.hardening.checkpoint import FORMAT, Checkpoint
+from resq_deploy.networks.fitting import Fitted, fit
+from resq_deploy.networks.registry import build_network
+from resq_deploy.networks.torchvision_nets import pretrained_weights
+
+if TYPE_CHECKING:
+    from resq_deploy.data import Dataset
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+STAGE = "given"
+"""What a checkpoint of such weights has in place of a stage."""
+
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of torchvision's ImageNet weights, of pixels in [0, 1]."""
+
+
+def given_start(
+    state: Mapping[str, object],
+    network: str,
+    dataset: "Dataset",
+    *,
+    normalisation: Normalisation | None,
+    origin: str,
+    seed: int = 0,
+) -> tuple[Checkpoint, Fitted]:
+    """Return weights trained elsewhere as the checkpoint that a training starts from, and what was done to fit them.
+
+    Args:
+        state: what `read_weights` or `imagenet_weights` gave.
+        network: a built-in network's name, whose stem may be made to fit the images, or `module:function`.
+        dataset: the images.
+        normalisation: mean and standard deviation that the weights were trained with; None: those of the data set.
+        origin: what the weights are called in messages.
+        seed: of a fresh head.
+
+    Raises:
+        CheckpointError: if they do not fit the network.
+        ModelError: if the network cannot be built.
+    """
+    mean, std = normalisation or dataset.mean_std()
+    size = dataset.train.images.shape[2]  # images are square: [N, H, W, C], or [N, C, H, W] as floats
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = build_network(network, num_classes=len(dataset.classes), mean=mean, std=std, image_size=size)
+    fitted = fit(state, built.body, built.head, origin=origin, adapt=":" not in network)
+    built.body.load_state_dict(fitted.state)
+    start = Checkpoint(
+        network=network,
+        classes=tuple(dataset.classes),
+        mean=tuple(mean),
+        std=tuple(std),
+        image_size=size,
+        dataset=dataset.name,
+        stage=STAGE,
+        lineage=(),
+        epoch=0,
+        metrics={},
+        state=built.state_dict(),
+    )
+    return start, fitted
+
+
+def read_weights(path: pathlib.Path) -> dict[str, object]:
+    """Read a file of weights: what torch.save wrote of a `state_dict`, or safetensors. No code of it is run.
+
+    Raises:
+        CheckpointError: if the file is missing, corrupt, holds code, or is a checkpoint of this package.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read weights {path}: {error.strerror or error}") from error
+    if path.suffix == ".safetensors":
+        import safetensors.torch
+
+        try:
+            return dict(safetensors.torch.load(content))
+        except Exception as error:  # its own error type is not exported by every version
+            raise CheckpointError(f"{path} is no readable safetensors file: {_line(error)}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is none of its own makes torch's readers raise anything at all
+        raise CheckpointError(
+            f"{path} holds no plain weights, and code in such files is never run: save model.state_dict() with "
+            "torch.save, or as .safetensors"
+        ) from error
+    if not isinstance(held, Mapping):
+        raise CheckpointError(f"{path} holds a {type(held).__name__}: save model.state_dict()")
+    if held.get("format") == FORMAT:
+        raise CheckpointError(f"{path} is a checkpoint of resq-deploy train: give it as --init {path}")
+    return dict(held)
+
+
+def imagenet_weights(network: str) -> dict[str, object]:
+    """Return torchvision's ImageNet weights of a built-in network, downloaded and checked against their digest.
+
+    Raises:
+        ModelError: if there are none for that network, or they cannot be downloaded.
+    """
+    weights = pretrained_weights(network)
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except Exception as error:  # of the network, the disk or the digest
+        name = weights.url.rsplit("/", 1)[-1]
+        folder = pathlib.Path(torch.hub.get_dir()) / "checkpoints"
+        raise ModelError(
+            f"cannot download {weights.url} ({_line(error)}): fetch it elsewhere into {folder}, or give "
+            f"--weights {name}"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
