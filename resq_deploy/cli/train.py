@@ -124,6 +124,13 @@ class _Command(click.Command):
 )
 @_choice("--clip", ("channel", "layer"), "What stage 2 clips to a share of its largest weight.")
 @_number("--clip-final", "tau of stage 2 at its end: that share.")
+@click.option(
+    "--clean-budget",
+    type=float,
+    metavar="POINTS",
+    help="What hardening may cost, in points of validation accuracy: budget.pt holds the weights between start and "
+    "hardened network with the most resilience at that price; pareto.json tells of all tried.",
+)
 @_number("--validation-images", "Held-out images attacked or faulted after each epoch.")
 @_number("--test-images", "Test images of the final figures.")
 @_number("--robust-test-images", "Test images attacked for the final figures (digits: 300).")
@@ -210,6 +217,8 @@ def read_options(
     stages = tuple(stage.strip() for stage in (given["stages"] or ",".join(STAGES)).split(",") if stage.strip())
     values = {name: value for name, value in _in_unit_pixels(given).items() if name not in _OF_THE_START}
     mean, std = normalisation or (None, None)
+    if values["clean_budget"] is not None:
+        values["clean_budget"] /= 100
     return with_recipe(dataset, {**values, "stages": stages, "mean": mean, "std": std})
 
 

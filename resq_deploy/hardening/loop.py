@@ -7,6 +7,7 @@ from typing import Any
 
 from resq_deploy.data import Dataset
 from resq_deploy.errors import CheckpointError
+from resq_deploy.hardening import budget
 from resq_deploy.hardening import options as option_types
 from resq_deploy.hardening.checkpoint import Checkpoint, load_checkpoint
 from resq_deploy.hardening.events import Notice, Report
@@ -25,11 +26,11 @@ class TrainResult:
     """What a run left behind.
 
     Attributes:
-        checkpoints: the file of each stage's best epoch.
+        checkpoints: the file of each stage's best epoch, and of what keeps to the budget.
         summary: what `summary.json` holds.
     """
 
-    checkpoints: Mapping[option_types.Stage, pathlib.Path]
+    checkpoints: Mapping[str, pathlib.Path]
     summary: Mapping[str, Any]
 
 
@@ -51,8 +52,8 @@ def train(
     Args:
         options: what to do.
         dataset: the images.
-        folder: an open run folder; `baseline.pt`, `attack.pt`, `fault.pt`, `last.pt`, `metrics.jsonl`,
-            `criticality.json` and `summary.json` are written to it.
+        folder: an open run folder; `baseline.pt`, `attack.pt`, `fault.pt`, `budget.pt`, `last.pt`,
+            `metrics.jsonl`, `criticality.json`, `pareto.json` and `summary.json` are written to it.
         report: takes progress events; of several processes, give it to the first and `silent` to the others.
         init: weights to start from, instead of fresh ones.
         new_head: whether the head of these is fresh, so that they answer nothing yet.
@@ -66,6 +67,7 @@ def train(
         TrainingError: if a loss is no longer finite; the best epoch so far is kept.
         RunFolderError: if a file cannot be written.
     """
+    budget.check_budget(options.clean_budget, options.stages, fresh=init is None)
     if init is not None:
         _check_init(options, dataset, init)
     bench = Workbench(options, dataset, folder, report, init=init, ranks=ranks)
@@ -79,10 +81,23 @@ def train(
             resumed = reached is not None and reached.stage == name
             history = StageRun(bench, name, start, history).run(resumed=resumed)
         start = _checkpoint_of(bench, name)
-    summary = summarise(bench, [_checkpoint_of(bench, name) for name in options.stages])
+    found: dict[str, Checkpoint] = {name: _checkpoint_of(bench, name) for name in options.stages}
+    if options.clean_budget is not None:
+        found[budget.STAGE] = _within_budget(bench, init, found)
+    summary = summarise(bench, list(found.values()))
     if bench.ranks.leads:
         write_json(folder / "summary.json", summary)
-    return TrainResult(checkpoints={name: folder / f"{name}.pt" for name in options.stages}, summary=summary)
+    return TrainResult(checkpoints={name: folder / f"{name}.pt" for name in found}, summary=summary)
+
+
+def _within_budget(bench: Workbench, init: Checkpoint | None, found: Mapping[str, Checkpoint]) -> Checkpoint:
+    """Choose, write and return the weights that keep to the budget of clean accuracy."""
+    start = found.get("baseline", init)
+    assert start is not None  # a run that hardens fresh weights has been refused
+    chosen = budget.meet_budget(bench, start, list(found.values())[-1])
+    if bench.ranks.leads:
+        chosen.save(bench.folder / f"{budget.STAGE}.pt")
+    return chosen
 
 
 def _reached(bench: Workbench) -> Progress | None:

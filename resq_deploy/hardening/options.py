@@ -91,6 +91,7 @@ class TrainOptions:
         clip_share: share of stage 2 in which tau falls from 1.
         curriculum: injection starts once the clean loss is below this times ln C.
         fault_masks: masks behind the faulty accuracy of an epoch.
+        clean_budget: what hardening may cost of the validation accuracy it started from, a fraction; `None`: anything.
     """
 
     network: str
@@ -144,6 +145,7 @@ class TrainOptions:
     clip_share: float = 0.5
     curriculum: float = 0.75
     fault_masks: int = 4
+    clean_budget: float | None = None
 
     def __post_init__(self) -> None:
         self._check_stages()
@@ -201,6 +203,8 @@ class TrainOptions:
                 raise OptionError(f"{_spoken(name)} is {value:g}: give a number from {low:g} to {high:g}")
         if self.batch_size < 2:
             raise OptionError("batch-size is 1, and batch-norm needs 2 images: give at least 2")
+        if self.clean_budget is not None and not 0 <= self.clean_budget <= 1:
+            raise OptionError(f"clean-budget is {100 * self.clean_budget:g} points: give a number from 0 to 100")
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}: give 0 or more")
 

@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from resq_deploy.hardening.as_deployed import AsDeployed
 from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.evaluate import correct, correct_under_pgd, share
-from resq_deploy.hardening.fake_quant import ActivationGrid, Stored, WeightGrid
-from resq_deploy.hardening.folding import FoldedNetwork, find_pairs, fold_batchnorm
-from resq_deploy.hardening.perturb import Classifier, evaluating, evaluation_mode
+from resq_deploy.hardening.fake_quant import Stored
+from resq_deploy.hardening.folding import fold_batchnorm
+from resq_deploy.hardening.perturb import evaluating
 from resq_deploy.hardening.stage import Stage, StepResult, total_of
 from resq_deploy.hardening.stage1_desensitize import consistency, perturbed_view
 from resq_deploy.hardening.workbench import Batch, Workbench
 
 _LOSS_MEMORY = 0.9
-_RANGE_BATCHES = 8
 
 
 class FaultAware(Stage):
@@ -49,14 +49,13 @@ class FaultAware(Stage):
         """
         super().__init__(bench)
         network, options = self.network, self.options
-        pairs = find_pairs(network, bench.model_input(bench.train.pixels[:2]))
-        self.grid = WeightGrid(network, pairs)
-        self.folded = FoldedNetwork(network, pairs)
-        self.activations = ActivationGrid(self.grid)
+        self.deployed = AsDeployed(bench)
+        self.grid, self.folded = self.deployed.grid, self.deployed.folded
+        self.activations = self.deployed.activations
         self.held_out = bench.validation.head(options.validation_images)
         self.keeps_attack = hardened and options.perturb_in_fault and options.epsilon > 0
         needs_teacher = hardened and options.distill_weight > 0 and options.epsilon > 0
-        self.teacher = fold_batchnorm(network, pairs).requires_grad_(False) if needs_teacher else None
+        self.teacher = fold_batchnorm(network, self.deployed.pairs).requires_grad_(False) if needs_teacher else None
         ranking = ranked(bench, "after" if hardened else "before")
         everything = [entry.layer for entry in ranking]
         self.injected = everything[: options.critical_layers] if options.fault_layers == "critical" else everything
@@ -64,7 +63,7 @@ class FaultAware(Stage):
         self.clean_loss: float | None = None
         self.injecting = False
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self._learn_ranges()
+        self.deployed.learn_ranges()
 
     def step(self, batch: Batch) -> StepResult:
         """Compute (5) and leave its gradients in the parameters, the faulty branch's clamped before they are added."""
@@ -106,17 +105,13 @@ class FaultAware(Stage):
 
     def validate(self) -> dict[str, float]:
         """Return clean, faulty and, after stage 1, robust accuracy of the quantized network."""
-        bench, stored = self.bench, self.grid.stored()
-        still = self.frozen(stored)
-        figures = {"clean_accuracy": share(correct(bench, still, bench.validation))}
-        generator = bench.generator("validation-faults")
-        accuracies = []
-        for _ in range(self.options.fault_masks):
-            flips = self.grid.draw_flips(list(self.grid.layers), self.options.fault_rate, generator)
-            accuracies.append(share(correct(bench, self.frozen(stored, flips), self.held_out)))
-        figures["faulty_accuracy"] = math.fsum(accuracies) / len(accuracies)
+        bench, deployed, stored = self.bench, self.deployed, self.grid.stored()
+        figures = {
+            "clean_accuracy": share(correct(bench, deployed.frozen(stored), bench.validation)),
+            "faulty_accuracy": share(deployed.right_under_faults(stored, self.held_out)),
+        }
         if self.teacher is not None or self.keeps_attack:
-            figures["robust_accuracy"] = share(correct_under_pgd(bench, still, self.held_out))
+            figures["robust_accuracy"] = share(correct_under_pgd(bench, deployed.frozen(stored), self.held_out))
         return figures
 
     def score(self, metrics: Mapping[str, float]) -> float:
@@ -125,22 +120,6 @@ class FaultAware(Stage):
             metrics[name] for name in ("clean_accuracy", "faulty_accuracy", "robust_accuracy") if name in metrics
         ]
         return math.fsum(figures) / len(figures)
-
-    def frozen(self, stored: Stored, flips: Mapping[str, Tensor] | None = None) -> Classifier:
-        """Return the quantized network, as deployed, as a function of images alone.
-
-        Args:
-            stored: the codes of its weights.
-            flips: what to flip of them.
-        """
-        with torch.no_grad():
-            tensors = self.folded.tensors(self.grid.weights(stored, flips))
-
-        def classify(images: Tensor) -> Tensor:
-            with self.activations.applied(self.folded.module, learn=False):
-                return self.folded.run(images, tensors)
-
-        return classify
 
     def state(self) -> dict[str, Any]:
         """Return activation ranges and the curriculum."""
@@ -213,20 +192,6 @@ class FaultAware(Stage):
         known = loss if self.clean_loss is None else self.clean_loss
         self.clean_loss = _LOSS_MEMORY * known + (1 - _LOSS_MEMORY) * loss
         self.injecting = self.injecting or self.clean_loss < self.options.curriculum * math.log(self.bench.classes)
-
-    def _learn_ranges(self) -> None:
-        """Start the activation ranges from a few batches, so that the first epoch does not begin unquantized."""
-        with (
-            evaluation_mode(self.network),
-            torch.no_grad(),
-            self.activations.applied(self.network, learn=True),
-            self.bench.autocast(),
-        ):
-            for index, batch in enumerate(self.bench.batches("ranges", epochs=1, epoch=0)):
-                self.network(batch.images)
-                if index + 1 == _RANGE_BATCHES:
-                    break
-        self.activations.agree(self.bench.ranks)
 
 
 def add_clamped(

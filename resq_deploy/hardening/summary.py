@@ -5,11 +5,12 @@ from typing import Any
 from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
 from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.evaluate import correct, correct_under_pgd, estimate
+from resq_deploy.hardening.options import STAGES
 from resq_deploy.hardening.workbench import Images, Workbench
 
 
 def summarise(bench: Workbench, checkpoints: list[Checkpoint]) -> dict[str, Any]:
-    """Measure each stage's best epoch, in float32, on validation and test images."""
+    """Measure each stage's best epoch, and what keeps to a budget, in float32, on validation and test images."""
     options = bench.options
     parts = {
         "validation": (bench.validation, bench.validation.head(options.validation_images)),
@@ -22,8 +23,9 @@ def summarise(bench: Workbench, checkpoints: list[Checkpoint]) -> dict[str, Any]
             "epoch": checkpoint.epoch,
             **{name: _figures(bench, plain, attacked) for name, (plain, attacked) in parts.items()},
         }
-    last = checkpoints[-1]
+    last = [checkpoint for checkpoint in checkpoints if checkpoint.stage in STAGES][-1]
     if last.stage != "fault":
+        load_weights(bench.network, last.state, origin=f"{last.stage}.pt")
         ranked(bench, "after" if "attack" in last.lineage else "before")
     attack = {"norm": "linf", "epsilon": options.epsilon, "steps": 10, "knowledge": "white box, float network"}
     return {

@@ -15,8 +15,8 @@ from resq_deploy.records import sha256_file, write_atomic, write_json
 if TYPE_CHECKING:
     from resq_deploy.hardening.checkpoint import Checkpoint
 
-STAGES = ("fault", "attack", "baseline")
-"""Checkpoints of a train folder, the most hardened first."""
+STAGES = ("budget", "fault", "attack", "baseline")
+"""Checkpoints of a train folder: what keeps to a budget that was named, else the most hardened first."""
 
 Report = Callable[[str], None]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from resq_deploy.records import sha256_file
 from resq_deploy.report.runs import Run, of_command
 
-STAGES = ("baseline", "attack", "fault")
-"""The training stages, 0 to 2, by the names of their checkpoints."""
+STAGES = ("baseline", "attack", "fault", "budget")
+"""The training stages, 0 to 2, and what keeps to a budget, by the names of their checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,13 +13,14 @@ from resq_deploy.report.document import Block, Dots, JsonEstimate, Section, Seri
 from resq_deploy.report.fault_sections import with_curve, without_curve
 from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.lineage import STAGES, Step, lines
+from resq_deploy.report.price_section import price_section
 from resq_deploy.report.runs import Run, check_schema, of_command
 from resq_deploy.report.text import NONE, percent, points, quantity, rate, share, short
 
 TOP_LAYERS = 10
 _CRITICALITY = "criticality.json"
 _FEWEST_LAYERS = 4
-_TITLES = {"baseline": "0 baseline", "attack": "1 attack", "fault": "2 fault"}
+_TITLES = {"baseline": "0 baseline", "attack": "1 attack", "fault": "2 fault", "budget": "within the budget"}
 
 
 def train_sections(runs: Sequence[Run]) -> list[Section]:
@@ -29,7 +30,9 @@ def train_sections(runs: Sequence[Run]) -> list[Section]:
         RunFolderError: if a ranking of layers or a table of faults is broken.
     """
     sections = [_stages(line) for line in lines(runs)]
-    return sections + [_critical(train, runs) for train in of_command(runs, "train") if _has_ranking(train)]
+    trainings = of_command(runs, "train")
+    sections += [section for train in trainings if (section := price_section(train))]
+    return sections + [_critical(train, runs) for train in trainings if _has_ranking(train)]
 
 
 def _stages(line: Sequence[Step]) -> Section:
