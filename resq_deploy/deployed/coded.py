@@ -3,9 +3,9 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 
 import onnx
-from onnx import numpy_helper
 
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.known import KNOWN, known_code
@@ -14,10 +14,15 @@ from resq_deploy.errors import ModelError
 DOMAIN = "resq.codes"
 """The domain of the functions that decode; `protection.decoder` writes them."""
 
+HEALTH = "resq_health"
+"""The output of a file that says how many words were corrected and how many cannot be, int64 [2]."""
 
-def function_name(code: Code) -> str:
+_COUNTED_SPLIT, _LEAST_OPSET = 18, 13  # opset from which on Split says into how many parts; the least of all such files
+
+
+def function_name(code: Code, *, unsigned: bool = False) -> str:
     """Return the name of the function that decodes a code; it is how one knows by which a file is protected."""
-    return f"decode_{code.name}".replace("-", "_")
+    return f"decode_{code.name}{'_unsigned' if unsigned else ''}".replace("-", "_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,14 +35,31 @@ class Coded:
         stored: initializers that hold the code words, whole blocks each; their bytes, one behind the other, also
             store the weights that share them.
         start: the byte of these that stores the first value of the weight.
-        count: values of the weight, a byte each.
+        shape: shape of the weight.
+        unsigned: whether the weight is uint8, with spare bits 0; otherwise int8, the sign in the highest of its bits.
     """
 
     weight: str
     code: Code
     stored: tuple[str, ...]
     start: int
-    count: int
+    shape: tuple[int, ...]
+    unsigned: bool = False
+
+    @property
+    def count(self) -> int:
+        """Values of the weight, a byte each."""
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a value on the way from the decoder to the weights is stored; as in `Coded`."""
+
+    code: Code
+    unsigned: bool
+    stored: tuple[str, ...] = ()
+    start: int = 0
 
 
 def coded_weights(model: onnx.ModelProto) -> tuple[Coded, ...]:
@@ -46,30 +68,88 @@ def coded_weights(model: onnx.ModelProto) -> tuple[Coded, ...]:
     Raises:
         ModelError: if the file has a code that is not known here.
     """
-    codes = {function_name(code): code for code in itertools.starmap(known_code, KNOWN)}
-    tables = {tensor.name: tensor for tensor in model.graph.initializer}
-    places: dict[str, tuple[Code, tuple[str, ...], int]] = {}  # of values on the way from the decoder to the weights
+    return coded_in(model.graph)
+
+
+def coded_in(graph: onnx.GraphProto) -> tuple[Coded, ...]:
+    """Return what a graph stores under a code; see `coded_weights`."""
+    if not any(node.domain == DOMAIN for node in graph.node):
+        return ()
+    readings = {
+        function_name(code, unsigned=unsigned): _Place(code, unsigned)
+        for code in itertools.starmap(known_code, KNOWN)
+        for unsigned in (False, True)
+    }
+    shapes = _shapes(graph)
+    places: dict[str, _Place] = {}
     found = []
-    for node in model.graph.node:
+    for node in graph.node:
         if node.domain == DOMAIN:
-            if node.op_type not in codes:
+            if node.op_type not in readings:
                 raise ModelError(f"weights are decoded by {node.op_type!r}, which this version does not know: update")
-            places[node.output[0]] = codes[node.op_type], (node.input[0],), 0
-        elif not node.input or node.input[0] not in places:
+            places[node.output[0]] = dataclasses.replace(readings[node.op_type], stored=(node.input[0],))
             continue
-        elif node.op_type == "Concat":
-            code = places[node.input[0]][0]
-            places[node.output[0]] = code, tuple(name for value in node.input for name in places[value][1]), 0
+        place = places.get(node.input[0]) if node.input else None
+        if place is None:
+            continue
+        if node.op_type == "Concat":
+            stored = tuple(name for value in node.input for name in places[value].stored)
+            places[node.output[0]] = dataclasses.replace(place, stored=stored)
         elif node.op_type == "Split":
-            code, stored, _ = places[node.input[0]]
-            starts = itertools.accumulate(numpy_helper.to_array(tables[node.input[1]]).tolist(), initial=0)
-            places.update((part, (code, stored, start)) for part, start in zip(node.output, starts, strict=False))
+            starts = itertools.accumulate(shapes[node.input[1]], initial=0)
+            parts = zip(node.output, starts, strict=False)
+            places.update((part, dataclasses.replace(place, start=start)) for part, start in parts)
+        elif node.op_type == "Reshape" and shapes[node.input[1]] == (-1,):
+            places[node.output[0]] = place
         elif node.op_type == "Reshape":
-            code, stored, start = places[node.input[0]]
-            shape = numpy_helper.to_array(tables[node.input[1]]).tolist()
-            if shape == [-1]:
-                places[node.output[0]] = places[node.input[0]]
-            else:
-                count = math.prod(shape)
-                found.append(Coded(weight=node.output[0], code=code, stored=stored, start=start, count=count))
+            found.append(
+                Coded(
+                    weight=node.output[0],
+                    code=place.code,
+                    stored=place.stored,
+                    start=place.start,
+                    shape=shapes[node.input[1]],
+                    unsigned=place.unsigned,
+                )
+            )
     return tuple(found)
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Return the shapes and sizes by which decoded values are cut, by name.
+
+    They are stored as bytes that are voted; what they are is left to onnx to compute.
+    """
+    constant = {tensor.name for tensor in graph.initializer}
+    makers: dict[str, onnx.NodeProto] = {}
+    decoded: set[str] = set()
+    wanted: dict[str, None] = {}
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            decoded.add(node.output[0])
+        elif constant.issuperset(node.input):
+            constant.update(node.output)
+            makers.update(dict.fromkeys(node.output, node))
+        elif node.input and node.input[0] in decoded:
+            decoded.update(node.output)
+            if node.op_type in ("Reshape", "Split"):
+                wanted.update(dict.fromkeys(constant.intersection(node.input)))
+    needed = set(wanted)
+    for name in reversed(makers):
+        if name in needed:
+            needed.update(makers[name].input)
+    tables = [tensor for tensor in graph.initializer if tensor.name in needed]
+    return _computed([node for node in graph.node if needed.intersection(node.output)], tables, wanted)
+
+
+def _computed(
+    nodes: Iterable[onnx.NodeProto], tables: Iterable[onnx.TensorProto], wanted: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
+    """Return what some nodes compute of stored tables."""
+    from onnx.reference import ReferenceEvaluator  # slow to import, and needed for protected files alone
+
+    graph = onnx.GraphProto(name="shapes", node=nodes, initializer=tables)
+    graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in wanted)
+    counted = any(attribute.name == "num_outputs" for node in graph.node for attribute in node.attribute)
+    values = ReferenceEvaluator(graph, opsets={"": _COUNTED_SPLIT if counted else _LEAST_OPSET}).run(None, {})
+    return {name: tuple(value.tolist()) for name, value in zip(wanted, values, strict=True)}

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resq_deploy.deployed.graph import stored_tensors
-from resq_deploy.deployed.nesting import graphs
+from resq_deploy.deployed.coded import HEALTH
+from resq_deploy.deployed.graph import in_order, stored_tensors
+from resq_deploy.deployed.nesting import captured, graphs
 from resq_deploy.deployed.tensors import WIDTHS
 from resq_deploy.deployed.wiring import Wiring
 
@@ -53,8 +54,8 @@ class Vote:
 def find_votes(model: onnx.ModelProto) -> tuple[Vote, ...]:
     """Return every vote of a model, in the order of its nodes.
 
-    The copies are stored tensors of one type and shape that nothing but the vote reads; values of less than a byte
-    are left out, as no kernel of onnxruntime compares them.
+    The copies are stored tensors of one type and shape that nothing but the vote reads, and what counts votes for the
+    file's health; values of less than a byte are left out, as no kernel of onnxruntime compares them.
 
     Raises:
         ModelError: if the graph has a cycle.
@@ -63,6 +64,7 @@ def find_votes(model: onnx.ModelProto) -> tuple[Vote, ...]:
     stored = {name: tensor for tensor, name in stored_tensors(model.graph)}
     twice = {name for name, count in Counter(name for _, name in stored_tensors(model.graph)).items() if count > 1}
     given = {value.name for part in graphs(model.graph) for value in part.output}
+    counting = _counting(model.graph)
     found = []
     for node in wiring.nodes:
         equal = _equal_of(node, wiring)
@@ -71,7 +73,7 @@ def find_votes(model: onnx.ModelProto) -> tuple[Vote, ...]:
         same, first, third = node.input
         second = equal.input[1] if equal.input[0] == first else equal.input[0]
         copies = (first, second, third)
-        if not _private(wiring, same, copies, given | twice) or not stored.keys() >= set(copies):
+        if not _private(wiring, same, copies, given | twice, counting) or not stored.keys() >= set(copies):
             continue
         tensors = [stored[name] for name in copies]
         dtype = _element_type(tensors)
@@ -118,11 +120,40 @@ def _equal_of(node: onnx.NodeProto, wiring: Wiring) -> onnx.NodeProto | None:
     return equal if node.input[1] in equal.input else None
 
 
-def _private(wiring: Wiring, same: str, copies: tuple[str, str, str], elsewhere: Collection[str]) -> bool:
-    """Return whether copies and comparison serve the vote alone: each read so often, and by nothing else."""
+def _counting(graph: onnx.GraphProto) -> set[str]:
+    """Return the values of a graph that only the output for its health needs."""
+    if all(value.name != HEALTH for value in graph.output):
+        return set()
+    needed = {value.name for value in graph.output} - {HEALTH}
+    made = set()
+    for node in reversed(in_order(graph)):
+        if needed.isdisjoint(node.output):
+            made.update(node.output)
+        else:
+            needed.update((*node.input, *captured(node)))
+    return made
+
+
+def _private(
+    wiring: Wiring,
+    same: str,
+    copies: tuple[str, str, str],
+    elsewhere: Collection[str],
+    counting: Collection[str],
+) -> bool:
+    """Return whether copies and comparison serve the vote alone: each read so often, and by nothing else that counts.
+
+    Args:
+        wiring: of the graph.
+        same: the comparison.
+        copies: the copies.
+        elsewhere: values that are read in other ways.
+        counting: values of no use but to tell the file's health: who makes them may read.
+    """
     first, second, third = copies
     reads = {first: 2, second: 1, third: 1, same: 1}
-    alone = all(len(wiring.readers(name)) == times for name, times in reads.items())
+    readers = {name: [node for node, _ in wiring.readers(name) if node.output[0] not in counting] for name in reads}
+    alone = all(len(readers[name]) == times for name, times in reads.items())
     return alone and len(reads) == 4 and not reads.keys() & elsewhere
 
 

@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 from resq_deploy.codes.bch import half_roots, powers
 from resq_deploy.codes.code import WORDS, Code
 from resq_deploy.deployed.coded import DOMAIN, function_name
-from resq_deploy.protection.graph_parts import Parts
+from resq_deploy.protection.graph_parts import Parts, Pool
 
 LEAST_OPSET = 13
 _INT8_OPSET, _XOR_OPSET = 14, 18  # arithmetic on int8; BitwiseXor
@@ -36,97 +36,108 @@ _NONE, _UNUSED = 255, 254  # positions: none, the word is kept; none, though the
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """What a file needs once to decode all its tensors.
+    """How some weights of a file are decoded.
 
     Attributes:
         function: the function to call, of domain `DOMAIN`.
-        tables: stored tables; they are to be protected by other means.
-        nodes: nodes that compute further tables from these.
-        shared: what each call takes behind the stored bytes: names of tables and computed tables.
-        signed: whether bytes are stored as int8; uint8 otherwise.
+        shared: what each call takes behind the stored bytes: tables of the file.
+        stored_type: type of stored bytes.
+        health: whether it counts words too.
     """
 
     function: onnx.FunctionProto
-    tables: tuple[onnx.TensorProto, ...]
-    nodes: tuple[onnx.NodeProto, ...]
     shared: tuple[str, ...]
-    signed: bool
+    stored_type: type[np.int8] | type[np.uint8]
+    health: bool
 
-    def call(self, stored: str, weights: str) -> onnx.NodeProto:
-        """Return the node that decodes stored bytes, [B, 1, Q, 8], to weights, int8 of that shape."""
-        return helper.make_node(self.function.name, [stored, *self.shared], [weights], domain=DOMAIN)
+    def call(self, stored: str, weights: str, counts: str | None = None) -> onnx.NodeProto:
+        """Return the node that decodes stored bytes.
+
+        Args:
+            stored: name of the bytes, [B, 1, Q, 8].
+            weights: name to give to the weights, int8 or uint8 of that shape.
+            counts: name to give to the numbers of words corrected and words that cannot be corrected, int64 [2].
+        """
+        outputs = [weights, counts] if self.health and counts else [weights]
+        return helper.make_node(self.function.name, [stored, *self.shared], outputs, domain=DOMAIN)
 
 
-def make_decoder(code: Code, opset: int, prefix: str) -> Decoder:
+def make_decoder(code: Code, opset: int, pool: Pool, *, unsigned: bool = False, health: bool = False) -> Decoder:
     """Return the decoder of a code.
 
     Args:
         code: the code.
         opset: of the file that is to hold it, 13 or later.
-        prefix: begins the names of its tables and values in the file.
+        pool: the tables of the file; what the decoder reads is added.
+        unsigned: whether weights are uint8, spare bits 0, and not int8, sign in the highest of their bits.
+        health: whether it is to count words too.
     """
-    body = _Body(code, opset, prefix)
-    weights = body.weights("stored")
+    body = _Body(code, opset, pool, unsigned=unsigned, health=health)
+    outputs = body.written("stored")
     function = helper.make_function(
         DOMAIN,
-        function_name(code),
+        function_name(code, unsigned=unsigned),
         ["stored", *body.shared.values()],
-        [weights],
+        outputs,
         body.inside.nodes,
         [helper.make_opsetid("", opset)],
     )
-    tables, nodes = tuple(body.outside.tables), tuple(body.outside.nodes)
-    return Decoder(function=function, tables=tables, nodes=nodes, shared=tuple(body.shared), signed=body.signed)
+    kind = np.int8 if body.signed else np.uint8
+    return Decoder(function=function, shared=tuple(body.shared), stored_type=kind, health=health)
 
 
 class _Body:
     """The function's nodes as they are written down, with the tables they read.
 
     Attributes:
-        outside: tables and nodes of the file.
         inside: nodes of the function.
         signed: whether bytes are stored as int8; uint8 otherwise.
         shared: for values of the file that the function takes, their names in there.
     """
 
-    def __init__(self, code: Code, opset: int, prefix: str) -> None:
-        self.outside, self.inside = Parts(prefix), Parts("v")
+    def __init__(self, code: Code, opset: int, pool: Pool, *, unsigned: bool, health: bool) -> None:
+        self.inside = Parts("v", opset)
         self.shared: dict[str, str] = {}
-        self.signed = code.corrects == 1 and opset >= _XOR_OPSET
-        self._code, self._opset, self._rows = code, opset, code.block // 8
+        self._parities_only = code.corrects == 1 and opset >= _XOR_OPSET and not health
+        self.signed = self._parities_only and not unsigned
+        self._code, self._opset, self._pool, self._rows = code, opset, pool, code.block // 8
+        self._unsigned, self._health = unsigned, health
         within = np.arange(8)
-        self._word_of = self._stored((within[:, None, None] + within) % 8, np.int32)  # [b, 1, r]
+        self._word_of = self._table((within[:, None, None] + within) % 8, np.int32)  # [b, 1, r]
 
-    def weights(self, stored: str) -> str:
-        """Write down the decoding of stored bytes, and return the name of the weights."""
+    def written(self, stored: str) -> list[str]:
+        """Write down the decoding of stored bytes, and return the names of the weights and, if wanted, of counts."""
         add = self.inside.node
-        blocks = self._suspects(self._parities(stored) if self.signed else self._sums(stored))
+        blocks = self._suspects(self._parities(stored) if self._parities_only else self._sums(stored))
         suspects = add("Gather", stored, blocks, axis=0)
-        planes = self._planes(add("Cast", suspects, to=TensorProto.UINT8) if self.signed else suspects)
-        odd = add("Cast", add("Mod", planes, self._table(2, np.uint8)), to=TensorProto.BOOL)
-        bits = add("Cast", add("Xor", odd, self._flips(planes)), to=TensorProto.UINT8)
+        planes = self._planes(self.inside.cast(suspects, TensorProto.UINT8) if self.signed else suspects)
+        by_word = self._syndromes(planes)
+        positions = self._two_flips(by_word) if self._code.corrects == 2 else self._one_flip(by_word)
+        odd = self.inside.cast(add("Mod", planes, self._table(2, np.uint8)), TensorProto.BOOL)
+        bits = self.inside.cast(add("Xor", odd, self._flips(positions)), TensorProto.UINT8)
         packed = add("ConvInteger", bits, self._table(1 << np.arange(8).reshape(1, 8, 1, 1), np.uint8))
-        repaired = add("Cast", packed, to=TensorProto.INT8 if self.signed else TensorProto.UINT8)
+        repaired = self.inside.cast(packed, TensorProto.INT8 if self.signed else TensorProto.UINT8)
         column = add("Reshape", blocks, self._table([-1, 1], np.int64))
-        return self._sign_extended(add("ScatterND", stored, column, repaired))
+        weights = self._extended(add("ScatterND", stored, column, repaired))
+        return [weights, self._counts(by_word, positions[0])] if self._health else [weights]
 
-    def _laid_out(self, columns: NDArray[np.int64], checks: int) -> str:
+    def _laid_out(self, checks: NDArray[np.bool_]) -> str:
         """Write down parity checks for all words and places of a block, uint8 [8 checks, b, q, r], in the file.
 
         Args:
-            columns: the column of each bit of a word, [block].
-            checks: bits of a column.
+            checks: which bits of a word each reads, [checks, block].
         """
-        add = self.outside.node
-        by_place = columns.reshape(self._rows, 8).T[..., None]  # [b, q, 1]
-        places = np.arange(checks).reshape(-1, 1, 1, 1)
-        # Stored as uint16 to be small; earlier versions of onnxruntime shift other types only.
-        wide = add("Cast", self._stored(by_place, np.uint16), to=TensorProto.UINT32)
-        shifted = add("BitShift", wide, self._stored(places, np.uint32), direction="RIGHT")
-        of_word = add("Cast", add("Mod", shifted, self._stored(2, np.uint32)), to=TensorProto.UINT8)
-        here = add("Equal", self._word_of, self._stored(np.arange(WORDS).reshape(-1, 1, 1, 1, 1), np.int32))
-        whole = add("Where", here, of_word, self._stored(0, np.uint8))  # [w, j, b, q, r]
-        return self._share(add("Reshape", whole, self._stored([-1, 8, self._rows, 8], np.int64)))
+        add = self._pool.node
+        packed = np.packbits(checks, axis=1, bitorder="little")[:, None, :, None]  # [j, 1, q, 1]
+        places = self._pool.table(np.arange(8, dtype=np.uint8).reshape(-1, 1, 1))
+        shifted = add("BitShift", self._pool.table(packed), places, direction="RIGHT")
+        of_word = add("Mod", shifted, self._pool.table(np.array(2, np.uint8)))
+        within = np.arange(8)
+        word_of = self._pool.table(((within[:, None, None] + within) % 8).astype(np.int32))
+        here = add("Equal", word_of, self._pool.table(np.arange(WORDS, dtype=np.int32).reshape(-1, 1, 1, 1, 1)))
+        whole = add("Where", here, of_word, self._pool.table(np.array(0, np.uint8)))  # [w, j, b, q, r]
+        shape = self._pool.table(np.array([-1, 8, self._rows, 8]))
+        return self._share(add("Reshape", whole, shape))
 
     def _planes(self, stored: str) -> str:
         """Write down the bits of bytes, [N, 1, Q, 8] -> [N, 8, Q, 8]; only the lowest of each counts."""
@@ -134,20 +145,18 @@ class _Body:
         return self.inside.node("BitShift", stored, shifts, direction="RIGHT")
 
     def _sums(self, stored: str) -> str:
-        """Write down marks of blocks, int32 [B], 0 where no word can be corrected.
+        """Write down marks of blocks, int32 [B], 0 where there is nothing to do.
 
-        Not all checks are needed for that: the parity of a word tells that one bit is flipped, and s1 = x + y of
+        To correct, not all checks are needed: the parity of a word tells that one bit is flipped, and s1 = x + y of
         `bch.dected`, which is not 0, that two are. One convolution goes over all blocks, since one a block is slow.
         """
         add, code = self.inside.node, self._code
-        columns, checks = np.array(code.columns), 1
-        if code.corrects == 2:
-            m = code.weight_bits
-            columns, checks = columns % (1 << m) + (columns >> 2 * m << m), m + 1
-        else:
-            columns = np.ones_like(columns)
+        checks = code.parity_check
+        if not self._health:
+            odd = checks[-1:] if code.corrects == 2 else np.ones_like(checks[:1])
+            checks = np.concatenate([checks[: code.weight_bits], odd]) if code.corrects == 2 else odd
         rows = add("Reshape", stored, self._table([1, 1, -1, 8], np.int64))
-        sums = add("ConvInteger", self._planes(rows), self._laid_out(columns, checks), strides=[self._rows, 8])
+        sums = add("ConvInteger", self._planes(rows), self._laid_out(checks), strides=[self._rows, 8])
         return add(
             "ReduceSum", add("Mod", sums, self._table(2, np.int32)), self._table([0, 1, 3], np.int64), keepdims=0
         )
@@ -160,7 +169,8 @@ class _Body:
         """
         add = self.inside.node
         of_column = self.inside.xor(self.inside.split(stored, self._rows, axis=2))
-        of_column = add("Cast", of_column, to=TensorProto.UINT8)
+        if self.signed:
+            of_column = self.inside.cast(of_column, TensorProto.UINT8)
         up = add("BitShift", of_column, self._table(np.arange(8), np.uint8), direction="LEFT")
         down = add("BitShift", of_column, self._table(8 - np.arange(8), np.uint8), direction="RIGHT")
         turned = self.inside.split(add("BitwiseOr", up, down), 8, axis=3)
@@ -173,22 +183,40 @@ class _Body:
         TopK is known once the number of marks is folded.
         """
         add, inside = self.inside.node, self.inside
-        marked = add("Cast", add("Cast", marks, to=TensorProto.BOOL), to=TensorProto.INT32)
+        marked = inside.cast(inside.cast(marks, TensorProto.BOOL), TensorProto.INT32)
         count = add("ReduceSum", marked, self._table([0], np.int64))
-        size = add("Cast", add("Max", count, self._table(1, np.int32)), to=TensorProto.INT64)
+        size = inside.cast(add("Max", count, self._table(1, np.int32)), TensorProto.INT64)
         return inside.top(marked, size)
 
-    def _flips(self, planes: str) -> str:
+    def _syndromes(self, planes: str) -> str:
+        """Write down the syndromes of suspects, bit by bit, int32 [K, 8, checks]."""
+        add = self.inside.node
+        sums = add("ConvInteger", planes, self._laid_out(self._code.parity_check))
+        by_bit = add("Mod", sums, self._table(2, np.int32))
+        return add("Reshape", by_bit, self._table([-1, WORDS, self._code.check_bits], np.int64))
+
+    def _flips(self, positions: list[str]) -> str:
         """Write down which bits of suspects are to be flipped, bool [K, 8, Q, 8]."""
-        code, add = self._code, self.inside.node
-        matrix = self._laid_out(np.array(code.columns), code.check_bits)
-        syndromes = add("Mod", add("ConvInteger", planes, matrix), self._table(2, np.int32))
-        by_word = add("Reshape", syndromes, self._table([-1, WORDS, code.check_bits], np.int64))
-        positions = self._two_flips(by_word) if code.corrects == 2 else self._one_flip(by_word)
-        numbers = np.arange(code.block).reshape(self._rows, 8).T[..., None]  # [b, q, 1]
-        there, word_of = add("Cast", self._table(numbers, np.uint8), to=TensorProto.INT32), self._share(self._word_of)
-        masks = [add("Equal", add("Gather", each, word_of, axis=1), there) for each in positions]
+        add = self.inside.node
+        rows = add("Mul", self._table(np.arange(self._rows)[:, None], np.int32), self._table(8, np.int32))
+        there = add("Add", rows, self._table(np.arange(8).reshape(-1, 1, 1), np.int32))  # [b, q, 1]
+        masks = [add("Equal", add("Gather", each, self._word_of, axis=1), there) for each in positions]
         return masks[0] if len(masks) == 1 else add("Or", *masks)
+
+    def _counts(self, by_word: str, position: str) -> str:
+        """Write down how many words are corrected and how many cannot be, int64 [2].
+
+        A word is faulty if any of its checks fails, and cannot be corrected if it has no position to flip all the same.
+        """
+        add, one = self.inside.node, self._table(1, np.int64)
+        failing = add("ReduceSum", by_word, self._table(2, np.int64), keepdims=0)
+        failing = self.inside.cast(self.inside.cast(failing, TensorProto.BOOL), TensorProto.INT64)
+        kept = self.inside.cast(add("Equal", position, self._table(_NONE, np.int32)), TensorProto.INT64)
+        hopeless = add("Mul", failing, kept)
+        corrected = add("Sub", failing, hopeless)
+        both = self._table([0, 1], np.int64)
+        totals = [add("ReduceSum", each, both, keepdims=0) for each in (corrected, hopeless)]
+        return add("Concat", *(add("Reshape", total, one) for total in totals), axis=0)
 
     def _number(self, by_word: str, first: int, last: int) -> str:
         """Write down bits `first` ... `last - 1` of syndromes as numbers, [K, 8, r] -> int32 [K, 8]."""
@@ -221,7 +249,7 @@ class _Body:
         none3 = add("Equal", s3, zero)
         row = add("Where", none3, order, add("Mod", quotient, order))
         row = add("Add", row, add("Mul", odd, self._table(units + 1, np.int32)))
-        alone = add("Mul", odd, add("Cast", none3, to=TensorProto.INT32))
+        alone = add("Mul", odd, self.inside.cast(none3, TensorProto.INT32))
         alone = add("Add", alone, self._table(2 * units + 2, np.int32))
         alone = add("Add", alone, add("Mul", self._not(none3), self._table(2, np.int32)))
         row = add("Where", add("Equal", s1, zero), alone, row)
@@ -237,21 +265,26 @@ class _Body:
 
     def _not(self, value: str) -> str:
         """Write down the opposite of truth values, as int32."""
-        return self.inside.node("Cast", self.inside.node("Not", value), to=TensorProto.INT32)
+        return self.inside.cast(self.inside.node("Not", value), TensorProto.INT32)
 
     def _looked_up(self, table: NDArray[np.integer], index: str) -> str:
         """Write down a look-up in a table of bytes, as int32."""
         found = self.inside.node("Gather", self._table(table, np.uint8), index)
-        return self.inside.node("Cast", found, to=TensorProto.INT32)
+        return self.inside.cast(found, TensorProto.INT32)
 
-    def _sign_extended(self, stored: str) -> str:
-        """Write down bytes without their spare bits, as int8."""
+    def _extended(self, stored: str) -> str:
+        """Write down bytes without their spare bits, as weights."""
         add, spare = self.inside.node, 8 - self._code.weight_bits
+        if self._unsigned and self._opset >= _XOR_OPSET:
+            return add("BitwiseAnd", stored, self._table(self._code.data_mask, np.uint8))
         if self.signed:
             shifted = add("Mul", stored, self._table(1 << spare, np.int8))  # modulo 256
         else:
             shifted = add("BitShift", stored, self._table(spare, np.uint8), direction="LEFT")
-            shifted = add("Cast", shifted, to=TensorProto.INT8)
+        if self._unsigned:
+            return add("BitShift", shifted, self._table(spare, np.uint8), direction="RIGHT")
+        if not self.signed:
+            shifted = self.inside.cast(shifted, TensorProto.INT8)
         if self._opset >= _INT8_OPSET:
             return add("Div", shifted, self._table(1 << spare, np.int8))
         one, zero = self._table(1, np.float32), self._table(0, np.int8)
@@ -260,11 +293,7 @@ class _Body:
 
     def _table(self, values: object, dtype: type[np.generic]) -> str:
         """Store a table once for the function to read, and return its name in there."""
-        return self._share(self._stored(values, dtype))
-
-    def _stored(self, values: object, dtype: type[np.generic]) -> str:
-        """Store a table once, and return its name in the file."""
-        return self.outside.table(np.asarray(values).astype(dtype))
+        return self._share(self._pool.table(np.asarray(values).astype(dtype)))
 
     def _share(self, value: str) -> str:
         """Hand a value of the file to the function, and return its name in there."""

@@ -7,39 +7,29 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
+
+from resq_deploy.protection.guards import Guard, make_guard
+
+_COUNTED_SPLIT = 18  # opset from which on a cut into equal parts says how many
+_DIGIT = 128  # base of numbers that take more than a byte
 
 
 class Parts:
-    """Nodes and stored tables in the making; every value gets a name of its own.
+    """Nodes in the making; every value gets a name of its own.
 
     Args:
         prefix: begins all names.
+        opset: of the file.
 
     Attributes:
         nodes: nodes so far, in order.
-        tables: stored tables so far.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, opset: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.tables: list[onnx.TensorProto] = []
-        self._known: dict[tuple[object, ...], str] = {}
-        self._prefix = prefix
+        self._prefix, self._opset = prefix, opset
         self._count = itertools.count()
-
-    def table(self, values: NDArray[Any]) -> str:
-        """Store a table, and return its name; equal ones are stored once."""
-        key = (values.dtype.str, values.shape, values.tobytes())
-        if key not in self._known:
-            self._known[key] = self.stored(values)
-        return self._known[key]
-
-    def stored(self, values: NDArray[Any]) -> str:
-        """Store values, and return their name."""
-        name = self.name()
-        self.tables.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
 
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add a node with one output, and return its name."""
@@ -47,10 +37,16 @@ class Parts:
         self.nodes.append(helper.make_node(operator, inputs, [made], **attributes))
         return made
 
-    def split(self, value: str, count: int, axis: int) -> list[str]:
+    def cast(self, value: str, kind: int) -> str:
+        """Turn a value into another type, as ONNX numbers it, and return its name."""
+        return self.node("Cast", value, to=kind)
+
+    def split(self, value: str, count: int, axis: int = 0) -> list[str]:
         """Cut a value into equal parts, and return their names."""
         made = [self.name() for _ in range(count)]
-        self.nodes.append(helper.make_node("Split", [value], made, axis=axis, num_outputs=count))
+        self.nodes.append(helper.make_node("Split", [value], made, axis=axis))
+        if self._opset >= _COUNTED_SPLIT:
+            self.nodes[-1].attribute.append(helper.make_attribute("num_outputs", count))
         return made
 
     def cut(self, value: str, sizes: str, count: int) -> list[str]:
@@ -75,3 +71,65 @@ class Parts:
     def name(self) -> str:
         """Return a name that no other value has."""
         return f"{self._prefix}{next(self._count):x}"
+
+
+class Pool(Parts):
+    """Small tables of whole numbers, all stored in one vector of bytes, which is voted from three copies.
+
+    Tables are many and tiny: a vote for each, with the names of its copies, would take more than what they hold. The
+    nodes are those that cut the vector and give each table its type and shape.
+    """
+
+    def __init__(self, prefix: str, opset: int) -> None:
+        super().__init__(prefix, opset)
+        self._pieces: dict[bytes, str] = {}
+        self._tables: dict[tuple[object, ...], str] = {}
+
+    def table(self, values: NDArray[Any]) -> str:
+        """Return the name of a table; equal ones are stored once.
+
+        Args:
+            values: whole numbers from -128 to 255, or from 0 on; a single number is a vector of one.
+        """
+        values = np.atleast_1d(values)
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self._tables:
+            self._tables[key] = self._made(values)
+        return self._tables[key]
+
+    def written(self, taken: set[str]) -> tuple[list[Guard], list[onnx.NodeProto]]:
+        """Return what is stored, with its votes, and the nodes that make the tables of it.
+
+        Args:
+            taken: names in the file; new ones are added.
+        """
+        sizes = np.array([len(piece) for piece in self._pieces], dtype=np.int64)
+        whole = np.frombuffer(b"".join(self._pieces), dtype=np.uint8)
+        stored = [numpy_helper.from_array(values, self.name()) for values in (whole, sizes)]
+        cut = helper.make_node("Split", [tensor.name for tensor in stored], list(self._pieces.values()), axis=0)
+        return [make_guard(tensor, taken) for tensor in stored], [cut, *self.nodes]
+
+    def _made(self, values: NDArray[Any]) -> str:
+        """Write down how a table is made of bytes, and return its name."""
+        flat, kind = values.reshape(-1), helper.np_dtype_to_tensor_dtype(values.dtype)
+        if flat.max() > np.iinfo(np.uint8).max:
+            made, has = self._wide(flat), TensorProto.INT64
+        else:
+            made, has = self._piece(flat.astype(np.uint8)), TensorProto.UINT8
+        if flat.min() < 0:
+            made, has = self.cast(made, TensorProto.INT8), TensorProto.INT8
+        if has != kind:
+            made = self.cast(made, kind)
+        return made if values.ndim == 1 else self.node("Reshape", made, self.table(np.array(values.shape)))
+
+    def _wide(self, values: NDArray[Any]) -> str:
+        """Write down numbers by their digits, the lowest last, int64."""
+        count = -(-int(values.max()).bit_length() // (_DIGIT.bit_length() - 1))
+        digits = values.astype(np.int64)[None] // _DIGIT ** np.arange(count)[::-1, None] % _DIGIT
+        total, *lower = self.split(self.cast(self._piece(digits.astype(np.uint8)), TensorProto.INT64), count)
+        for digit in lower:
+            total = self.node("Add", self.node("Mul", total, self.table(np.array([_DIGIT]))), digit)
+        return total
+
+    def _piece(self, values: NDArray[np.uint8]) -> str:
+        return self._pieces.setdefault(values.tobytes(), self.name())

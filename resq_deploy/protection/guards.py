@@ -27,16 +27,16 @@ from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.deployed.tensors import settle, stored_bytes
 from resq_deploy.errors import ModelError
 
-TYPES = frozenset({"int8", "uint8", "int32", "float", "double"})
-"""Stored types that can be guarded: those that Equal and Where of onnxruntime's CPU provider both take; int8 from its
-version 1.31 on, so that a file with guarded int8 tensors does not load in earlier ones."""
+TYPES = frozenset({"int8", "uint8", "int32", "uint32", "int64", "float", "double"})
+"""Stored types that can be guarded: those that Equal and Where of onnxruntime's CPU provider both take; int8 and uint32
+from its version 1.31 on, uint8 from 1.22 on, so that a file with such guarded tensors does not load in earlier ones."""
 
 _OPSET, _IR = 13, 4
 _STEM = 7  # hexadecimal digits of a name
 
 
 @dataclasses.dataclass(frozen=True)
-class _Guard:
+class Guard:
     """What stands in a guarded file for one tensor: three copies and the two nodes of their vote."""
 
     copies: tuple[onnx.TensorProto, ...]
@@ -123,7 +123,7 @@ def obstacle_of_type(name: str) -> str | None:
 def _has_kernels(name: str) -> bool:
     """Try whether the onnxruntime that is installed can vote on values of a type."""
     number = onnx.TensorProto.DataType.Value(name.upper())
-    made = _guard(onnx.helper.make_tensor("voted", number, [1], [0]), set())
+    made = make_guard(onnx.helper.make_tensor("voted", number, [1], [0]), set())
     output = onnx.helper.make_tensor_value_info("voted", number, [1])
     graph = onnx.helper.make_graph(made.nodes, "vote", [], [output], made.copies)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR)
@@ -139,7 +139,7 @@ def added_bytes(surface: Surface) -> int:
     number = onnx.TensorProto.DataType.Value(surface.dtype.upper())
     tensor = onnx.TensorProto(name=surface.tensor, data_type=number, dims=surface.shape)
     tensor.raw_data = bytes(stored_bytes(tensor) or 0)
-    made = _guard(tensor, set())
+    made = make_guard(tensor, set())
     return votes.added_bytes(made.copies, made.nodes, surface.tensor)
 
 
@@ -165,7 +165,7 @@ def _rewritten(model: onnx.ModelProto, chosen: Collection[str]) -> bytes:
     guarded = onnx.ModelProto()
     guarded.CopyFrom(model)
     taken = set(_names(model.graph))
-    guards = {tensor.name: _guard(tensor, taken) for tensor in model.graph.initializer if tensor.name in chosen}
+    guards = {tensor.name: make_guard(tensor, taken) for tensor in model.graph.initializer if tensor.name in chosen}
     del guarded.graph.initializer[:]
     # Second copies first and third ones last: damage to one stretch of the file does not reach two of them.
     guarded.graph.initializer.extend(made.copies[1] for made in guards.values())
@@ -180,7 +180,7 @@ def _rewritten(model: onnx.ModelProto, chosen: Collection[str]) -> bytes:
     return serialised
 
 
-def _guard(tensor: onnx.TensorProto, taken: set[str]) -> _Guard:
+def make_guard(tensor: onnx.TensorProto, taken: set[str]) -> Guard:
     """Return the guard of a tensor; its new names are added to those that are taken.
 
     Names are short, since each stands in the file two or three times: of a small network's file they would be a
@@ -202,7 +202,7 @@ def _guard(tensor: onnx.TensorProto, taken: set[str]) -> _Guard:
         copies.append(copy)
     equal = onnx.NodeProto(op_type="Equal", input=[a, b], output=[same])
     where = onnx.NodeProto(op_type="Where", input=[same, a, c], output=[tensor.name])
-    return _Guard(tuple(copies), (equal, where))
+    return Guard(tuple(copies), (equal, where))
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -242,7 +242,7 @@ def _with_idle_node(model: onnx.ModelProto) -> bytes:
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    made = _guard(onnx.helper.make_tensor("idle", onnx.TensorProto.INT32, [1], [0]), set(_names(model.graph)))
+    made = make_guard(onnx.helper.make_tensor("idle", onnx.TensorProto.INT32, [1], [0]), set(_names(model.graph)))
     changed.graph.initializer.append(made.copies[0])
     changed.graph.node.append(
         onnx.NodeProto(op_type="Identity", input=made.nodes[0].input[:1], output=made.nodes[0].output)

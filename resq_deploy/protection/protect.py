@@ -7,29 +7,32 @@ Small tensors are stored one behind the other: what a decoder costs when a sessi
 Whoever reads the tensor stays as it is, so that QDQ and QOperator files, scales per channel and per tensor, and tensors
 of any shape are all alike. onnxruntime decodes when it creates the session; the optimised graph, its outputs and its
 speed are those of the file without code. Faults in storage, before the file is loaded, are corrected; faults in
-memory, after it was loaded, are not. What a file needs to decode - tables, shapes - is stored too, and not covered by
-the code; nor are attributes and the file's framing.
+memory, after it was loaded, are not. What a file needs to decode - tables, shapes - is stored too, in one vector of
+bytes that is voted from three copies. Attributes and the file's framing are not covered by anything.
 """
 
 import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.words import encode, stored_size
-from resq_deploy.deployed.coded import DOMAIN
+from resq_deploy.deployed.coded import DOMAIN, HEALTH
 from resq_deploy.deployed.graph import graphs, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.decoder import LEAST_OPSET, Decoder, make_decoder
-from resq_deploy.protection.graph_parts import Parts
+from resq_deploy.protection.graph_parts import Parts, Pool
+from resq_deploy.protection.health import Health
 
 _IR = 8  # the first with functions
 _PIECE = 1 << 26
@@ -42,13 +45,16 @@ _STEM = 5  # hexadecimal digits of a name
 _OWN = ("", "ai.onnx")
 
 
-def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> onnx.ModelProto:
+def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code, *, health: bool = False) -> onnx.ModelProto:
     """Store some weights under a code.
 
     Args:
-        model: the model, self-contained; not changed.
-        tensors: names of int8 initializers of its main graph, whose values the weight bits of the code hold.
+        model: the model, self-contained; not changed. Votes that it is to have should be in it already: they are
+            counted in the file's health.
+        tensors: names of int8 and uint8 initializers of its main graph, whose values the weight bits of the code hold.
         code: the code.
+        health: whether the file is to tell its own health, by one more output, `HEALTH`, behind all others: int64 [2],
+            words that were corrected and words found that cannot be; a vote whose copies differ is a word corrected.
 
     Returns:
         The protected model; the same for the same input. Its opset is that of `model`, its IR version at least 8.
@@ -62,21 +68,11 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> onn
     protected.CopyFrom(model)
     if not tensors:
         return protected
-    taken = set(_names(model.graph))
-    decoder = make_decoder(code, _opset(model), _unused("decoder", taken))
-    nodes, shapes = list(decoder.nodes), Parts(_unused("shapes", taken))
-    chosen = [tensor for tensor in model.graph.initializer if tensor.name in set(tensors)]
+    writer, chosen = _Writer(model, code, health=health), set(tensors)
+    writer.store(list(_groups([tensor for tensor in model.graph.initializer if tensor.name in chosen], code)))
     del protected.graph.initializer[:]
-    for group in _groups(chosen, code):
-        parts = _encode(group, code, decoder, shapes, taken)
-        protected.graph.initializer.extend(parts.tables)
-        nodes += parts.nodes
-    protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in set(tensors))
-    protected.graph.initializer.extend((*decoder.tables, *shapes.tables))
-    _put_first(protected.graph, nodes)
-    protected.functions.append(decoder.function)
-    protected.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    protected.ir_version = max(protected.ir_version, _IR)
+    protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in chosen)
+    writer.write(protected)
     _check_folded(model, protected)
     return protected
 
@@ -107,10 +103,10 @@ def obstacles(model: onnx.ModelProto, tensors: Collection[str], code: Code) -> d
 
 
 def _obstacle_of_values(tensor: TensorProto, code: Code) -> str | None:
-    if tensor.data_type != TensorProto.INT8:
-        return f"codes protect int8, not {TensorProto.DataType.Name(tensor.data_type).lower()}"
+    if tensor.data_type not in (TensorProto.INT8, TensorProto.UINT8):
+        return f"codes protect int8 and uint8, not {TensorProto.DataType.Name(tensor.data_type).lower()}"
     values = numpy_helper.to_array(tensor)
-    low, high = -code.largest - 1, code.largest
+    low, high = (0, code.data_mask) if tensor.data_type == TensorProto.UINT8 else (-code.largest - 1, code.largest)
     if not values.size:
         return "it holds no values"
     if values.min() < low or values.max() > high:
@@ -119,44 +115,115 @@ def _obstacle_of_values(tensor: TensorProto, code: Code) -> str | None:
 
 
 def _groups(tensors: list[TensorProto], code: Code) -> Iterator[list[TensorProto]]:
-    """Yield what is stored and decoded together: small tensors that follow each other, large ones by themselves."""
-    group: list[TensorProto] = []
-    for tensor in tensors:
-        if group and stored_size(code, sum(math.prod(each.dims) for each in (*group, tensor))) > _TOGETHER:
+    """Yield what is stored and decoded together: small tensors of a type, large ones by themselves."""
+    for kind in (TensorProto.INT8, TensorProto.UINT8):
+        group: list[TensorProto] = []
+        for tensor in (each for each in tensors if each.data_type == kind):
+            if group and stored_size(code, sum(math.prod(each.dims) for each in (*group, tensor))) > _TOGETHER:
+                yield group
+                group = []
+            group.append(tensor)
+        if group:
             yield group
-            group = []
-        group.append(tensor)
-    if group:
-        yield group
 
 
-def _encode(group: list[TensorProto], code: Code, decoder: Decoder, shapes: Parts, taken: set[str]) -> Parts:
-    """Return what stores some weights, and the nodes that give them back under their names."""
-    counts = [math.prod(tensor.dims) for tensor in group]
-    stored = encode(code, np.concatenate([numpy_helper.to_array(tensor).reshape(-1) for tensor in group]))
-    blocks = stored.view(np.int8 if decoder.signed else np.uint8).reshape(-1, 1, code.block // 8, 8)
-    parts = Parts(_unused("\0".join(tensor.name for tensor in group), taken))
-    decoded = []
-    for start in range(0, len(blocks), _PIECE // code.block):
-        piece = parts.stored(blocks[start : start + _PIECE // code.block])
-        decoded.append(parts.name())
-        parts.nodes.append(decoder.call(piece, decoded[-1]))
-    value = decoded[0] if len(decoded) == 1 else parts.node("Concat", *decoded, axis=0)
-    values = [value]
-    if sum(counts) != stored.size or len(group) > 1:
-        flat = parts.node("Reshape", value, shapes.table(np.array([-1])))
-        sizes = [*counts, stored.size - sum(counts)]  # the last is the padding, where there is any
-        sizes = sizes if sizes[-1] else counts
-        values = parts.cut(flat, shapes.table(np.array(sizes)), len(sizes))
-    for tensor, value in zip(group, values, strict=False):
-        parts.node("Reshape", value, shapes.table(np.array(tensor.dims, dtype=np.int64)), output=tensor.name)
-    return parts
+class _Writer:
+    """What goes into a protected file in the place of its weights.
+
+    Args:
+        model: the file without code.
+        code: the code.
+        health: whether words are counted.
+    """
+
+    def __init__(self, model: onnx.ModelProto, code: Code, *, health: bool) -> None:
+        self._code, self._health, self._opset = code, health, _opset(model)
+        self._taken = set(_names(model.graph))
+        self._pool = Pool(_unused("tables", self._taken), self._opset)
+        self._decoders: dict[int, Decoder] = {}
+        self._stored: list[TensorProto] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._counts: list[str] = []
+
+    def store(self, groups: Sequence[Sequence[TensorProto]]) -> None:
+        """Store groups of weights of one type each, and add the nodes that give them back under their names."""
+        shapes = self._shapes(dict.fromkeys(tuple(tensor.dims) for group in groups for tensor in group))
+        for group in groups:
+            parts = Parts(_unused("\0".join(tensor.name for tensor in group), self._taken), self._opset)
+            padded, value = self._decoded(group, parts)
+            values = [value]
+            if len(group) > 1 or padded:
+                sizes = [shapes[tuple(tensor.dims)][1] for tensor in group]
+                sizes += [self._pool.table(np.array(padded))] if padded else []
+                flat = parts.node("Reshape", value, self._pool.table(np.array(-1)))
+                values = parts.cut(flat, parts.node("Concat", *sizes, axis=0), len(sizes))
+            for tensor, value in zip(group, values, strict=False):
+                parts.node("Reshape", value, shapes[tuple(tensor.dims)][0], output=tensor.name)
+            self._nodes += parts.nodes
+
+    def write(self, model: onnx.ModelProto) -> None:
+        """Put everything into the file, whose weights that are stored here are removed."""
+        health = Health(self._pool) if self._health else None
+        voted, nodes = self._pool.written(self._taken)
+        stored = [*(guard.copies[0] for guard in voted), *self._stored, *model.graph.initializer]
+        # As votes are written everywhere: second copies first and third ones last.
+        stored = [*(guard.copies[1] for guard in voted), *stored, *(guard.copies[2] for guard in voted)]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(stored)
+        nodes = [*(node for guard in voted for node in guard.nodes), *nodes, *self._nodes, *model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        model.functions.extend(decoder.function for decoder in self._decoders.values())
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        model.ir_version = max(model.ir_version, _IR)
+        if health:
+            health.add(model, self._counts, Parts(_unused("health", self._taken), self._opset))
+
+    def _decoded(self, group: Sequence[TensorProto], parts: Parts) -> tuple[int, str]:
+        """Store weights one behind the other and decode them; return the bytes of padding and the value's name."""
+        decoder = self._decoder(group[0].data_type)
+        values = np.concatenate([numpy_helper.to_array(tensor).reshape(-1) for tensor in group])
+        stored = encode(self._code, _as_signed(self._code, values))
+        blocks = stored.view(decoder.stored_type).reshape(-1, 1, self._code.block // 8, 8)
+        decoded = []
+        for start in range(0, len(blocks), _PIECE // self._code.block):
+            piece = blocks[start : start + _PIECE // self._code.block]
+            self._stored.append(numpy_helper.from_array(np.ascontiguousarray(piece), parts.name()))
+            decoded.append(parts.name())
+            self._counts.append(parts.name())
+            parts.nodes.append(decoder.call(self._stored[-1].name, decoded[-1], self._counts[-1]))
+        value = decoded[0] if len(decoded) == 1 else parts.node("Concat", *decoded, axis=0)
+        return stored.size - values.size, value
+
+    def _decoder(self, kind: int) -> Decoder:
+        if kind not in self._decoders:
+            unsigned = kind == TensorProto.UINT8
+            self._decoders[kind] = make_decoder(
+                self._code, self._opset, self._pool, unsigned=unsigned, health=self._health
+            )
+        return self._decoders[kind]
+
+    def _shapes(self, shapes: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[str, str]]:
+        """Write down shapes and how many values they are of, and return the names of both; those of a rank together."""
+        pool = self._pool
+        found: dict[tuple[int, ...], tuple[str, str]] = {}
+        for rank in dict.fromkeys(map(len, shapes)):
+            alike = [shape for shape in shapes if len(shape) == rank]
+            if rank == 0:  # nothing to store
+                one = pool.table(np.array(1))
+                found[()] = pool.node("Shape", pool.node("Squeeze", one)), one
+                continue
+            table = pool.table(np.array(alike, dtype=np.int64).reshape(-1))
+            names = pool.split(table, len(alike)) if len(alike) > 1 else [table]
+            found |= {shape: (name, pool.node("ReduceProd", name)) for shape, name in zip(alike, names, strict=True)}
+        return found
 
 
-def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    nodes.extend(graph.node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+def _as_signed(code: Code, values: NDArray[Any]) -> NDArray[np.int8]:
+    """Return the int8 weights that have the bits of some weights, int8 or uint8."""
+    if values.dtype == np.int8:
+        return values
+    return (values.astype(np.int16) - (values > code.largest) * (code.data_mask + 1)).astype(np.int8)
 
 
 def _unused(purpose: str, taken: set[str]) -> str:
@@ -185,6 +252,8 @@ def _opset(model: onnx.ModelProto) -> int:
 def _check_folded(model: onnx.ModelProto, protected: onnx.ModelProto) -> None:
     """Check that a file is optimised to the same operators and stored values with code as without.
 
+    The output that tells the file's health is a stored value then, and no node.
+
     Raises:
         ModelError: if it is not.
     """
@@ -199,6 +268,7 @@ def _optimised_parts(model: onnx.ModelProto) -> Counter[tuple[object, ...]]:
     graph = optimise(model.SerializeToString(), Deployment()).graph
     parts: Counter[tuple[object, ...]] = Counter((node.op_type, node.domain) for node in graph.node)
     for tensor in graph.initializer:
-        digest = hashlib.sha256(tensor.raw_data).hexdigest()
-        parts["stored values", tensor.data_type, *tensor.dims, digest] += 1
+        if tensor.name != HEALTH:
+            digest = hashlib.sha256(tensor.raw_data).hexdigest()
+            parts["stored values", tensor.data_type, *tensor.dims, digest] += 1
     return parts

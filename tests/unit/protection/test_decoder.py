@@ -12,6 +12,7 @@ from resq_deploy.codes.known import known_code
 from resq_deploy.codes.words import decode, encode
 from resq_deploy.deployed.coded import DOMAIN
 from resq_deploy.protection.decoder import make_decoder
+from resq_deploy.protection.graph_parts import Pool
 
 CODES = {"secded": ("secded", 7), "dected": ("dected", 7), "dected-6": ("dected", 6)}
 OPSETS = [13, 14, 18, 21]
@@ -24,14 +25,21 @@ def code(request):
 
 def file_of(code, stored, opset):
     """A file that decodes some stored bytes and gives the weights out."""
-    decoder = make_decoder(code, opset, "k")
-    blocks = stored.view(np.int8 if decoder.signed else np.uint8).reshape(-1, 1, code.block // 8, 8)
+    pool = Pool("k", opset)
+    decoder = make_decoder(code, opset, pool)
+    voted, nodes = pool.written(set())
+    blocks = stored.view(decoder.stored_type).reshape(-1, 1, code.block // 8, 8)
     graph = helper.make_graph(
-        [*decoder.nodes, decoder.call("stored", "decoded"), helper.make_node("Identity", ["decoded"], ["weights"])],
+        [
+            *(node for guard in voted for node in guard.nodes),
+            *nodes,
+            decoder.call("stored", "decoded"),
+            helper.make_node("Identity", ["decoded"], ["weights"]),
+        ],
         "decoding",
         [],
         [helper.make_tensor_value_info("weights", TensorProto.INT8, list(blocks.shape))],
-        [numpy_helper.from_array(blocks, "stored"), *decoder.tables],
+        [numpy_helper.from_array(blocks, "stored"), *(copy for guard in voted for copy in guard.copies)],
     )
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(graph, functions=[decoder.function], opset_imports=imports, ir_version=8)
@@ -111,8 +119,10 @@ def test_one_block_is_enough(code):
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_three_copies_of_all_tables_fit_into_8_kib(code, opset):
-    decoder = make_decoder(code, opset, "k")
-    assert 3 * sum(table.ByteSize() for table in decoder.tables) <= 8 * 1024
+    pool = Pool("k", opset)
+    make_decoder(code, opset, pool)
+    voted, _ = pool.written(set())
+    assert sum(copy.ByteSize() for guard in voted for copy in guard.copies) <= 5 * 1024
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -189,7 +189,11 @@ def test_onnxruntime_makes_a_voted_minus_zero_plus_zero_so_that_it_is_not_guarde
     ("model", "tensor", "message"),
     [
         (head({"w": W}, PRODUCT), "v", "'v' cannot be guarded: the file stores no tensor of that name"),
-        (head({"w": W.astype(np.float16)}, HALF), "w", "votes on double, float, int32, int8, uint8, not on float16"),
+        (
+            head({"w": W.astype(np.float16)}, HALF),
+            "w",
+            "votes on double, .* uint8, not on float16",
+        ),
         (head({"w": W}, PRODUCT, opset=12), "w", "the file has opset 12, votes need 13"),
         (head({"w": W}, PRODUCT, ir_version=3), "w", "a graph input too"),
     ],

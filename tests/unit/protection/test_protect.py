@@ -1,17 +1,22 @@
 """Protected files: the computation of the plain file, whatever its format, and no trace of a flip in a weight."""
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import known_code
-from resq_deploy.deployed.coded import DOMAIN
-from resq_deploy.deployed.graph import read_model
+from resq_deploy.codes.words import Status, correct
+from resq_deploy.deployed.coded import DOMAIN, HEALTH, coded_weights
+from resq_deploy.deployed.graph import read_model, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Deployment, Session, create
 from resq_deploy.deployed.surfaces import Role, find_surfaces
+from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
+from resq_deploy.protection.guards import guard
 from resq_deploy.protection.protect import obstacles, protect
 
 DEPLOYMENT = Deployment(batch=4)
@@ -164,9 +169,190 @@ def test_a_file_that_has_our_names_already(code):
     assert logits(protected, x) == logits(plain, x)
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("bits", [6, 7])
+@pytest.mark.parametrize("shape", [(3, 1), (8, 8), (3, 50)], ids=str)
+def test_unsigned_weights_up_to_the_last_value(opset, bits, shape):
+    code = known_code("dected" if bits == 6 else "secded", bits)
+    values = np.random.default_rng(0).integers(0, 1 << bits, shape).astype(np.uint8)
+    values.flat[:2] = 0, (1 << bits) - 1
+    plain = gemm(values, opset)
+    protected = protect(plain, ["w"], code)
+    x = np.random.default_rng(1).random((4, shape[0]), dtype=np.float32)
+    assert logits(protected, x) == logits(plain, x)
+    assert logits(with_flips(protected, 1.0, 0), x) == logits(plain, x)
+
+
+def several(shapes, opset=13, seed=0):
+    """A file of stored weights, int8 or uint8 by turns, each dequantized and returned behind the one image."""
+    random = np.random.default_rng(seed)
+    values = [random.integers(0, 32, shape).astype((np.int8, np.uint8)[at % 2]) for at, shape in enumerate(shapes)]
+    nodes = [helper.make_node("DequantizeLinear", [f"w{at}", "scale"], [f"d{at}"]) for at in range(len(values))]
+    nodes += [helper.make_node("Reshape", [f"d{at}", "flat"], [f"f{at}"]) for at in range(len(values))]
+    nodes.append(helper.make_node("Concat", ["x", *(f"f{at}" for at in range(len(values)))], ["y"], axis=0))
+    graph = helper.make_graph(
+        nodes,
+        "several",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["M"])],
+        [
+            *(numpy_helper.from_array(value, f"w{at}") for at, value in enumerate(values)),
+            numpy_helper.from_array(np.array(0.1, np.float32), "scale"),
+            numpy_helper.from_array(np.array([-1]), "flat"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7), values
+
+
+def outputs(proto, feeds, optimization="all"):
+    session = create(proto.SerializeToString(), Deployment(optimization=optimization))
+    return {value.name: array for value, array in zip(session.get_outputs(), session.run(None, feeds), strict=True)}
+
+
+SHAPES = [(), (7,), (3, 5), (2, 3, 4), (1, 1, 1, 300), (4, 2, 3, 3), (3, 5), (), (70_000,), (16_500, 2)]
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("optimization", ["all", "none"])
+def test_tensors_of_every_shape_and_both_types_whether_folded_or_not(opset, optimization, code):
+    plain, values = several(SHAPES, opset)
+    feeds = {"x": np.zeros(1, np.float32)}
+    protected = protect(plain, [f"w{at}" for at in range(len(values))], code)
+    expected = outputs(plain, feeds)["y"].tobytes()
+    for proto in (protected, with_flips(protected, 0.5, 0)):
+        assert outputs(proto, feeds, optimization)["y"].tobytes() == expected
+    found = coded_weights(protected)
+    assert {coded.weight: (coded.shape, coded.unsigned) for coded in found} == {
+        f"w{at}": (value.shape, value.dtype == np.uint8) for at, value in enumerate(values)
+    }
+
+
+def unprotected(proto):
+    """Stored tensors of a file that are neither code words nor copies for a vote."""
+    words = {name for coded in coded_weights(proto) for name in coded.stored}
+    voted = {name for vote in find_votes(proto) for name in vote.copies}
+    return {name for _, name in stored_tensors(proto.graph)} - words - voted
+
+
+@pytest.mark.parametrize("health", [False, True])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_all_that_the_decoder_reads_is_voted(opset, health, code):
+    plain, values = several(SHAPES, opset)
+    protected = protect(plain, [f"w{at}" for at in range(len(values))], code, health=health)
+    assert unprotected(protected) == {"scale", "flat"}
+
+
+def guarded(opset=13):
+    """A file every stored tensor of which is protected, and an input."""
+    guards = guard(gemm(np.arange(-7, 8, dtype=np.int8).reshape(3, 5), opset).SerializeToString(), ["scale"])
+    return onnx.ModelProto.FromString(guards), np.random.default_rng(1).random((4, 3), dtype=np.float32)
+
+
+def stored_bits(proto):
+    """Every stored bit of a file: place of the tensor, byte, bit."""
+    for place, tensor in enumerate(proto.graph.initializer):
+        assert len(tensor.raw_data) == numpy_helper.to_array(tensor).nbytes
+        yield from itertools.product([place], range(len(tensor.raw_data)), range(8))
+
+
+def flipped(proto, place, byte, bit):
+    faulty = onnx.ModelProto()
+    faulty.CopyFrom(proto)
+    values = bytearray(faulty.graph.initializer[place].raw_data)
+    values[byte] ^= 1 << bit
+    faulty.graph.initializer[place].raw_data = bytes(values)
+    return faulty
+
+
+def check_flips(proto, x, bits):
+    expected = outputs(proto, {"x": x})
+    assert expected[HEALTH].tolist() == [0, 0]
+    for place, byte, bit in bits:
+        found = outputs(flipped(proto, place, byte, bit), {"x": x})
+        assert found["y"].tobytes() == expected["y"].tobytes(), (proto.graph.initializer[place].name, byte, bit)
+        # A spare bit that is not decoded harms nothing, and is not counted.
+        assert found[HEALTH].tolist() in ([1, 0], [0, 0])
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_no_flip_of_a_stored_bit_changes_an_output(opset, code):
+    plain, x = guarded(opset)
+    protected = protect(plain, ["w"], code, health=True)
+    assert unprotected(protected) == set()
+    bits = np.random.default_rng(0).permutation(list(stored_bits(protected)))
+    check_flips(protected, x, bits[:60])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [13, 18])
+def test_no_flip_of_any_stored_bit_changes_an_output(opset, code):
+    plain, x = guarded(opset)
+    protected = protect(plain, ["w"], code, health=True)
+    check_flips(protected, x, stored_bits(protected))
+
+
+DENSE = [shape for width in range(64, 2000, 32) for shape in ((128, width, 1, 1), (32, 128, 3, 3))]
+"""The shapes of a DenseNet: a new one every other layer, 61 in all."""
+
+
+@pytest.mark.parametrize("health", [False, True])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_tables_of_many_layers_take_at_most_8_kib(opset, health, code, monkeypatch):
+    monkeypatch.setattr("resq_deploy.protection.protect._check_folded", lambda *_: None)
+    plain, values = several(DENSE, opset)
+    protected = protect(plain, [f"w{at}" for at in range(len(values))], code, health=health)
+    words = {name for coded in coded_weights(protected) for name in coded.stored}
+    tables = [t for t in protected.graph.initializer if t.name not in words | {"scale", "flat"}]
+    assert sum(tensor.ByteSize() for tensor in tables) <= 8 * 1024
+
+
+def test_the_health_of_a_sound_file_costs_nothing_at_run_time(model_file, models, code):
+    plain, names = narrowed(model_file("cnn-qdq-channel-s8"), code)
+    protected = protect(plain, names, code, health=True)
+    assert [value.name for value in protected.graph.output] == [*(value.name for value in plain.graph.output), HEALTH]
+    optimised = optimise(protected.SerializeToString(), DEPLOYMENT).graph
+    assert operators(protected) == operators(plain)
+    (health,) = (tensor for tensor in optimised.initializer if tensor.name == HEALTH)
+    assert numpy_helper.to_array(health).tolist() == [0, 0]
+    images = models.images(5)
+    assert logits(protected, images) == logits(plain, images)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("rate", [1e-4, 1e-3, 1e-2])
+def test_health_is_what_correction_in_numpy_finds(opset, rate, code):
+    plain, values = several([(60, 64), (60, 64), (64, 65)], opset)
+    names = [f"w{at}" for at in range(len(values))]
+    plain = onnx.ModelProto.FromString(guard(plain.SerializeToString(), ["scale"]))
+    protected = protect(plain, names, code, health=True)
+    random, expected = np.random.default_rng(3), np.zeros(2, dtype=int)
+    for tensor in coded(protected):
+        stored = np.frombuffer(tensor.raw_data, dtype=np.uint8)
+        flips = np.packbits(random.random((stored.size, 8)) < rate, axis=1).reshape(-1)
+        tensor.raw_data = (stored ^ flips).tobytes()
+        status = correct(code, stored ^ flips).status
+        expected += [(status == each).sum() for each in (Status.CORRECTED, Status.UNCORRECTABLE)]
+    assert expected[0]
+    assert expected[1] or rate < 1e-2
+    found = outputs(protected, {"x": np.zeros(1, np.float32)})
+    assert found[HEALTH].tolist() == expected.tolist()
+    (vote,) = (vote for vote in find_votes(protected) if vote.output == "scale")
+    for copy in vote.copies:
+        (place,) = (at for at, tensor in enumerate(protected.graph.initializer) if tensor.name == copy)
+        again = outputs(flipped(protected, place, 0, 3), {"x": np.zeros(1, np.float32)})
+        assert again[HEALTH].tolist() == [expected[0] + 1, expected[1]]
+        assert again["y"].tobytes() == found["y"].tobytes()
+
+
 def _twice():
     proto = gemm(np.ones((3, 5), np.int8))
     return protect(proto, ["w"], known_code("secded"))
+
+
+def _four_bits():
+    proto = gemm(np.ones((3, 5), np.int8), 21, ir=10)
+    proto.graph.initializer[0].CopyFrom(helper.make_tensor("w", TensorProto.INT4, [3, 5], [1] * 15))
+    return proto
 
 
 def _given():
@@ -185,8 +371,10 @@ def _external():
     ("proto", "tensor", "reason"),
     [
         pytest.param(lambda: gemm(np.full((3, 5), 64, np.int8)), "w", r"outside \[-64, 63\]", id="eight-bits"),
-        pytest.param(lambda: gemm(np.ones((3, 5), np.uint8)), "w", "codes protect int8, not uint8", id="uint8"),
-        pytest.param(lambda: gemm(np.ones((3, 5), np.int8)), "scale", "codes protect int8, not float", id="float"),
+        pytest.param(lambda: gemm(np.full((3, 5), 128, np.uint8)), "w", r"outside \[0, 127\]", id="unsigned"),
+        pytest.param(lambda: gemm(np.ones((3, 5), np.int16), 21), "w", "int8 and uint8, not int16", id="int16"),
+        pytest.param(_four_bits, "w", "codes protect int8 and uint8, not int4", id="int4"),
+        pytest.param(lambda: gemm(np.ones((3, 5), np.int8)), "scale", "int8 and uint8, not float", id="float"),
         pytest.param(lambda: gemm(np.ones((3, 5), np.int8)), "v", "stores no tensor of that name", id="unknown"),
         pytest.param(lambda: gemm(np.ones((0, 5), np.int8)), "w", "holds no values", id="empty"),
         pytest.param(lambda: gemm(np.ones((3, 5), np.int8), 12), "w", "opset 12, the decoder needs 13", id="opset"),
