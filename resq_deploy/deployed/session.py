@@ -20,6 +20,7 @@ from resq_deploy.data.dataset import to_model_input
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.inlining import written_out
+from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import DataError, ModelError
 
 BATCH = 100
@@ -300,7 +301,7 @@ def _create(model: bytes, deployment: Deployment, *, optimised: pathlib.Path | N
     try:
         return ort.InferenceSession(model, options, providers=list(deployment.providers))
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"onnxruntime refuses the model: {first_line(error)}") from error
+        raise ModelError(why_refused(model) or f"onnxruntime refuses the model: {first_line(error)}") from error
 
 
 @functools.cache

@@ -14,7 +14,7 @@ onnxruntime keeps what it folds until it has folded all, so that memory is the s
 little is computed of all blocks. From opset 18 on, suspects of `secded` are therefore found by BitwiseXor of whole
 bytes, as blocks with a word of odd parity, and bytes are stored as int8: six bytes a weight in place of fifteen.
 
-Tried with onnxruntime 1.20 (opset 13 only: it has no arithmetic on int8), 1.22, 1.24 and 1.32.
+Tried with onnxruntime 1.22, 1.24 and 1.32; 1.20 has no vote on bytes.
 """
 
 import dataclasses
@@ -30,6 +30,10 @@ from resq_deploy.deployed.coded import DOMAIN, function_name
 from resq_deploy.protection.graph_parts import Parts, Pool
 
 LEAST_OPSET = 13
+
+LEAST_ONNXRUNTIME = "1.22"
+"""The first version that votes on bytes; every version tried from there on decodes and folds all of it."""
+
 _INT8_OPSET, _XOR_OPSET = 14, 18  # arithmetic on int8; BitwiseXor
 _NONE, _UNUSED = 255, 254  # positions: none, the word is kept; none, though there is another flip to correct
 

@@ -31,6 +31,9 @@ TYPES = frozenset({"int8", "uint8", "int32", "uint32", "int64", "float", "double
 """Stored types that can be guarded: those that Equal and Where of onnxruntime's CPU provider both take; int8 and uint32
 from its version 1.31 on, uint8 from 1.22 on, so that a file with such guarded tensors does not load in earlier ones."""
 
+LEAST_ONNXRUNTIME = {"int8": "1.31", "uint32": "1.32", "uint8": "1.22"}
+"""The least version that votes on a type, where it is not any."""
+
 _OPSET, _IR = 13, 4
 _STEM = 7  # hexadecimal digits of a name
 

@@ -29,9 +29,13 @@ from resq_deploy.deployed.coded import DOMAIN, HEALTH
 from resq_deploy.deployed.graph import graphs, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.versions import CODE, LEAST_ONNXRUNTIME, annotate, is_before
+from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
+from resq_deploy.protection.decoder import LEAST_ONNXRUNTIME as DECODES
 from resq_deploy.protection.decoder import LEAST_OPSET, Decoder, make_decoder
 from resq_deploy.protection.graph_parts import Parts, Pool
+from resq_deploy.protection.guards import LEAST_ONNXRUNTIME as VOTES_FROM
 from resq_deploy.protection.health import Health
 
 _IR = 8  # the first with functions
@@ -57,7 +61,8 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code, *, hea
             words that were corrected and words found that cannot be; a vote whose copies differ is a word corrected.
 
     Returns:
-        The protected model; the same for the same input. Its opset is that of `model`, its IR version at least 8.
+        The protected model; the same for the same input. Its opset is that of `model`, its IR version at least 8; its
+        metadata name the code and the least onnxruntime that decodes it (`deployed.versions`).
 
     Raises:
         ModelError: if a tensor cannot be protected (`obstacles` says which), or onnxruntime does not fold the decoder.
@@ -73,6 +78,8 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code, *, hea
     del protected.graph.initializer[:]
     protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in chosen)
     writer.write(protected)
+    annotate(protected, CODE, code.name)
+    annotate(protected, LEAST_ONNXRUNTIME, _least_version(protected))
     _check_folded(model, protected)
     return protected
 
@@ -243,6 +250,15 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
         yield from (value.name for value in (*part.input, *part.output, *part.value_info, *part.initializer))
         yield from (sparse.values.name for sparse in part.sparse_initializer)
         yield from (name for node in part.node for name in (*node.input, *node.output))
+
+
+def _least_version(protected: onnx.ModelProto) -> str:
+    """Return the least version of onnxruntime that decodes and votes all of a file."""
+    least = DECODES
+    for vote in find_votes(protected):
+        needed = VOTES_FROM.get(vote.dtype.name, least)
+        least = needed if is_before(least, needed) else least
+    return least
 
 
 def _opset(model: onnx.ModelProto) -> int:

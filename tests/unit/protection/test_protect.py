@@ -14,6 +14,7 @@ from resq_deploy.deployed.graph import read_model, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment, Session, create
 from resq_deploy.deployed.surfaces import Role, find_surfaces
+from resq_deploy.deployed.versions import metadata
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.guards import guard
@@ -342,6 +343,23 @@ def test_health_is_what_correction_in_numpy_finds(opset, rate, code):
         again = outputs(flipped(protected, place, 0, 3), {"x": np.zeros(1, np.float32)})
         assert again[HEALTH].tolist() == [expected[0] + 1, expected[1]]
         assert again["y"].tobytes() == found["y"].tobytes()
+
+
+def test_the_file_names_its_code_and_the_onnxruntime_it_needs(tmp_path, code):
+    plain = gemm(np.ones((3, 5), np.int8))
+    plain.metadata_props.add(key="author", value="somebody")
+    onnx.save(protect(plain, ["w"], code), tmp_path / "protected.onnx")
+    found = metadata(onnx.load(tmp_path / "protected.onnx"))
+    assert found == {"author": "somebody", "resq.code": code.name, "resq.least_onnxruntime": "1.22"}
+
+
+def test_votes_on_int8_need_a_later_onnxruntime():
+    plain = gemm(np.ones((3, 5), np.int8))
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
+    plain.graph.initializer.append(zero)
+    plain.graph.node[0].input.append("zero")
+    plain = onnx.ModelProto.FromString(guard(plain.SerializeToString(), ["zero"]))
+    assert metadata(protect(plain, ["w"], known_code("secded")))["resq.least_onnxruntime"] == "1.31"
 
 
 def _twice():
