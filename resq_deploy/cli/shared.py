@@ -23,7 +23,8 @@ dataset_option = click.option(
     "--dataset",
     metavar="D",
     required=True,
-    help="digits, cifar10, cifar100, gtsrb, an image-folder tree DIR/{train,test}/CLASS/*, or an .npz file.",
+    help="digits, cifar10, cifar100, gtsrb, an image-folder tree DIR/{train,val,test}/CLASS/* or DIR/CLASS/*, or an "
+    ".npz file.",
 )
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Where named data sets are looked for, as NAME/{train,test}/CLASS/*, first."

@@ -23,6 +23,7 @@ from resq_deploy.cli.train_start import Source, for_channels, read_normalisation
 from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
 
 if TYPE_CHECKING:
+    from resq_deploy.data import Dataset
     from resq_deploy.hardening.events import Report
     from resq_deploy.hardening.given_weights import Normalisation
     from resq_deploy.records import RunFolder
@@ -89,6 +90,12 @@ class _Command(click.Command):
     type=click.Choice(["dataset", "imagenet", "none"]),
     help="In place of --mean and --std: the data set's own, torchvision's, or none, for a network that normalises by "
     "itself.  [default: dataset; with --pretrained: imagenet]",
+)
+@_choice("--keep", ("best", "last"), "Which epoch of a stage is kept: the best on validation images, or the last.")
+@_choice(
+    "--augment",
+    ("auto", "none", "crop", "crop-flip"),
+    "What training does to images: auto shifts them, and mirrors those of cifar10 and cifar100 alone.",
 )
 @_number("--epochs-baseline", "Epochs of plain training (digits: 12).")
 @_number("--epochs-attack", "Epochs of stage 1, attack resilience (digits: 6).")
@@ -186,7 +193,7 @@ def command(
         options = read_options({**given, "stages": stages or start.stages}, data.name, normalisation)
         report: Report = silent
         if ranks.leads:
-            for note in (*data.notes, *start.notes):
+            for note in (*data.notes, *start.notes, *_augmentation(options, data)):
                 click.echo(f"note: {note}", err=True)
             sha256 = {
                 "init": start.sha256,
@@ -236,6 +243,18 @@ def _run_folder(
         sha256=sha256,
         settings={"device": options.device, "threads": torch.get_num_threads(), "processes": processes},
         resume=resume,
+    )
+
+
+def _augmentation(options: TrainOptions, data: "Dataset") -> tuple[str, ...]:
+    """Return what is to be said about augmentation, where nobody chose it and the images are the user's own."""
+    from resq_deploy.data.sources import DATASETS
+
+    if options.augment != "auto" or data.augmentation != "crop" or data.name in DATASETS:
+        return ()
+    return (
+        "training shifts images and does not mirror them: give --augment crop-flip where a mirror image is of the same "
+        "class, none where even a shift is too much",
     )
 
 

@@ -51,7 +51,7 @@ class Dataset:
 
     The training images divide into `train` and `validation` (10 % of every class, at least one image where the
     class has two) by a permutation that never changes. Where images come in tracks, those are divided and not the
-    images.
+    images; where the set has validation images of its own, nothing is divided.
 
     Attributes:
         name: the set's name, or the stem of its folder or file; never a path.
@@ -71,6 +71,7 @@ class Dataset:
         load_test: Callable[[], Split],
         load_calibration: Callable[[], Split] | None = None,
         load_tracks: Callable[[], NDArray[np.int64]] | None = None,
+        load_validation: Callable[[], Split] | None = None,
         notes: Sequence[str] = (),
         classes_inferred: bool = False,
     ) -> None:
@@ -83,11 +84,14 @@ class Dataset:
         self._load_test = load_test
         self._load_calibration = load_calibration
         self._load_tracks = load_tracks
+        self._load_validation = load_validation
         self._digests: dict[str, str] = {}
 
     @functools.cached_property
     def _training(self) -> tuple[Split, Split]:
         images = self._load_training()
+        if self._load_validation is not None:
+            return images, self._load_validation()
         tracks = self._load_tracks() if self._load_tracks else None
         train, validation = split_off(images.labels, _VALIDATION_SHARE, _VALIDATION_SEED, tracks)
         return images.take(train), images.take(validation)
@@ -103,7 +107,7 @@ class Dataset:
 
     @property
     def validation(self) -> Split:
-        """The fixed part of the training images that is held out to choose epochs; empty if no class can spare one."""
+        """What epochs are chosen on: the set's own, or a part of the training images; empty if none can be spared."""
         return self._training[1]
 
     @functools.cached_property

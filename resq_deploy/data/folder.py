@@ -1,4 +1,4 @@
-"""Image-folder trees DIR/{train,test}/CLASS/FILE and the decoding of image files."""
+"""Image-folder trees DIR/{train,val,test}/CLASS/FILE or DIR/CLASS/FILE, and the decoding of image files."""
 
 import functools
 import os
@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resq_deploy.data.dataset import Augmentation, Dataset, Split
+from resq_deploy.data.splits import split_off
 from resq_deploy.data.tracks import UNTOLD, are_told, tracks
 from resq_deploy.errors import DataError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ("PNG", "JPEG", "WEBP", "PPM")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FORMATS = ("PNG", "JPEG", "WEBP", "PPM", "BMP")
+_VALIDATION = ("val", "validation", "valid")
+_TEST_SHARE = 0.2
+_TEST_SEED = 14
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 _CHUNK = 256
 # What Pillow's decoders are known to raise on broken files, beside its own errors (which are OSErrors).
@@ -48,24 +52,29 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation, in_tracks:
     """Read the class names of a tree now, and its images when they are first used.
 
     Args:
-        root: holds `train/CLASS/*` and `test/CLASS/*` (png, jpg, jpeg or webp), all images of one size; either may
-            be missing where it is not needed. Grey, palette and transparent images become RGB.
+        root: holds `train/CLASS/*` and `test/CLASS/*` (png, jpg, jpeg, webp or bmp), all images of one size; either
+            may be missing where it is not needed. `val/CLASS/*` is what epochs are chosen on; without it a part of the
+            training images is. Or `CLASS/*` alone: a fixed fifth of every class is then the test set. Grey, palette
+            and transparent images become RGB.
         name: the data set's name.
         augmentation: see `Dataset`.
         in_tracks: whether the training images are frames of tracks, see `tracks`.
 
     Raises:
-        DataError: if there is neither split, a split is empty, or the test classes are not among the training ones.
+        DataError: if there is neither split nor class, a split is empty, or its classes are not among the training
+            ones.
     """
     if not is_tree(root):
-        raise DataError(f"{root} holds neither train/ nor test/: an image folder is DIR/{{train,test}}/CLASS/*.png")
-    found = {split: _subfolders(root / split) for split in ("train", "test") if (root / split).is_dir()}
+        return _load_undivided(root, name=name, augmentation=augmentation)
+    validation = next((split for split in _VALIDATION if (root / split).is_dir()), None)
+    splits = ("train", "test", *([validation] if validation else []))
+    found = {split: _subfolders(root / split) for split in splits if (root / split).is_dir()}
     for split, names in found.items():
         if not names:
             raise DataError(f"{root / split} holds no class folders: images belong in {split}/CLASS/*.png")
-    unknown = sorted(set(found.get("test", [])) - set(found.get("train", found.get("test", []))))
-    if unknown:
-        raise DataError(f"{root / 'test'} has the class {unknown[0]!r}, which {root / 'train'} lacks")
+        unknown = sorted(set(names) - set(found.get("train", names)))
+        if unknown:
+            raise DataError(f"{root / split} has the class {unknown[0]!r}, which {root / 'train'} lacks")
     classes = sorted({name for names in found.values() for name in names})
     frames = _files(root, "train", classes)[0] if in_tracks and "train" in found else []
     return Dataset(
@@ -73,9 +82,40 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation, in_tracks:
         classes=classes,
         augmentation=augmentation,
         load_training=functools.partial(_load_split, root, "train", classes),
+        load_validation=functools.partial(_load_split, root, validation, classes) if validation else None,
         load_test=functools.partial(_load_split, root, "test", classes),
         load_tracks=functools.partial(tracks, frames) if frames else None,
         notes=() if are_told(frames) else (UNTOLD,),
+    )
+
+
+def _load_undivided(root: Path, *, name: str, augmentation: Augmentation) -> Dataset:
+    """Read a tree of classes alone: the same fifth of them is the test set whenever and wherever it is read."""
+    classes = [folder for folder in _subfolders(root) if list_files(root / folder, _SUFFIXES)]
+    if not classes:
+        raise DataError(
+            f"{root} holds neither train/ nor test/ nor classes: an image folder is DIR/{{train,test}}/CLASS/*.png, or "
+            "DIR/CLASS/*.png"
+        )
+    files, labels = _files(root, "", classes)
+    training, test = split_off(np.array(labels, dtype=np.int64), _TEST_SHARE, _TEST_SEED)
+    if not test.size:
+        raise DataError(f"every class in {root} has one image alone: give at least two of each, one to test on")
+
+    def load(chosen: NDArray[np.int64]) -> Split:
+        order = np.sort(chosen)
+        return Split(images=decode([files[place] for place in order]), labels=np.array(labels, dtype=np.int64)[order])
+
+    return Dataset(
+        name=name,
+        classes=classes,
+        augmentation=augmentation,
+        load_training=lambda: load(training),
+        load_test=lambda: load(test),
+        notes=(
+            f"{name} is not divided into train/ and test/: a fixed fifth of each class, {len(test)} of {len(files)} "
+            "images, is the test set, in every command",
+        ),
     )
 
 
@@ -162,7 +202,7 @@ def _files(root: Path, split: str, classes: Sequence[str]) -> tuple[list[Path], 
     """Return the image files of a split, class by class, and their labels."""
     files: list[Path] = []
     labels: list[int] = []
-    for name in _subfolders(root / split):
+    for name in [folder for folder in _subfolders(root / split) if split or folder in classes]:
         members = list_files(root / split / name, _SUFFIXES)
         if not members:
             raise DataError(f"{root / split / name} holds no image ({', '.join(_SUFFIXES)}): add some or remove it")

@@ -82,7 +82,7 @@ def load_npz(path: Path) -> Dataset:
         name=path.stem,
         classes=classes,
         classes_inferred=inferred,
-        augmentation="crop-flip" if archive.header("images")[1] == np.uint8 else "none",
+        augmentation="crop" if archive.header("images")[1] == np.uint8 else "none",
         load_training=load_training,
         load_test=load_test,
         load_calibration=load_calibration,

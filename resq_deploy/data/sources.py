@@ -17,8 +17,15 @@ from resq_deploy.errors import DataError
 
 DATASETS: tuple[str, ...] = ("digits", "cifar10", "cifar100", "gtsrb")
 
-# Neither digits nor traffic signs survive a mirror; a sign cut at its rim is no longer the same sign.
-_AUGMENTATIONS: dict[str, Augmentation] = {"digits": "crop", "gtsrb": "translate"}
+# Neither digits nor traffic signs survive a mirror; a sign cut at its rim is no longer the same sign. Of images nobody
+# knows it is not known either.
+_AUGMENTATIONS: dict[str, Augmentation] = {
+    "digits": "crop",
+    "gtsrb": "translate",
+    "cifar10": "crop-flip",
+    "cifar100": "crop-flip",
+}
+_UNKNOWN: Augmentation = "crop"
 _IN_TRACKS = ("gtsrb",)
 _DIGITS_SIZE = (32, 32)
 _DIGITS_TEST_SHARE = 1 / 3
@@ -30,7 +37,7 @@ def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
 
     Args:
         spec: `digits` (ships with scikit-learn), `cifar10`, `cifar100`, `gtsrb`, an image-folder tree
-            DIR/{train,test}/CLASS/*.png|jpg|jpeg|webp, or an `.npz` (see `load_npz`).
+            DIR/{train,val,test}/CLASS/*.png|jpg|jpeg|webp|bmp or DIR/CLASS/*, or an `.npz` (see `load_npz`).
         data_dir: where named sets lie, as NAME/{train,test}/CLASS/* or in torchvision's layout, or else are
             downloaded to; None is a folder of the user's cache.
 
@@ -49,7 +56,7 @@ def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
     except (OSError, ValueError, RuntimeError):  # a name too long, a null byte, a loop of links
         is_folder = exists = False
     if is_folder:
-        augmentation = _AUGMENTATIONS.get(stem, "crop-flip")
+        augmentation = _AUGMENTATIONS.get(stem, _UNKNOWN)
         return load_folder(path, name=stem, augmentation=augmentation, in_tracks=stem in _IN_TRACKS)
     if exists and path.suffix.lower() == ".npz":
         return load_npz(path)
@@ -67,7 +74,7 @@ def _default_data_dir() -> Path:
 
 
 def _load_named(name: str, data_dir: Path) -> Dataset:
-    augmentation = _AUGMENTATIONS.get(name, "crop-flip")
+    augmentation = _AUGMENTATIONS[name]
     if is_tree(data_dir / name):
         return load_folder(data_dir / name, name=name, augmentation=augmentation, in_tracks=name in _IN_TRACKS)
     return load_torchvision(name, data_dir, augmentation=augmentation)

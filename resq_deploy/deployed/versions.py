@@ -40,9 +40,7 @@ def why_refused(model: bytes) -> str | None:
         return None
     if not is_before(ort.__version__, least):
         return None
-    return (
-        f"the file needs onnxruntime {least} or later to be decoded, and this is {ort.__version__}: update it"
-    )
+    return f"the file needs onnxruntime {least} or later to be decoded, and this is {ort.__version__}: update it"
 
 
 def _numbers(version: str) -> list[int]:

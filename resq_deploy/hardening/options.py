@@ -91,6 +91,8 @@ class TrainOptions:
         clip_share: share of stage 2 in which tau falls from 1.
         curriculum: injection starts once the clean loss is below this times ln C.
         fault_masks: masks behind the faulty accuracy of an epoch.
+        augment: what training does to images; `auto`: what the data set is known to bear.
+        keep: which epoch of a stage is kept, the `best` on validation images or the `last`.
         clean_budget: what hardening may cost of the validation accuracy it started from, a fraction; `None`: anything.
     """
 
@@ -145,6 +147,8 @@ class TrainOptions:
     clip_share: float = 0.5
     curriculum: float = 0.75
     fault_masks: int = 4
+    augment: Literal["auto", "none", "crop", "crop-flip"] = "auto"
+    keep: Literal["best", "last"] = "best"
     clean_budget: float | None = None
 
     def __post_init__(self) -> None:

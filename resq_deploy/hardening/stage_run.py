@@ -132,7 +132,7 @@ class StageRun:
     def _accept(self, record: Record) -> None:
         progress = self.progress
         score = self.stage.score(_numbers(record))
-        best = score > progress.best_score
+        best = score > progress.best_score or self.options.keep == "last"
         if best:
             progress.best_epoch, progress.best_score = progress.epoch + 1, score
             self._keep(record)

@@ -1,5 +1,6 @@
 """What weights to start from can do before they are trained, and whether another normalisation suits them better."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from resq_deploy.hardening.workbench import Workbench
 _MOST_IMAGES = 500
 _BETTER = 0.02
 _NEAR_CHANCE = 2.0
+_SIGMAS = 3.0
 
 
 def check_start(bench: Workbench, start: Checkpoint, *, new_head: bool) -> tuple[str, ...]:
@@ -36,6 +38,7 @@ def check_start(bench: Workbench, start: Checkpoint, *, new_head: bool) -> tuple
     lines = [f"accuracy before the first epoch: {100 * found:.1f} % of {len(images)} validation images"]
     if start.stage == STAGE:
         lines += _advice(bench, found, lambda seen: share(correct(bench, seen, images)))
+        lines += _seen_before(bench, found, len(images))
     return tuple(lines)
 
 
@@ -51,6 +54,19 @@ def _advice(bench: Workbench, found: float, measure: Callable[[Any], float]) -> 
             f"({', '.join(bench.dataset.classes[:3])}, ...) and at what the network was trained on"
         ]
     return []
+
+
+def _seen_before(bench: Workbench, found: float, count: int) -> list[str]:
+    """Return a warning where validation images are answered better than test images, as those trained on are."""
+    test = bench.test.head(_MOST_IMAGES)
+    unseen = share(correct(bench, bench.network, test))
+    spread = math.sqrt(found * (1 - found) / count + unseen * (1 - unseen) / len(test))
+    if found - unseen <= max(_BETTER, _SIGMAS * spread):
+        return []
+    return [
+        f"warning: {100 * unseen:.1f} % of {len(test)} test images: these weights seem to have been trained on the "
+        "validation images, which choose epochs; hold others out as val/, or give --keep last"
+    ]
 
 
 def _alternatives(bench: Workbench) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

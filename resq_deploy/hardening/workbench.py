@@ -76,6 +76,7 @@ class Workbench:
         validation: held-out images, which choose the epochs.
         test: test images of the final figures.
         classes: number of classes.
+        augmentation: what training does to images.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Workbench:
         self.ranks = ranks or Ranks()
         self.report = report
         self.classes = len(dataset.classes)
+        self.augmentation = dataset.augmentation if options.augment == "auto" else options.augment
         self.device = _device(options.device, self.ranks)
         self.train = as_images(dataset.train.head(options.train_images), "training")
         self.validation = self._validation()
@@ -221,7 +223,7 @@ class Workbench:
         order = torch.randperm(len(self.train), generator=order_generator)
         for step in range(self.steps):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            pixels = augment(self.train.pixels[chosen], self.dataset.augmentation, order_generator)
+            pixels = augment(self.train.pixels[chosen], self.augmentation, order_generator)
             yield Batch(
                 images=self.model_input(self.ranks.share(pixels)),
                 labels=self.ranks.share(self.train.labels[chosen]).to(self.device),

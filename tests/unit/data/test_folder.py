@@ -34,7 +34,7 @@ class TestTree:
         dataset = load_dataset(str(write_tree(LAYOUT)))
         assert dataset.name == "signs"
         assert dataset.classes == ("cat", "dog")
-        assert dataset.augmentation == "crop-flip"
+        assert dataset.augmentation == "crop"
         assert dataset.test.labels.tolist() == [0, 0, 0, 1, 1]
         assert dataset.test.images[:, 0, 0, 0].tolist() == [25, 26, 27, 28, 29]
         assert dataset.test.images.shape == (5, 8, 8, 3)
@@ -169,3 +169,44 @@ class TestBrokenImages:
         broken.unlink()
         broken.mkdir()
         assert len(load_dataset(str(broken.parents[2])).test) == 2
+
+
+class TestSplits:
+    def test_validation_images_of_the_tree_choose_epochs(self, write_tree):
+        dataset = load_dataset(str(write_tree({**LAYOUT, "val": {"cat": 1, "dog": 3}})))
+        assert len(dataset.train) == 24
+        assert dataset.validation.labels.tolist() == [0, 1, 1, 1]
+
+    @pytest.mark.parametrize("name", ["val", "validation", "valid"])
+    def test_it_may_be_called_otherwise(self, write_tree, name):
+        assert len(load_dataset(str(write_tree({**LAYOUT, name: {"cat": 1}}))).validation) == 1
+
+    def test_a_class_that_validation_alone_has_is_named(self, write_tree):
+        with pytest.raises(DataError, match=r"val has the class 'owl', which .*train lacks") as error:
+            load_dataset(str(write_tree({**LAYOUT, "val": {"owl": 1}})))
+        one_line(error)
+
+    def test_a_tree_of_classes_alone_keeps_a_fixed_fifth_of_each_to_test_on(self, write_tree):
+        root = write_tree({"cat": {"": 20}, "dog": {"": 10}})
+        first, again = load_dataset(str(root)), load_dataset(str(root))
+        assert first.classes == ("cat", "dog")
+        assert first.test.labels.tolist() == [0] * 4 + [1] * 2
+        assert first.digest("test") == again.digest("test")
+        assert len(first.train) + len(first.validation) == 24
+        held = {image.tobytes() for image in first.test.images}
+        assert not held & {image.tobytes() for image in (*first.train.images, *first.validation.images)}
+        assert "a fixed fifth of each class, 6 of 30 images, is the test set" in first.notes[0]
+
+    def test_files_beside_the_classes_and_empty_folders_do_not_matter(self, write_tree):
+        root = write_tree({"cat": {"": 5}, "dog": {"": 5}})
+        (root / "notes.txt").write_text("x")
+        (root / "empty").mkdir()
+        assert load_dataset(str(root)).classes == ("cat", "dog")
+
+    def test_one_image_a_class_cannot_be_divided(self, write_tree):
+        with pytest.raises(DataError, match="give at least two of each") as error:
+            load_dataset(str(write_tree({"cat": {"": 1}, "dog": {"": 1}})))
+        one_line(error)
+
+    def test_bitmaps_are_read(self, write_tree):
+        assert load_dataset(str(write_tree({"test": {"cat": 2}}, suffix=".bmp"))).test.images.shape == (2, 8, 8, 3)

@@ -27,7 +27,7 @@ class TestSound:
         dataset = load_dataset(str(write_npz(arrays)))
         assert dataset.name == "pets"
         assert dataset.classes == ("cat", "dog", "owl")
-        assert dataset.augmentation == "crop-flip"
+        assert dataset.augmentation == "crop"
         assert dataset.notes == ()
         assert np.array_equal(dataset.test.images, arrays["images"])
         assert np.array_equal(dataset.test.labels, arrays["labels"])

@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import pathlib
 import pickle
 import re
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,7 +15,10 @@ from resq_deploy.cli import train as train_command
 from resq_deploy.data import load_dataset
 from resq_deploy.errors import CheckpointError, ModelError, OptionError
 from resq_deploy.hardening.checkpoint import load_checkpoint
-from resq_deploy.hardening.given_weights import given_start, imagenet_weights, read_weights
+from resq_deploy.hardening.given_weights import STAGE, given_start, imagenet_weights, read_weights
+from resq_deploy.hardening.options import TrainOptions
+from resq_deploy.hardening.start_check import check_start
+from resq_deploy.hardening.workbench import Workbench
 
 SHORT = [
     *("--network", "resnet8", "--dataset", "digits", "--epochs-attack", "1", "--epochs-fault", "1"),
@@ -109,11 +114,39 @@ def test_options_that_contradict_each_other_are_one_line(arguments, message, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_images_of_ones_own_are_not_mirrored_and_that_is_said(weights, tmp_path):
+    data = load_dataset("digits")
+    np.savez(
+        tmp_path / "photos.npz",
+        images=data.test.images[:60],
+        labels=data.test.labels[:60],
+        images_train=data.train.images[:80],
+        labels_train=data.train.labels[:80],
+    )
+    quick = ("--dataset", str(tmp_path / "photos.npz"), "--weights", str(weights), "--stages", "attack")
+    assert "does not mirror them" in run(tmp_path / "run", *quick).stderr
+    assert "mirror" not in run(tmp_path / "chosen", *quick, "--augment", "crop-flip").stderr
+    assert "mirror" not in run(tmp_path / "digits", "--stages", "baseline").stderr
+
+
 def test_one_number_stands_for_all_channels(tmp_path):
     run(tmp_path / "run", "--mean", "0.5", "--std", "0.25", "--stages", "baseline")
     checkpoint = load_checkpoint(tmp_path / "run/baseline.pt")
     assert checkpoint.mean == (0.5, 0.5, 0.5)
     assert checkpoint.std == (0.25, 0.25, 0.25)
+
+
+def test_validation_images_that_were_trained_on_are_warned_about(trained, tmp_path):
+    data = load_dataset("digits")
+    options = TrainOptions(network="resnet8", dataset="digits", stages=("attack",), precision="float32")
+    bench = Workbench(options, data, tmp_path, lambda _: None, init=trained)
+    given = dataclasses.replace(trained, stage=STAGE)
+    assert not [line for line in check_start(bench, given, new_head=False) if "trained on the validation" in line]
+    bench.test = bench.train.head(300)
+    bench.test = dataclasses.replace(bench.test, labels=(bench.test.labels + torch.arange(300) % 2) % 10)  # half wrong
+    (warning,) = [line for line in check_start(bench, given, new_head=False) if "trained on the validation" in line]
+    assert "300 test images" in warning
+    assert "--keep last" in warning
 
 
 class TestFiles:

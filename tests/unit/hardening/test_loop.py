@@ -280,3 +280,10 @@ def test_a_broken_state_is_one_line(finished, options, dataset, tmp_path):
     (path / "last.pt").write_bytes((path / "last.pt").read_bytes()[:500])
     with pytest.raises(CheckpointError, match=r"last\.pt is no readable"):
         run(options, dataset, path, resume=True)
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for(options, dataset, tmp_path):
+    chosen = dataclasses.replace(options, stages=("baseline",), epochs_baseline=4, rate_baseline=5.0, keep="last")
+    run(chosen, dataset, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run/baseline.pt").epoch == 4
+    assert [line["best"] for line in lines(tmp_path / "run")] == [True] * 4

@@ -81,3 +81,11 @@ def test_a_network_of_ones_own_is_tried_before_training(options, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="mine:build has no weight that learns"):
         Workbench(dataclasses.replace(options, network="mine:build"), pictures(), tmp_path, lambda _: None)
+
+
+def test_augmentation_is_the_data_sets_unless_another_is_asked_for(options, dataset, tmp_path):
+    assert Workbench(options, dataset, tmp_path, lambda _: None).augmentation == "crop-flip"
+    plain = Workbench(dataclasses.replace(options, augment="none"), dataset, tmp_path, lambda _: None)
+    batch = next(plain.batches("x", epochs=1, epoch=0))
+    known = {image.tobytes() for image in plain.model_input(plain.train.pixels).numpy()}
+    assert all(image.tobytes() in known for image in batch.images.numpy())
