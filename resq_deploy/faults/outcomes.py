@@ -69,12 +69,13 @@ class Judge:
     Args:
         golden: outputs of the fault-free file, shape [N, C].
         labels: right classes, shape [N].
+        probabilities: whether outputs are distributions already; None: told by these golden ones.
     """
 
-    def __init__(self, golden: Logits, labels: NDArray[np.int64]) -> None:
+    def __init__(self, golden: Logits, labels: NDArray[np.int64], probabilities: bool | None = None) -> None:
         self._golden = np.ascontiguousarray(golden)
         self._labels = labels
-        self._probabilities = are_probabilities(golden)
+        self._probabilities = are_probabilities(golden) if probabilities is None else probabilities
         self._winner = top1(golden)
         self.golden_right: Flags = (self._winner == labels) & np.isfinite(golden).all(axis=1)
         with np.errstate(all="ignore"):  # a golden file may itself be broken; its rows are then judged non-finite
