@@ -84,19 +84,20 @@ class Boxes(Judge):
         if ":" in self.decode:
             return {"found": _packed(self._asked({name: outputs[name] for name in self.outputs}))}
         reading = Reading(order=self.order, activation=self.activation, background=self.background, extra=self.extra)
-        decoded = decoders.decode(self.decode, reading)
-        samples = (decoded([outputs[name][sample] for name in self.outputs]) for sample in range(count(outputs)))
-        return {"found": _packed([self._kept(one, DECODERS[self.decode].suppress) for one in samples])}
+        decoder, floor = DECODERS[self.decode], min(self.floor, self.score)
+        samples = ([outputs[name][sample] for name in self.outputs] for sample in range(count(outputs)))
+        return {"found": _packed([self._kept(decoder.decode(one, reading, floor)) for one in samples])}
 
-    def _kept(self, found: Detections, suppress: bool) -> Detections:
-        candidates = found.above(min(self.floor, self.score))
-        return (suppressed(candidates, self.nms) if suppress else candidates).take(slice(self.top))
+    def _kept(self, found: Detections) -> Detections:
+        """Return what is left of the detections that are of interest."""
+        suppress = ":" not in self.decode and DECODERS[self.decode].suppress
+        return (suppressed(found, self.nms) if suppress else found).take(slice(self.top))
 
     def _asked(self, outputs: Mapping[str, NDArray[Any]]) -> list[Detections]:
         """Return what the user's own decoder finds, taken as it is: it suppresses by itself."""
         try:
             parts = user_function(self.decode, "--decode")(outputs)
-            found = [self._kept(Detections.of(*part), suppress=False) for part in parts]
+            found = [self._kept(Detections.of(*part).above(min(self.floor, self.score))) for part in parts]
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise FailedError(f"--decode {self.decode} failed: {reason}") from error

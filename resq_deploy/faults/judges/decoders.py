@@ -63,35 +63,53 @@ def probabilities(scores: NDArray[Any], activation: str) -> Numbers:
     return values
 
 
-def _best(boxes: NDArray[Any], scores: Numbers, reading: Reading, objectness: Numbers | None = None) -> Detections:
-    """Return the best class of each prediction, the background's left out; boxes [A, 4], scores [A, C]."""
+def _best(
+    boxes: NDArray[Any],
+    scores: NDArray[Any],
+    reading: Reading,
+    floor: float,
+    objectness: NDArray[Any] | None = None,
+) -> Detections:
+    """Return the best class of each prediction above a score, the background's left out.
+
+    Args:
+        boxes: shape [A, 4].
+        scores: as the file gives them, shape [A, C].
+        reading: how both are read.
+        floor: scores above it are of interest.
+        objectness: a factor of the scores, as the file gives it, shape [A].
+    """
     first = 1 if reading.background == "first" else 0
-    rated = scores[:, first : scores.shape[1] - (reading.background == "last")]
-    classes = np.argmax(rated, axis=1)
-    best = np.take_along_axis(rated, classes[:, None], axis=1)[:, 0]
-    certain = best if objectness is None else best * objectness
-    return Detections.of(corners(boxes, reading.order), certain, classes + first)
+    kept = slice(first, scores.shape[1] - (reading.background == "last"))
+    if reading.activation == "softmax":
+        scores = probabilities(scores, reading.activation)
+    best = scores[:, kept].max(axis=1)  # which of them it is matters for the few above the floor alone
+    certain = probabilities(best, "none" if reading.activation == "softmax" else reading.activation)
+    if objectness is not None:
+        certain = certain * probabilities(objectness, reading.activation)
+    rows = np.flatnonzero(certain > floor)
+    classes = np.argmax(scores[rows, kept], axis=1) + first
+    return Detections.of(corners(boxes[rows], reading.order), certain[rows], classes)
 
 
-def _yolov5(parts: Sequence[NDArray[Any]], reading: Reading) -> Detections:
+def _yolov5(parts: Sequence[NDArray[Any]], reading: Reading, floor: float) -> Detections:
     """Rows of box, objectness and classes, [A, 5 + C]: YOLOv5, v7, X, and their like."""
     head = parts[0][:, : parts[0].shape[1] - reading.extra]
-    certain = probabilities(head[:, 4:], reading.activation)
-    return _best(head[:, :4], certain[:, 1:], reading, certain[:, 0])
+    return _best(head[:, :4], head[:, 5:], reading, floor, head[:, 4])
 
 
-def _yolov8(parts: Sequence[NDArray[Any]], reading: Reading) -> Detections:
+def _yolov8(parts: Sequence[NDArray[Any]], reading: Reading, floor: float) -> Detections:
     """Columns of box and classes, [4 + C, A]: YOLOv8, v9, 11, 12."""
     head = parts[0][: len(parts[0]) - reading.extra].T
-    return _best(head[:, :4], probabilities(head[:, 4:], reading.activation), reading)
+    return _best(head[:, :4], head[:, 4:], reading, floor)
 
 
-def _pairs(parts: Sequence[NDArray[Any]], reading: Reading) -> Detections:
+def _pairs(parts: Sequence[NDArray[Any]], reading: Reading, floor: float) -> Detections:
     """Boxes [A, 4] and a row of scores for each, [A, C]: SSD, RetinaNet, anchor-free heads, DETR and its like."""
-    return _best(parts[0], probabilities(parts[1], reading.activation), reading)
+    return _best(parts[0], parts[1], reading, floor)
 
 
-def _decoded(parts: Sequence[NDArray[Any]], reading: Reading) -> Detections:
+def _decoded(parts: Sequence[NDArray[Any]], reading: Reading, floor: float) -> Detections:
     """What is decoded and suppressed already.
 
     Rows of box, score, class, [M, 6], or [M, 7] with a number of the image before them; or boxes [M, 4], scores [M],
@@ -99,11 +117,11 @@ def _decoded(parts: Sequence[NDArray[Any]], reading: Reading) -> Detections:
     """
     if len(parts) == 1:
         rows = parts[0][:, parts[0].shape[1] - 6 :]
-        return Detections.of(corners(rows[:, :4], reading.order), rows[:, 4], rows[:, 5])
+        return Detections.of(corners(rows[:, :4], reading.order), rows[:, 4], rows[:, 5]).above(floor)
     boxes, scores = parts[0].reshape(-1, 4), parts[1].ravel()
     classes = parts[2].ravel() if len(parts) > 2 else np.zeros(len(scores))
     valid = slice(int(np.clip(parts[3].ravel()[0], 0, len(scores)))) if len(parts) > 3 else slice(None)
-    return Detections.of(corners(boxes[valid], reading.order), scores[valid], classes[valid])
+    return Detections.of(corners(boxes[valid], reading.order), scores[valid], classes[valid]).above(floor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +129,7 @@ class Decoder:
     """How one kind of head is decoded.
 
     Attributes:
-        decode: makes detections of one sample's outputs, in the order of the roles.
+        decode: makes detections above a score of one sample's outputs, in the order of the roles.
         roles: what the outputs are, in their order; those after the `least` first may be missing.
         least: how many outputs it takes at least.
         order: of its boxes' numbers, unless told otherwise.
@@ -119,7 +137,7 @@ class Decoder:
         scores: where the scores are in a sample's outputs, to tell whether they are probabilities, [..., C].
     """
 
-    decode: Callable[[Sequence[NDArray[Any]], Reading], Detections]
+    decode: Callable[[Sequence[NDArray[Any]], Reading, float], Detections]
     roles: tuple[str, ...]
     least: int
     order: str
@@ -253,9 +271,3 @@ _FITS: Mapping[str, Callable[[Shapes, int], bool]] = {
     "detr": _fits_pair,
     "decoded": _fits_decoded,
 }
-
-
-def decode(kind: str, reading: Reading) -> Callable[[Sequence[NDArray[Any]]], Detections]:
-    """Return what decodes the outputs of one sample, in the order of the roles."""
-    make = DECODERS[kind].decode
-    return lambda parts: make(parts, reading)

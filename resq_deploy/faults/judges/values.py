@@ -13,6 +13,9 @@ from resq_deploy.faults.judges.quality import Contributions
 
 Numbers = NDArray[Any]
 
+_LEAST = 1e-200  # of a sum of squares that is taken as it is
+_BLOCK = 2**18  # numbers at a time, so that their float64 stay in the cache
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Values(Judge):
@@ -78,25 +81,35 @@ class Values(Judge):
     def _parts(self, golden: Numbers, found: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return size of the difference and of golden, of one output, shape [N] each."""
         if golden.dtype != object:
-            return self._size(_difference(golden, found)), self._size(golden.astype(np.float64))
+            step = max(1, _BLOCK // max(1, flat(golden).shape[1]))
+            blocks = [slice(start, start + step) for start in range(0, len(golden), step)] or [slice(0)]
+            error = [self._size(_difference(golden[block], found[block])) for block in blocks]
+            return np.concatenate(error), np.concatenate([self._size(_wide(golden[block])) for block in blocks])
         fits = [one.shape == other.shape and one.dtype != object for one, other in zip(golden, found, strict=True)]
+        unlike = np.array([np.inf])
         error = [
-            float(self._size(_difference(one[None], other[None]))[0]) if fit else np.inf
+            self._size(_difference(one[None], other[None])) if fit else unlike
             for one, other, fit in zip(golden, found, fits, strict=True)
         ]
-        size = [float(self._size(one[None].astype(np.float64))[0]) for one in golden]
-        return np.array(error, dtype=np.float64), np.array(size, dtype=np.float64)
+        size = [self._size(_wide(one[None])) for one in golden]
+        return np.concatenate([np.empty(0), *error]), np.concatenate([np.empty(0), *size])
 
     def _size(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        rows = np.abs(flat(values))
-        largest: NDArray[np.float64] = rows.max(axis=1, initial=0.0)
+        rows = flat(values)
         if self.norm == "max":
+            largest: NDArray[np.float64] = np.abs(rows).max(axis=1, initial=0.0)
             return largest
-        scale = np.where(largest > 0, largest, 1.0)  # no square may over- or underflow
-        scaled: NDArray[np.float64] = scale * np.linalg.norm(rows / scale[:, None], axis=1)
-        return scaled
+        squares = np.einsum("nk,nk->n", rows, rows)
+        size: NDArray[np.float64] = np.sqrt(squares)
+        for row in np.flatnonzero(~((squares > _LEAST) & (squares < 1 / _LEAST))):  # squares over- or underflow
+            scale = np.abs(rows[row]).max(initial=0.0)
+            size[row] = scale * np.linalg.norm(rows[row] / scale) if scale > 0 else scale
+        return size
 
 
 def _difference(golden: Numbers, found: Numbers) -> NDArray[np.float64]:
-    difference: NDArray[np.float64] = found.astype(np.float64) - golden.astype(np.float64)
-    return difference
+    return _wide(found) - _wide(golden)
+
+
+def _wide(values: Numbers) -> NDArray[np.float64]:
+    return values.astype(np.float64)

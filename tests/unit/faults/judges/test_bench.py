@@ -1,0 +1,80 @@
+"""What holds of every judge on its golden outputs: it can be sent elsewhere, and it does without a usable sample."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from resq_deploy.faults.judges.outputs import finite, ragged, same
+from resq_deploy.faults.judges.quality import FIGURES
+from resq_deploy.faults.judges.registry import parse
+
+RNG = np.random.default_rng(3)
+HEAD = RNG.random((4, 7, 30)) * np.array([300, 300, 40, 40, 1, 1, 1])[:, None]
+TASKS = {
+    "top1": (RNG.normal(size=(4, 5)), RNG.integers(0, 5, 4)),
+    "binary": (RNG.normal(size=(4, 1)), RNG.integers(0, 2, 4)),
+    "labels": (RNG.integers(0, 3, 4).astype(np.float32), RNG.integers(0, 3, 4)),
+    "map": (RNG.normal(size=(4, 3, 6, 6)), RNG.integers(0, 3, (4, 6, 6))),
+    "boxes:decode=yolov8": (HEAD, np.tile([[0, 10.0, 10, 40, 40]], (4, 1, 1))),
+    "boxes:decode=detr": ({"b": RNG.random((4, 9, 4)), "l": RNG.normal(size=(4, 9, 3))}, np.full((4, 1, 5), -1)),
+    "embedding": (RNG.normal(size=(4, 8)), RNG.normal(size=(4, 8))),
+    "values": (RNG.normal(size=(4, 8)), RNG.normal(size=(4, 8))),
+    "values:norm=max": (ragged([np.ones(size) for size in (1, 2, 3, 4)]), None),
+}
+
+
+def set_up(text, *, broken=()):
+    values, labels = TASKS[text]
+    outputs = values if isinstance(values, dict) else {"y": values}
+    golden = {name: one.copy() if one.dtype == object else one.astype(np.float32) for name, one in outputs.items()}
+    for row in broken:
+        for one in golden.values():
+            one[row] = np.full_like(one[row], np.nan)
+    return golden, parse(text, list(golden)).settled(golden), labels
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_a_bench_can_be_sent_to_a_worker(text):
+    golden, judge, labels = set_up(text)
+    bench = judge.on(golden, labels)
+    faulty = {name: values[::-1].copy() for name, values in golden.items()}
+    one, other = bench(faulty), pickle.loads(pickle.dumps(bench))(faulty)
+    assert one.counts == other.counts
+    assert one.totals == other.totals
+    if one.contributions is not None:
+        assert one.contributions.to_bytes() == other.contributions.to_bytes()
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_without_a_usable_sample_there_is_nothing_to_count(text):
+    golden, judge, labels = set_up(text, broken=range(4))
+    bench = judge.on(golden, labels)
+    found = bench(golden)
+    assert not bench.usable.any()
+    assert set(found.counts.values()) == {0}
+    if found.contributions is not None:
+        assert FIGURES[judge.figure](found.contributions) is None
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_a_sample_set_aside_changes_nothing_of_the_others(text):
+    golden, judge, labels = set_up(text)
+    whole = judge.on(golden, labels)
+    broken, _, _ = set_up(text, broken=[1])
+    bench = judge.on(broken, labels)
+    faulty = {name: values[::-1].copy() for name, values in golden.items()}
+    kept = np.array([0, 2, 3])
+    assert bench.usable.tolist() == [True, False, True, True]
+    one, other = whole(faulty), bench(faulty)
+    for name, flags in other.flags.items():
+        assert flags[kept].tolist() == one.flags[name][kept].tolist()
+        assert not flags[1]
+    assert bench.among(np.array([1])).golden.counts["masked"] == 0
+
+
+def test_ragged_samples_are_compared_by_type_shape_and_bits():
+    known = ragged([np.ones(2), np.ones(2), np.zeros(1), np.ones(1, np.float32)])
+    found = ragged([np.ones(2), np.ones((1, 2)), -np.zeros(1), np.ones(1)])
+    assert same({"y": known}, {"y": found}).tolist() == [True, False, False, False]
+    assert finite({"y": ragged([np.array([1, np.inf]), np.array([1])])}).tolist() == [False, True]
