@@ -144,9 +144,12 @@ def _chosen(kept: Sequence[Value], inputs: Sequence[Value], labels: NDArray[Any]
                 return judge
         return _fallback([seen[0].name], f"{seen[0].told} could be anything")
     classes = [one for one in seen if _is_label(one)]
-    if len(classes) == 1:
-        return _labels(classes[0]) or _fallback([classes[0].name], classes[0].told)
-    return _fallback([one.name for one in seen], f"of {len(seen)} outputs no rule tells what they are together")
+    scores = [one for one in seen if not _is_label(one)]
+    if classes and (not scores or (len(classes) == 1 and all(len(one.sizes) == 1 for one in scores))):
+        told = " and ".join(one.told for one in classes)
+        return Guess(ClassLabels(outputs=tuple(one.name for one in classes)), f"{told} holds a class a sample")
+    numbers = [one.name for one in seen if one.values.dtype.kind not in "OU"]
+    return _fallback(numbers, f"of {len(seen)} outputs no rule tells what they are together")
 
 
 def _fallback(names: Iterable[str], why: str) -> Guess:

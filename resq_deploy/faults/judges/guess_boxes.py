@@ -83,7 +83,8 @@ def _rows(name: str, values: NDArray[Any]) -> Found | None:
 
 def _separate(outputs: Sequence[Named]) -> Found | None:
     """Boxes, scores and classes that are decoded already, each in an output, and how many of them are valid."""
-    boxes = next((one for one in outputs if sample_shape(one[1])[-1:] == (4,) and _are_corners(_corners(one[1]))), None)
+    tables = [one for one in outputs if len(sample_shape(one[1])) > 1 and sample_shape(one[1])[-1] == 4]
+    boxes = next((one for one in tables if _are_corners(_corners(one[1]))), None)
     if boxes is None:
         return None
     size = int(np.prod(sample_shape(boxes[1])[:-1]))

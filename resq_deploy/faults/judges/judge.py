@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.errors import FailedError, ModelError, OptionError
-from resq_deploy.faults.judges.outputs import Flags, Labels, Outputs, Rows, count, finite, same, take
+from resq_deploy.faults.judges.outputs import Flags, Labels, Outputs, Rows, finite, same, take
 from resq_deploy.faults.judges.quality import Contributions
 from resq_deploy.faults.judges.verdict import Verdict
 
@@ -210,10 +210,7 @@ class Comparison:
         Raises:
             ValueError: if an output is not of the golden type or shape.
         """
-        if count(self._golden) == len(self.usable):
-            mine = {name: faulty[name] for name in self._judge.outputs}
-        else:
-            mine = {name: faulty[name][self.usable] for name in self._judge.outputs}
+        mine = take({name: faulty[name] for name in self._judge.outputs}, self._rows)
         masked = same(self._golden, mine)
         changed = np.flatnonzero(~masked)
         outputs = take(mine, changed)

@@ -18,8 +18,10 @@ Labels = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
-def take(outputs: Outputs, rows: Rows | Flags) -> dict[str, NDArray[Any]]:
-    """Return the outputs for some of the samples."""
+def take(outputs: Outputs, rows: Rows) -> dict[str, NDArray[Any]]:
+    """Return the outputs for some of the samples, in the order given; not copied if that is all of them."""
+    if len(rows) == count(outputs) and (rows == np.arange(len(rows))).all():
+        return dict(outputs)
     return {name: values[rows] for name, values in outputs.items()}
 
 

@@ -79,7 +79,7 @@ class _Ladder:
     def __call__(self, faulty: Outputs) -> Verdict:
         """Judge faulty outputs of the same samples."""
         name = self._judge.outputs[0]
-        mine = {name: faulty[name] if self.usable.all() else faulty[name][self._rows]}
+        mine = take({name: faulty[name]}, self._rows)
         equal = same(self._known, mine)
         judgement = self._compare(_scores(self._judge, mine[name]))
         flags = {rung: judgement.flags[rung] for rung in self._judge.ladder(self._rated)}

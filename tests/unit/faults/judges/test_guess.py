@@ -220,6 +220,10 @@ NAMED = {
         },
         {"decode": "yolov8", "extra": 32, "outputs": ["output0"]},
     ),
+    "two-classifiers": (
+        {"four": np.sort(normal(3, 4), axis=1), "alarm": sigmoid(normal(3, 1))},
+        {"name": "values", "outputs": ["four", "alarm"]},
+    ),
     "raw-heads": (
         {"p3": normal(2, 255, 80, 80), "p4": normal(2, 255, 40, 40), "p5": normal(2, 255, 20, 20)},
         {"name": "values", "outputs": ["p3", "p4", "p5"]},
@@ -231,6 +235,18 @@ NAMED = {
     "label-and-probabilities": (
         {"label": classes(8, kinds=3), "probabilities": softmax(normal(8, 3), 1)},
         {"name": "labels", "outputs": ["label"]},
+    ),
+    "labels-and-text": (
+        {"number": classes(8, kinds=3), "name": np.array(["cat", "dog"] * 4, dtype=object)},
+        {"name": "labels", "outputs": ["number", "name"]},
+    ),
+    "a-number-beside-a-mask": (
+        {"count": classes(2, kinds=9), "mask": sigmoid(normal(2, 257, 40))},
+        {"name": "values", "outputs": ["count", "mask"]},
+    ),
+    "text-beside-a-mask": (
+        {"said": np.array(["cat", "dog"], dtype=object), "mask": sigmoid(normal(2, 257, 40))},
+        {"name": "values", "outputs": ["mask"]},
     ),
     "twelve-outputs": ({f"head{place}": normal(2, 5 + place) for place in range(12)}, {"name": "values"}),
 }
