@@ -57,7 +57,7 @@ class Own(Judge):
             FailedError: if it raises, returns something else, or finds golden outputs to differ from themselves.
         """
         answered = np.flatnonzero(found[""])
-        sdc1 = np.ones(len(found[""]), dtype=bool)
+        sdc1 = np.zeros(len(found[""]), dtype=bool)
         quality = np.zeros(len(sdc1))
         if not len(answered):
             return Weighed(sdc1=sdc1, contributions=Contributions.even(quality, np.ones(len(quality))))

@@ -221,6 +221,7 @@ class TestValues:
         assert found.right.tolist() == [False, True]
         assert found.counts["corrected"] == found.counts["corrupted"] == 1
         assert judged("values", floats([1, 2]), floats([1, 2]), np.array([3]))[0].contributions is None
+        assert judged("values", floats([10]), floats([np.nan]), np.array([10]))[0].right.tolist() == [False]
 
     def test_text_is_refused(self):
         with pytest.raises(ModelError, match=r"'t' is text: leave it out with --outputs"):

@@ -64,6 +64,14 @@ def test_an_output_that_is_not_finite_finds_nothing():
     assert FIGURES["map50"](found.contributions) == pytest.approx((51 / 101 + 0) / 2)
 
 
+def test_an_image_without_a_detection_has_no_answer_either_where_outputs_are_not_finite():
+    faulty = rows([])
+    faulty["y"][0, 3, 0] = np.inf
+    found = bench(rows([]))(faulty)
+    assert found.flags["sdc1"].tolist() == found.flags["nonfinite"].tolist() == [True]
+    assert set(found.totals.values()) == {0}
+
+
 def test_empty_images_without_any_detection():
     judge = bench(rows([], []), np.full((2, 1, 5), -1))
     assert judge(rows([], [DOG])).flags["sdc1"].tolist() == [False, True]

@@ -100,6 +100,21 @@ ONE = {
     "labels-text": (np.array(["cat", "dog"] * 4, dtype=object), IMAGE, {"name": "labels"}),
     "yolov8": (np.swapaxes(head(8400, scores(2, 8400, 80)), 1, 2), DETECTOR, {"name": "boxes", "decode": "yolov8"}),
     "yolov8-one-class": (np.swapaxes(head(2100, scores(2, 2100, 1)), 1, 2), DETECTOR, {"decode": "yolov8"}),
+    "yolov8-normalised": (
+        np.swapaxes(np.concatenate([centred(2, 8400, 1.0), scores(2, 8400, 80)], axis=2), 1, 2),
+        DETECTOR,
+        {"decode": "yolov8"},
+    ),
+    "normalised-but-not-a-place-a-cell": (
+        np.swapaxes(np.concatenate([centred(2, 8000, 1.0), scores(2, 8000, 80)], axis=2), 1, 2),
+        DETECTOR,
+        {"name": "values"},
+    ),
+    "negative-sizes": (
+        np.swapaxes(np.concatenate([normal(2, 8400, 4), scores(2, 8400, 80)], axis=2), 1, 2),
+        DETECTOR,
+        {"name": "values"},
+    ),
     "yolov8-open-size": (np.swapaxes(head(8400, scores(2, 8400, 3)), 1, 2), [], {"decode": "yolov8"}),
     "yolov5": (head(25200, scores(2, 25200, 81)), DETECTOR, {"name": "boxes", "decode": "yolov5"}),
     "yolov5-one-class": (head(1008, scores(2, 1008, 2)), DETECTOR, {"decode": "yolov5"}),
