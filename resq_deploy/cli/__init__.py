@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": "Harden a network: baseline, attack resilience, fault resilience.",
     "export-int8": "Turn a checkpoint or a float ONNX file into a static int8 ONNX file.",
     "inspect": "List what a file stores, bit by bit: roles, layers, warnings.",
+    "scrub": "Check a protected file for flipped bits, heal it, or bake it into a plain one.",
     "faultcamp": "Flip stored bits of a deployed file and measure what happens.",
     "attackcamp": "Attack a deployed file, and check that the figures can be trusted.",
     "report": "One page, table or file from run folders: figures with intervals, differences, what was not tested.",
