@@ -13,6 +13,7 @@ from resq_deploy.errors import FailedError, OptionError
 if TYPE_CHECKING:
     from resq_deploy.deployed.folding import Folding
     from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.protection.inspection import Protection
 
 
 @click.command()
@@ -39,7 +40,7 @@ def command(
     arithmetic: str,
     providers: tuple[str, ...],
 ) -> None:
-    """List what an ONNX file stores: roles, layers, bits; what is left out and why; guards; what to beware of.
+    """List what an ONNX file stores: roles, layers, bits; what is left out; what protects it; what to beware of.
 
     With --verify, exit status 1 says that this machine may give other answers than the machine the file was exported
     on, or that the file is another.
@@ -63,18 +64,22 @@ def command(
         raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
     tried_with = Deployment(providers=providers or ("CPUExecutionProvider",))
     deployed = DeployedModel.load(model)
+    protection = _protection(deployed, tried_with.providers)
     warnings, guards = warnings_for(deployed), _guards(deployed)
+    warnings += protection.warnings if protection else []
     folding = _folding(deployed, tried_with.providers)
     verification = None
     if verifies:
         data = load_dataset(dataset, data_dir) if dataset is not None else None
         verification = verify(deployed, dataset=data, arithmetic=Arithmetic(arithmetic))
     if as_json:
-        surfaces = [surface.as_dict() for surface in deployed.surfaces]
+        by_tensor = protection.by_tensor if protection else {}
+        surfaces = [{**each.as_dict(), "protection": by_tensor.get(each.tensor)} for each in deployed.surfaces]
         report: dict[str, Any] = {
             "model": deployed.digest,
             "surfaces": surfaces,
             "left_out": [left.as_dict() for left in deployed.left_out],
+            "protection": protection.as_dict() if protection else None,
             "guards": guards,
             "folding": [found.as_dict() for found in folding],
             "warnings": warnings,
@@ -87,6 +92,8 @@ def command(
         if guards:
             _print_guards(guards)
             _print_folding(folding)
+        if protection:
+            _print_protection(protection, deployed)
         for warning in warnings:
             click.echo(f"warning: {warning}")
         if verification:
@@ -161,6 +168,44 @@ def _unfolded(found: "Folding") -> str:
     if not found.left:
         text = "taken when the file is loaded, but another graph runs than that of the file without guards"
     return f"{text}; {answers[found.same_outputs]}"
+
+
+def _protection(deployed: "DeployedModel", providers: tuple[str, ...]) -> "Protection | None":
+    """Return what protects the file; None where nothing does."""
+    from resq_deploy.protection.inspection import protection_of
+
+    return protection_of(deployed.path.read_bytes(), providers)
+
+
+def _print_protection(protection: "Protection", deployed: "DeployedModel") -> None:
+    """Say what protects which share of the stored bits, by which codes, and at what price."""
+    if protection.reason:
+        return  # a warning says it
+    total = sum(surface.bits for surface in deployed.surfaces)
+    by_kind: dict[str, list[int]] = {}
+    for surface in deployed.surfaces:
+        by_kind.setdefault(protection.by_tensor.get(surface.tensor, "nothing"), []).append(surface.bits)
+    rows = [
+        (kind, str(len(bits)), f"{sum(bits):,}", f"{100 * sum(bits) / total:.3f} %") for kind, bits in by_kind.items()
+    ]
+    print_table("Stored bits by what protects them", ("protected by", "tensors", "bits", "share"), rows)
+    for code in protection.codes:
+        click.echo(
+            f"{code['name']}: {code['weights']} weight tensors, {code['values']:,} values of {code['weight_bits']} bits; "
+            f"words of {code['word_bits']} bits, {code['check_bits']} of them checks; corrects {code['corrects']} and "
+            f"detects {code['detects']} flips of a word"
+        )
+    folded = [each["optimization"] for each in protection.folding if each["folded"]]
+    other = [each["optimization"] for each in protection.folding if each["folded"] is False]
+    if folded:
+        click.echo(f"decoder at optimisation {', '.join(folded)}: folded when the file is loaded, no cost at run time")
+    if other:
+        click.echo(f"decoder at optimisation {', '.join(other)}: runs at each inference, as right but slower")
+    added = "not known" if protection.bytes_added is None else f"{protection.bytes_added:,}"
+    least = protection.least_onnxruntime
+    click.echo(f"bytes added by protection: {added}" + (f"; needs onnxruntime {least} or later" if least else ""))
+    if protection.health:
+        click.echo("the file tells its own health: output resq_health, words corrected and words not correctable")
 
 
 def _print_guards(guards: Sequence[dict[str, Any]]) -> None:

@@ -13,8 +13,6 @@ from resq_deploy.errors import FailedError, ModelError, OptionError
 if TYPE_CHECKING:
     from resq_deploy.protection.scrub import Scrub
 
-_VERDICTS = {0: "sound", 3: "healable", 1: "damaged"}
-
 
 @click.command()
 @click.argument("model", type=PATH, required=False)
@@ -57,11 +55,11 @@ def command(
       resq-deploy scrub net.int8.onnx --bake plain.int8.onnx
       resq-deploy scrub --write-checker check.py
     """
+    if model is None and (write_checker is None or repair or bake or as_json):
+        raise OptionError("scrub needs a MODEL: name the protected .onnx file")
     if write_checker is not None:
         _write_checker(write_checker)
     if model is None:
-        if write_checker is None or repair or bake or as_json:
-            raise OptionError("scrub needs a MODEL: name the protected .onnx file")
         return 0
     _check_targets(model, repair, bake)
     from resq_deploy.protection.bake import bake as baked_of
@@ -140,7 +138,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "model": hashlib.sha256(scrub.data).hexdigest(),
-        "verdict": _VERDICTS[scrub.status],
+        "verdict": scrub.verdict,
         "totals": scrub.totals,
         "tensors": [tensor.as_dict() for tensor in scrub.tensors],
         "decoder_flaw": scrub.decoder_flaw or None,
@@ -173,7 +171,7 @@ def _print(scrub: "Scrub", repair: pathlib.Path | None, bake: pathlib.Path | Non
         f"{totals['values']:,} values stored three times: {totals['outvoted']:,} outvoted, {totals['undecided']:,} "
         "with three different copies"
     )
-    click.echo(f"verdict: {_VERDICTS[scrub.status]}")
+    click.echo(f"verdict: {scrub.verdict}")
     if repair is not None:
         click.echo(f"written: {repair}, healed")
     if bake is not None and not scrub.decoder_flaw:

@@ -38,6 +38,17 @@ def bake(model: onnx.ModelProto) -> onnx.ModelProto:
         ModelError: if weights are not decoded to what their code words hold, or onnxruntime does not compute with the
             plain file what it computes with the protected one.
     """
+    baked = plain_model(model)
+    _check(model, baked)
+    return baked
+
+
+def plain_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the plain file, as `bake` does, without asking onnxruntime whether it computes the same.
+
+    Raises:
+        ModelError: if weights are not decoded to what their code words hold.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     plain = {
         name: numpy_helper.from_array(values, name)
@@ -53,7 +64,6 @@ def bake(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     baked = _with_plain(model, plain)
     _lower(baked)
-    _check(model, baked)
     return baked
 
 

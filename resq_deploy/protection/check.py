@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
-    Names = tuple[str, str, str]
 
 SOUND, DAMAGED, UNUSABLE, HEALABLE = 0, 1, 2, 3  # exit statuses
 CORRECTED, UNCORRECTABLE = 1, 2  # a word or value that is not SOUND
-_DOMAIN, _OWN = "resq.codes", ("", "ai.onnx")
+_DOMAIN, _HEALTH, _OWN = "resq.codes", "resq_health", ("", "ai.onnx")
 _CHUNK = 1 << 15  # blocks
 
 
@@ -97,6 +96,7 @@ def heal(data: bytes, found: list[Found]) -> bytes:
 
 def make_code(operator: str) -> Code:
     """Return the code that a decoder is named after."""
+    operator = operator[: -len("_unsigned")] if operator.endswith("_unsigned") else operator
     if operator == "decode_secded":
         turned = [[(column * 257 << q >> 8) & 255 for q in range(8)] for column in range(256)]  # its bits turned by q
         bases = sorted({min(row) for column, row in enumerate(turned) if bin(column).count("1") == 3})
@@ -111,10 +111,9 @@ def make_code(operator: str) -> Code:
     column = [x | powers[3 * k % units] << m | 1 << 2 * m for k, x in enumerate(powers)]
     column.insert(2 * m, 1 << 2 * m)  # the element 0 is the last check bit
     checks = [8 * q + b for b in range(m, 8) for q in range(rows)][: 2 * m + 1]
-    columns = [0] * (8 * rows)
-    for place, bit in enumerate(checks + [8 * q + b for q in range(rows) for b in range(m)]):
-        columns[bit] = column[place]
-    return Code(operator[7:].replace("_", "-"), 2, 2 * m + 1, tuple(columns))
+    order = checks + [8 * q + b for q in range(rows) for b in range(m)]
+    columns = {bit: column[place] for place, bit in enumerate(order)}
+    return Code(operator[7:].replace("_", "-"), 2, 2 * m + 1, tuple(columns.get(bit, 0) for bit in range(8 * rows)))
 
 
 def _check_words(name: str, code: Code, raw: bytes) -> Found:
@@ -158,7 +157,7 @@ def _leaders(code: Code) -> NDArray[np.int64]:
     return flips
 
 
-def _triples(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, Names]]:
+def _triples(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, list[str]]]:
     """Yield votes, `Where(Equal(a, b), a, c)` over stored tensors of one type and shape that nothing else reads."""
     reads = _reads(graph)
     compared = {node.output[0]: node.input for node in graph.node if node.op_type == "Equal" and node.domain in _OWN}
@@ -171,13 +170,16 @@ def _triples(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto]) -> Ite
         alone = len(wanted) == 4 and all(reads[name] == times for name, times in wanted.items())
         held = [stored[name] for name in (a, b, c) if name in stored]
         if alone and len(held) == 3 and len({(tensor.data_type, *tensor.dims) for tensor in held}) == 1:
-            yield node.output[0], (a, b, c)
+            yield node.output[0], [a, b, c]
 
 
 def _reads(graph: onnx.GraphProto) -> collections.Counter[str]:
-    """Return how often each value is read in a graph and its subgraphs, or given as a result."""
-    reads = collections.Counter(value.name for value in graph.output)
-    for node in graph.node:
+    """Return how often each value is read in a graph and its subgraphs, or given: but for the file's own health."""
+    reads = collections.Counter(value.name for value in graph.output if value.name != _HEALTH)
+    told = len(graph.output) > sum(reads.values())
+    for node in reversed(graph.node):  # each stands behind those it reads from; told: some may serve the health alone
+        if told and not any(reads[name] for name in node.output):
+            continue
         reads.update(node.input)
         for attribute in node.attribute:
             for part in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
@@ -185,7 +187,7 @@ def _reads(graph: onnx.GraphProto) -> collections.Counter[str]:
     return reads
 
 
-def _check_copies(output: str, copies: Names, stored: dict[str, onnx.TensorProto]) -> Found:
+def _check_copies(output: str, copies: list[str], stored: dict[str, onnx.TensorProto]) -> Found:
     """Compare three copies value by value, bit for bit."""
     count = max(1, int(np.prod(stored[copies[0]].dims)))
     held = [_raw(stored, name) for name in copies]
@@ -194,9 +196,10 @@ def _check_copies(output: str, copies: Names, stored: dict[str, onnx.TensorProto
     a, b, c = (np.frombuffer(raw, np.uint8).reshape(count, -1) for raw in held)
     ab, ac, bc = ((x == y).all(1) for x, y in ((a, b), (a, c), (b, c)))
     lost, winner = ~(ab | ac | bc)[:, None], np.where((ab | ac)[:, None], a, b)
-    healed = {name: np.where(lost, own, winner) for name, own in ((copies[0], a), (copies[1], b), (copies[2], c))}
+    own = {copies[0]: a, copies[1]: b, copies[2]: c}
+    healed = {name: np.where(lost, copy, winner) for name, copy in own.items()}
     status = np.where(lost[:, 0], UNCORRECTABLE, np.where(ab & ac, SOUND, CORRECTED)).astype(np.uint8)
-    return Found(output, None, {copies[0]: a, copies[1]: b, copies[2]: c}, healed, status, np.zeros(1, np.int64))
+    return Found(output, None, own, healed, status, np.zeros(1, np.int64))
 
 
 def _raw(stored: dict[str, onnx.TensorProto], name: str) -> bytes:
@@ -216,8 +219,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with open(options.file, "rb") as stream:  # noqa: PTH123 - few modules: devices are small
-            data = stream.read()
-        found = examine(data)
+            found = examine(data := stream.read())
         status = verdict(found)
         if status == UNUSABLE:
             raise CheckError("it carries neither codes nor votes: there is nothing to check")

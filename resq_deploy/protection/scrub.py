@@ -20,6 +20,7 @@ from resq_deploy.protection import check
 from resq_deploy.protection.decoded import check_decoder, decoded_weights
 
 VOTES = "votes"
+VERDICTS = {check.SOUND: "sound", check.HEALABLE: "healable", check.DAMAGED: "damaged", check.UNUSABLE: "unreadable"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,11 +103,16 @@ class Scrub:
             data=data,
             model=model,
             tensors=(*weights, *copies),
-            totals=_totals(found),
+            totals=totals_of(found),
             status=check.verdict(found),
             decoder_flaw=_decoder_flaw(model, coded),
             _found=found,
         )
+
+    @property
+    def verdict(self) -> str:
+        """The status in a word."""
+        return VERDICTS[self.status]
 
     @functools.cached_property
     def healed(self) -> bytes:
@@ -152,7 +158,8 @@ def _tally(status: NDArray[np.uint8]) -> dict[str, int]:
     }
 
 
-def _totals(found: list[check.Found]) -> dict[str, int]:
+def totals_of(found: Sequence[check.Found]) -> dict[str, int]:
+    """Return how much is protected and what was found of it, as `Scrub.totals`."""
     totals = dict.fromkeys(("words", "corrected", "uncorrectable", "idle_bits", "values", "outvoted", "undecided"), 0)
     for each in found:
         tally = _tally(each.status)

@@ -120,7 +120,7 @@ def test_flips_are_judged_as_the_room_of_codes_does(kind, bits):
 @pytest.mark.parametrize("kind", KNOWN, ids="{0[0]}-{0[1]}".format)
 def test_one_flip_more_than_a_code_corrects_is_reported_and_left(kind):
     data, code = protected_file(kind), known_code(*kind)
-    name, (start, _) = next(iter(covered(data).items()))
+    start, _ = next(iter(covered(data).values()))
     # Bit 0 of bytes 0, 8, 16 ... is in word 0 of the first block; another flip in word 1 is healed all the same.
     hit = [8 * (start + 8 * q) for q in range(code.corrects + 1)]
     faulty = flipped(data, *hit, 8 * (start + 1))
