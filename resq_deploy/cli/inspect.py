@@ -191,7 +191,7 @@ def _print_protection(protection: "Protection", deployed: "DeployedModel") -> No
     print_table("Stored bits by what protects them", ("protected by", "tensors", "bits", "share"), rows)
     for code in protection.codes:
         click.echo(
-            f"{code['name']}: {code['weights']} weight tensors, {code['values']:,} values of {code['weight_bits']} bits; "
+            f"{code['name']}: {code['weights']} weights, {code['values']:,} values of {code['weight_bits']} bits; "
             f"words of {code['word_bits']} bits, {code['check_bits']} of them checks; corrects {code['corrects']} and "
             f"detects {code['detects']} flips of a word"
         )

@@ -5,16 +5,13 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import helper, numpy_helper
 
-from resq_deploy.deployed.coded import DOMAIN, coded_weights
+from resq_deploy.deployed.coded import DOMAIN, HEALTH, coded_weights
 from resq_deploy.deployed.folding import computation
 from resq_deploy.deployed.nesting import graphs
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.decoded import decoded_weights, needed
-
-HEALTH = "resq_health"
-"""The output by which a file reports its own health."""
 
 _OWN_METADATA = "resq."
 _OWN = ("", "ai.onnx")

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from resq_deploy.codes.code import WORDS, Code
 from resq_deploy.codes.layout import Bytes, byte_of
-from resq_deploy.codes.words import decode, encode
+from resq_deploy.codes.words import Status, decode, encode
 from resq_deploy.deployed.coded import DOMAIN, Coded
 from resq_deploy.deployed.nesting import captured
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, create, first_line
@@ -37,7 +37,7 @@ def decoded_weights(model: onnx.ModelProto, coded: Sequence[Coded]) -> dict[str,
     stored = {tensor.name: tensor.raw_data for tensor in model.graph.initializer}
     for each in coded:
         words = np.frombuffer(b"".join(stored[name] for name in each.stored), dtype=np.uint8)
-        held = decode(each.code, words).weights[each.start : each.start + each.count]
+        held = _weights(each, words)[each.start : each.start + each.count]
         if not np.array_equal(values[each.weight].reshape(-1), held):
             raise ModelError(
                 f"weight {each.weight!r} is decoded to other values than its code words hold: what decodes is damaged, "
@@ -58,8 +58,7 @@ def check_decoder(model: onnx.ModelProto, coded: Sequence[Coded]) -> None:
     Raises:
         ModelError: if onnxruntime cannot run it, or it decodes otherwise than its code says.
     """
-    for code in dict.fromkeys(each.code.name for each in coded):
-        one = next(each for each in coded if each.code.name == code)
+    for one in {(each.code.name, each.unsigned): each for each in coded}.values():
         words, graph = _trial_words(one.code), onnx.GraphProto()
         graph.CopyFrom(model.graph)
         node = next(node for node in graph.node if node.domain == DOMAIN and node.input[0] == one.stored[0])
@@ -67,12 +66,24 @@ def check_decoder(model: onnx.ModelProto, coded: Sequence[Coded]) -> None:
         blocks = words.view(onnx.helper.tensor_dtype_to_np_dtype(kind)).reshape(-1, 1, one.code.block // 8, 8)
         graph.initializer.append(numpy_helper.from_array(blocks, _TRIED))
         node.input[0] = _TRIED
-        found = _run(model, graph, [node.output[0]])[node.output[0]]
-        if not np.array_equal(found.reshape(-1), decode(one.code, words).weights):
+        found = _run(model, graph, [name for name in node.output if name])
+        wanted = {node.output[0]: _weights(one, words)}
+        if len(node.output) > 1:
+            status = decode(one.code, words).status
+            wanted[node.output[1]] = np.array(
+                [(status == kind).sum() for kind in (Status.CORRECTED, Status.UNCORRECTABLE)]
+            )
+        if any(not np.array_equal(found[name].reshape(-1), values) for name, values in wanted.items()):
             raise ModelError(
                 f"its decoder does not correct what {one.code.name} corrects: its tables or nodes are damaged, and no "
                 "code covers them; take the file anew"
             )
+
+
+def _weights(coded: Coded, words: Bytes) -> NDArray[Any]:
+    """Return what code words hold, int8, or uint8 where they are unsigned, [bytes]."""
+    weights = decode(coded.code, words).weights
+    return weights.view(np.uint8) & np.uint8(coded.code.data_mask) if coded.unsigned else weights
 
 
 def _trial_words(code: Code) -> Bytes:

@@ -7,14 +7,14 @@ from typing import Any
 import onnx
 
 from resq_deploy.codes.code import WORDS
-from resq_deploy.deployed.coded import Coded, coded_weights
+from resq_deploy.deployed.coded import HEALTH, Coded, coded_weights
 from resq_deploy.deployed.folding import LEVELS
 from resq_deploy.deployed.nesting import graphs
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment, first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check
-from resq_deploy.protection.bake import HEALTH, plain_model
+from resq_deploy.protection.bake import plain_model
 from resq_deploy.protection.scrub import VERDICTS, VOTES, totals_of
 
 LEAST_ONNXRUNTIME = "resq.least_onnxruntime"

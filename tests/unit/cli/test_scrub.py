@@ -29,8 +29,9 @@ def data(digits_int8):
     for tensor in proto.graph.initializer:
         if tensor.name in names:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) >> 1, tensor.name))
-    coded = protect(proto, names, known_code("secded"))
-    return guard(coded.SerializeToString(), [found.tensor for found in surfaces if found.role is Role.BIAS])
+    biases = [found.tensor for found in surfaces if found.role is Role.BIAS]
+    guarded = onnx.ModelProto.FromString(guard(proto.SerializeToString(), biases))
+    return protect(guarded, names, known_code("secded"), health=True).SerializeToString()
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import known_code
-from resq_deploy.deployed.coded import DOMAIN
+from resq_deploy.deployed.coded import DOMAIN, HEALTH
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.errors import ModelError
-from resq_deploy.protection.bake import HEALTH, bake
+from resq_deploy.protection.bake import bake
 from resq_deploy.protection.guards import guard, obstacles
 from resq_deploy.protection.protect import protect
 
@@ -40,8 +40,8 @@ def plain_and_protected(path, code):
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     others = [s.tensor for s in surfaces if s.tensor not in names]
     others = [name for name in others if name not in obstacles(plain, others)]
-    coded = protect(plain, names, code)
-    return plain, onnx.ModelProto.FromString(guard(coded.SerializeToString(), others))
+    guarded = onnx.ModelProto.FromString(guard(plain.SerializeToString(), others))
+    return plain, protect(guarded, names, code, health=True)
 
 
 def stored(model):

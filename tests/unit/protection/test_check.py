@@ -27,7 +27,7 @@ CODES = [pytest.param(known_code(*kind), id=f"{kind[0]}-{kind[1]}") for kind in 
 
 
 @functools.cache
-def protected_file(kind, rows=3, columns=6):
+def protected_file(kind, rows=3, columns=6, health=False):
     """x [N, rows] times stored weights [rows, columns], under a code, with votes on what scales and biases them."""
     code, random = known_code(*kind), np.random.default_rng(0)
     values = random.integers(-code.largest - 1, code.largest + 1, (rows, columns)).astype(np.int8)
@@ -47,7 +47,8 @@ def protected_file(kind, rows=3, columns=6):
         ],
     )
     plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return guard(protect(plain, ["w"], code).SerializeToString(), ["scale", "bias"])
+    guarded = onnx.ModelProto.FromString(guard(plain.SerializeToString(), ["scale", "bias"]))
+    return protect(guarded, ["w"], code, health=health).SerializeToString()
 
 
 def covered(data):
@@ -77,15 +78,23 @@ def test_codes_are_those_of_their_room(code):
     assert made == (code.name, code.corrects, code.check_bits, code.columns)
 
 
-@pytest.mark.parametrize("kind", KNOWN, ids="{0[0]}-{0[1]}".format)
-def test_every_single_flip_is_found_and_healed_to_the_original_bytes(kind):
+@pytest.mark.parametrize(
+    ("kind", "words", "votes"),
+    [
+        pytest.param(("secded", 7), 1, 47, id="secded-7"),
+        pytest.param(("dected", 7), 9, 149, id="dected-7"),
+        pytest.param(("dected", 6), 9, 149, id="dected-6"),
+        *(pytest.param(kind, 1, 1, id=f"{kind[0]}-{kind[1]}-all", marks=pytest.mark.slow) for kind in KNOWN),
+    ],
+)
+def test_every_single_flip_is_found_and_healed_to_the_original_bytes(kind, words, votes):
+    """Of the words and the votes, one bit in so many: odd numbers, so that all bits of a byte take their turn."""
     data = protected_file(kind)
     assert check.verdict(check.examine(data)) == check.SOUND
     places = covered(data)
-    assert len(places) == 7
-    step = 1 if kind[0] == "secded" else 3  # every bit of some bytes, and bits of every byte
-    for start, size in places.values():
-        for bit in range(8 * start, 8 * (start + size), step):
+    assert len(places) == 1 + 3 * 4  # words; copies of scale, bias, tables of the decoder, and their sizes
+    for number, (start, size) in enumerate(places.values()):
+        for bit in range(8 * start, 8 * (start + size), votes if number else words):
             faulty = flipped(data, bit)
             found = check.examine(faulty)
             assert check.verdict(found) == check.HEALABLE
@@ -165,6 +174,38 @@ def test_votes_are_those_that_campaigns_find(model_file, file_kind):
     found = check.examine(proto.SerializeToString())
     assert {each.name: list(each.stored) for each in found} == wanted
     assert (file_kind == "guarded") <= bool(wanted)
+
+
+@pytest.mark.parametrize("health", [False, True])
+@pytest.mark.parametrize("kind", KNOWN, ids="{0[0]}-{0[1]}".format)
+def test_votes_on_tables_are_found_whoever_counts_them(kind, health):
+    data = protected_file(kind, health=health)
+    votes = find_votes(onnx.ModelProto.FromString(data))
+    found = {each.name: list(each.stored) for each in check.examine(data) if not each.code}
+    assert found == {vote.output: list(vote.copies) for vote in votes}
+    assert len(found) == 4
+
+
+def test_uint8_weights():
+    graph = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["y"])],
+        "weights",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [100])],
+        [
+            numpy_helper.from_array(np.arange(100, dtype=np.uint8), "w"),
+            numpy_helper.from_array(np.array(0.1, np.float32), "scale"),
+            numpy_helper.from_array(np.array(64, np.uint8), "zero"),
+        ],
+    )
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    for kind in KNOWN[:2]:
+        data = protect(plain, ["w"], known_code(*kind)).SerializeToString()
+        start, size = next(iter(covered(data).values()))
+        assert size == 128
+        faulty = flipped(data, 8 * start + 6, 8 * start + 1000)
+        assert check.verdict(check.examine(data)) == check.SOUND
+        assert check.heal(faulty, check.examine(faulty)) == data
 
 
 def _unknown(proto):

@@ -37,7 +37,8 @@ def data():
         stored,
     )
     plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return guard(protect(plain, list(SHAPES), code).SerializeToString(), ["bias"])
+    guarded = onnx.ModelProto.FromString(guard(plain.SerializeToString(), ["bias"]))
+    return protect(guarded, list(SHAPES), code, health=True).SerializeToString()
 
 
 def words_at(data):
@@ -102,8 +103,8 @@ def test_damage_to_what_decodes_is_found(data):
     mod.input[1] = mod.input[0]
     scrub = Scrub.of(model.SerializeToString())  # finds no block that is suspect: gives all words as they are
     assert "does not correct what secded corrects" in scrub.decoder_flaw
-    function.node[-1].op_type = "Identity"
-    del function.node[-1].input[1:]
+    last = next(node for node in function.node if function.output[0] in node.output)
+    last.CopyFrom(helper.make_node("Identity", last.input[:1], last.output))
     flaw = Scrub.of(model.SerializeToString()).decoder_flaw
     assert "is decoded to other values than its code words hold" in flaw
     function.node[0].op_type = "NoSuch"
