@@ -31,7 +31,7 @@ def test_what_is_left_out_is_listed_as_json(inspect):
     report = json.loads(inspect("constant_of_shape", "--json"))
     assert report["left_out"] == [{"tensor": "shape", "bits": 256, "reason": "shape"}]
     assert [surface["tensor"] for surface in report["surfaces"]] == ["W", "fc", "k.value"]
-    assert set(report["surfaces"][0]) == {"tensor", "role", "layer", "dtype", "shape", "bits"}
+    assert set(report["surfaces"][0]) == {"tensor", "role", "layer", "dtype", "shape", "bits", "protection"}
 
 
 def test_what_is_left_out_is_listed_as_text(inspect):
