@@ -13,7 +13,7 @@ A fault that is `due` gives no answers: it is counted as due, and neither as a w
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.options import ONE_BIT, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.population import Population
+from resq_deploy.campaign.scrubbing import Units, scrubbing
 from resq_deploy.campaign.summary import Figures, JsonEstimate
 from resq_deploy.faults.statistics import Estimate
 
@@ -46,7 +47,7 @@ def no_exposure(plan: Plan) -> str | None:
     return None if plan.model in ONE_BIT else _NO_EXPOSURE[plan.model]
 
 
-def exposure(figures: Figures) -> dict[str, Any]:
+def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:
     """Return what faults of one bit add up to, by kind of failure, role and layer.
 
     To first order, the expected failures are the sum over roles of bits * rate * failures of a single fault in that
@@ -60,13 +61,18 @@ def exposure(figures: Figures) -> dict[str, Any]:
     drawn, with an interval that leaves everything open. The interval of a total is that of the mean over all faults,
     of whichever role; where a sample has other shares of roles than the file, it is stretched to the value.
 
+    Single faults are what was tried: flips that meet in one word of a code, or in two copies of a value, come on top
+    (`scrubbing`), and how many do depends on how often the storage is made sound again.
+
     Args:
         figures: of a campaign whose faults hit one bit each.
+        units: what fails as one in the file, where codes or votes protect it.
 
     Returns:
         `bits`, `complete` (whether a fault fell on every role), `failing_share`, `roles` (bits, share of bits and of
         the risk, failures of a fault in the role), for each of `KINDS` its share of the faults (`total`, `by_role` and
-        `by_layer`, parts of the total), `at` (one entry a bit error rate) and `fit`.
+        `by_layer`, parts of the total), `at` (one entry a bit error rate) and `fit`, with `scrubbing` where that was
+        asked.
     """
     options = figures.plan.options
     split = _Split(figures)
@@ -97,6 +103,9 @@ def exposure(figures: Figures) -> dict[str, Any]:
         else {
             "fit_per_mbit": rate,
             **{kind: parts.scaled(split.bits * rate / _MBIT, layers=True) for kind, parts in kinds.items()},
+            "scrubbing": None
+            if options.scrub_hours is None
+            else scrubbing(units, rate, options.scrub_hours, options.lifetime_hours),
         },
     }
 

@@ -13,6 +13,8 @@ from resq_deploy.errors import OptionError
 
 DEFAULT_MARGIN = 0.01
 DEFAULT_FAILING_SHARE = 0.01
+DEFAULT_LIFETIME = 87_600.0
+"""Hours: ten years."""
 DEFAULT_MEMORY = 2 * 10**9
 LEAST_MEMORY = 2**28
 _LAST_BIT = 63
@@ -40,8 +42,8 @@ ONE_BIT = frozenset({FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_
 class CampaignOptions:
     """Options of a campaign.
 
-    All but `workers`, `engine`, `memory`, `scheduler`, `audit` and `failing_share` decide what is found; the last asks
-    another question of the same faults.
+    All but `workers`, `engine`, `memory`, `scheduler`, `audit`, `failing_share`, `scrub_hours` and `lifetime_hours`
+    decide what is found; the last three ask other questions of the same faults.
 
     Attributes:
         faults: the fault model.
@@ -62,6 +64,9 @@ class CampaignOptions:
         audit: share of the replayed faults that is evaluated a second time, by reload-and-run, and compared bit by bit;
             None for 1 % with the engine `replay`, and none with `reload`, which is the truth itself.
         fit_per_mbit: raw failure rate of the memory, failures in 10^9 hours and 10^6 bits; None where unknown.
+        scrub_hours: hours after which the stored file is made sound again - healed in place, or written anew - which
+            bounds how many flips gather in one word of a code; None where that is not asked.
+        lifetime_hours: hours that flips gather where the file is never made sound again.
         failing_share: share of the answers above which the exposure counts a fault as failing, beside those that change
             any.
         time_limit: seconds a run over all images may take before the fault counts as `due`; None for no limit.
@@ -89,6 +94,8 @@ class CampaignOptions:
     ecc: Literal["none", "secded"] = "none"
     audit: float | None = None
     fit_per_mbit: float | None = None
+    scrub_hours: float | None = None
+    lifetime_hours: float = DEFAULT_LIFETIME
     failing_share: float = DEFAULT_FAILING_SHARE
     time_limit: float | None = None
     seed: int = 0
@@ -128,6 +135,7 @@ class CampaignOptions:
                 f"--fit-per-mbit adds up faults of one bit each, and those of {self.faults} are others: leave it out, "
                 f"or run one of --faults {', '.join(sorted(ONE_BIT))}"
             )
+        self._check_scrubbing()
         if not 0.0 <= self.failing_share < 1.0:
             raise OptionError(f"--failing-share {self.failing_share}: give a fraction from 0 to below 1, such as 0.01")
         if self.workers is not None and self.workers < 1:
@@ -138,6 +146,21 @@ class CampaignOptions:
             raise OptionError("--ber: give bit error rates above 0 and up to 0.5, such as 1e-4,1e-3")
         if not 2 <= self.burst <= 64:
             raise OptionError(f"--burst {self.burst}: give a length from 2 to 64 bits")
+
+    def _check_scrubbing(self) -> None:
+        if not 0.0 < self.lifetime_hours < math.inf:
+            raise OptionError(f"--lifetime-hours {self.lifetime_hours}: give hours above 0")
+        if self.scrub_hours is None:
+            return
+        if not 0.0 < self.scrub_hours <= self.lifetime_hours:
+            raise OptionError(
+                f"--scrub-hours {self.scrub_hours:g}: give hours above 0 and up to --lifetime-hours "
+                f"{self.lifetime_hours:g}"
+            )
+        if self.fit_per_mbit is None:
+            raise OptionError("--scrub-hours needs the rate at which bits flip: give --fit-per-mbit, too")
+        if self.ecc != "none":
+            raise OptionError("--scrub-hours counts flips that no memory corrects: leave --ecc out")
 
     def _check_ber(self) -> None:
         if self.samples is not None or self.exhaustive:
@@ -166,7 +189,8 @@ class CampaignOptions:
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
-        for how in ("workers", "audit", "engine", "memory", "scheduler", "failing_share"):
+        asked = ("failing_share", "scrub_hours", "lifetime_hours")
+        for how in ("workers", "audit", "engine", "memory", "scheduler", *asked):
             del values[how]
         del values["fault_list"]  # its digest counts, not its path
         values["deployment"] = self.deployment.identity()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.cluster import executor_for
@@ -18,9 +19,10 @@ from resq_deploy.campaign.exposure import exposure, no_exposure
 from resq_deploy.campaign.gates import Gate, check_reachable, held
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.plan import eq7_sample, make_plan
+from resq_deploy.campaign.plan import Plan, eq7_sample, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
 from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.scrubbing import Units, units_of
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.campaign.summary import Figures, summarise
 from resq_deploy.campaign.table import faults_csv
@@ -80,6 +82,7 @@ class Campaign:
         check_scheduler(options.scheduler)
         self.plan = make_plan(model.surfaces, options)
         check_reachable(gates, self.plan)
+        self._units = _units(model, self.plan) if options.scrub_hours is not None else []
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
@@ -171,7 +174,8 @@ class Campaign:
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
             reason = no_exposure(self.plan)
             summary["exposure_reason"] = reason
-            summary["exposure"] = exposure(Figures(self.plan, records, self.options.confidence)) if not reason else None
+            figures = Figures(self.plan, records, self.options.confidence)
+            summary["exposure"] = exposure(figures, self._units) if not reason else None
             summary["gates"] = held(self._gates, summary)
             summary["canary"] = seen
             summary["audit"] = checked
@@ -207,6 +211,12 @@ class Campaign:
         """Return the speed of this session; earlier sessions of a resumed campaign are not counted in."""
         rate = evaluated / seconds if evaluated else 0.0
         return {"image_runs_per_s": rate * len(self.golden.labels), "faults_per_s": rate, "seconds": seconds}
+
+
+def _units(model: DeployedModel, plan: Plan) -> list[Units]:
+    """Return what fails as one of the tensors that a plan may hit."""
+    stored = onnx.ModelProto.FromString(model.path.read_bytes())  # functions not written out
+    return units_of(stored, {surface.tensor for surface in plan.surfaces})
 
 
 def _sdc1(record: Record) -> float:

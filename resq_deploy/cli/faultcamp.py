@@ -74,6 +74,21 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 )
 @click.option("--fit-per-mbit", type=float, metavar="R", help="Raw failures in 10^9 hours and 10^6 bits of the memory.")
 @click.option(
+    "--scrub-hours",
+    type=float,
+    metavar="T",
+    help="With --fit-per-mbit: hours after which the stored file is made sound again (healed by scrub, or written "
+    "anew), which bounds how many flips gather in one word of a code.",
+)
+@click.option(
+    "--lifetime-hours",
+    type=float,
+    default=87_600.0,
+    show_default=True,
+    metavar="L",
+    help="Hours that flips gather where it never is, to compare --scrub-hours with.",
+)
+@click.option(
     "--failing-share",
     type=float,
     default=0.01,
@@ -330,6 +345,36 @@ def _print_exposure(exposure: Mapping[str, Any]) -> None:
         "wrong answers: mean share of image runs with another top-1. Failing faults: change any answer, or over "
         f"{share}\nof them; a stored fault persists until the file is loaded again, so that they count devices and not "
         "runs.\nDue: the file no longer loads or runs."
+    )
+    if fit and fit["scrubbing"]:
+        _print_scrubbing(fit["scrubbing"])
+
+
+def _print_scrubbing(scrubbing: Mapping[str, Any]) -> None:
+    """Print the failures in time of what codes and votes protect, with scrubs and without."""
+    if not scrubbing["parts"]:
+        click.echo("neither codes nor votes protect what could be hit: scrubbing changes no figure")
+        return
+    rows = [
+        (
+            part["protection"],
+            f"{part['count']:,} of {part['bits']} bits",
+            f"{part['fit']:.3g}",
+            f"{part['fit_never']:.3g}",
+        )
+        for part in scrubbing["parts"]
+    ]
+    headers = (
+        "protected by",
+        "words or values",
+        f"FIT, scrubbed every {scrubbing['hours']:g} h",
+        f"never, over {scrubbing['lifetime_hours']:g} h",
+    )
+    print_table("Flips that gather where single ones are corrected", headers, rows)
+    click.echo(
+        "on top of the failing faults: every word with more flips than its code corrects, and every value of which\n"
+        "two copies were hit, counts as a failure, an upper bound. It is about storage: flips in memory, after the\n"
+        "file was loaded, last until the session is created again."
     )
 
 

@@ -36,6 +36,7 @@ def exposed(run: Run, table: FaultTable) -> Section:
         "again, so that they count devices that became faulty. A fault that is due, after which the file no longer "
         "loads or runs, counts as that alone.",
         _kinds(exposure),
+        *_scrubbed(exposure),
         "Risk is what a role adds to the wrong answers: its share of the bits times the wrong answers of one fault.",
         Dots(
             rows=seen,
@@ -79,6 +80,33 @@ def _kinds(exposure: Exposure) -> Table:
         headers.append(f"in 10^9 hours (FIT), of a memory with {fit['fit_per_mbit']:g} FIT in 10^6 bits")
         rows = [[*row, quantity(fit[kind]["total"])] for row, kind in zip(rows, _meanings(exposure), strict=True)]
     return Table(headers=headers, rows=rows)
+
+
+def _scrubbed(exposure: Exposure) -> list[Block]:
+    """Say what comes on top where flips gather in words that single ones do not harm."""
+    scrubbing = (exposure["fit"] or {}).get("scrubbing")
+    if not scrubbing:
+        return []
+    if not scrubbing["parts"]:
+        return ["Neither codes nor votes protect what could be hit: scrubbing the stored file changes none of this."]
+    hours, lifetime = (f"{scrubbing[key]:g} hours" for key in ("hours", "lifetime_hours"))
+    rows = [
+        [part["protection"], count(part["count"]), str(part["bits"]), f"{part['fit']:.3g}", f"{part['fit_never']:.3g}"]
+        for part in scrubbing["parts"]
+    ]
+    return [
+        "Codes and votes correct single flips; those that gather come on top of the failing faults. Every word with "
+        "more flips than its code corrects, and every value of which two copies were hit, counts as a failure, an "
+        f"upper bound. Scrubbing is healing the stored file, or writing it anew, every {hours}; flips in memory, after "
+        "the file was loaded, last until the session is created again.",
+        Table(
+            headers=[
+                *("protected by", "words or values", "bits of one"),
+                *(f"FIT, scrubbed every {hours}", f"FIT, never scrubbed in {lifetime}"),
+            ],
+            rows=rows,
+        ),
+    ]
 
 
 def _whose(run: Run, roles: Exposure, seen: Sequence[str]) -> list[Block]:
