@@ -81,6 +81,8 @@ def command(
         click.echo(json.dumps(_report(scrub, as_written, repair, bake), indent=2))
     else:
         _print(scrub, repair, bake)
+    if scrub.untried:
+        click.echo(f"note: what decodes was not tried: {scrub.untried}", err=True)
     if as_written is False:
         click.echo(
             f"warning: even healed, {model} is not the file its sidecar names: bits are changed that neither codes nor "
@@ -142,6 +144,7 @@ def _report(
         "totals": scrub.totals,
         "tensors": [tensor.as_dict() for tensor in scrub.tensors],
         "decoder_flaw": scrub.decoder_flaw or None,
+        "decoder_untried": scrub.untried or None,
         "as_written": as_written,
         "repaired": str(repair) if repair else None,
         "baked": str(bake) if bake and not scrub.decoder_flaw else None,

@@ -9,11 +9,11 @@ from resq_deploy.deployed.coded import DOMAIN, HEALTH, coded_weights
 from resq_deploy.deployed.folding import computation
 from resq_deploy.deployed.nesting import graphs
 from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.versions import CODE, LEAST_ONNXRUNTIME
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.decoded import decoded_weights, needed
 
-_OWN_METADATA = "resq."
 _OWN = ("", "ai.onnx")
 _FUNCTIONS_IR, _LEAST_IR = 8, 4  # the first with functions; with initializers that are no inputs
 
@@ -88,7 +88,7 @@ def _with_plain(model: onnx.ModelProto, plain: dict[str, onnx.TensorProto]) -> o
     functions = [function for function in model.functions if function.domain != DOMAIN]
     del baked.functions[:]
     baked.functions.extend(functions)
-    metadata = [entry for entry in model.metadata_props if not entry.key.startswith(_OWN_METADATA)]
+    metadata = [entry for entry in model.metadata_props if entry.key not in (CODE, LEAST_ONNXRUNTIME)]
     del baked.metadata_props[:]
     baked.metadata_props.extend(metadata)
     return baked

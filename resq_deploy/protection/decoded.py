@@ -113,6 +113,7 @@ def _run(model: onnx.ModelProto, graph: onnx.GraphProto, names: Sequence[str]) -
     kept = [graph.node[place] for place in needed(graph, names)]
     read = {name for node in kept for name in node.input}
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    part.metadata_props.extend(model.metadata_props)  # which say what onnxruntime it takes
     part.graph.name = "weights"
     part.graph.node.extend(kept)
     part.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)

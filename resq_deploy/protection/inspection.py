@@ -12,13 +12,11 @@ from resq_deploy.deployed.folding import LEVELS
 from resq_deploy.deployed.nesting import graphs
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment, first_line
+from resq_deploy.deployed.versions import LEAST_ONNXRUNTIME, metadata
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check
 from resq_deploy.protection.bake import plain_model
 from resq_deploy.protection.scrub import VERDICTS, VOTES, totals_of
-
-LEAST_ONNXRUNTIME = "resq.least_onnxruntime"
-"""The metadata that names the earliest onnxruntime that runs a file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,12 +90,11 @@ def protection_of(data: bytes, providers: tuple[str, ...]) -> Protection | None:
         added = len(data) - plain_model(model).ByteSize() if found else None
     except ModelError:
         added = None
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
     return Protection(
         by_tensor={name: each.code.name if each.code else VOTES for each in found for name in each.stored},
         codes=_codes(coded),
         bytes_added=added,
-        least_onnxruntime=metadata.get(LEAST_ONNXRUNTIME),
+        least_onnxruntime=metadata(model).get(LEAST_ONNXRUNTIME),
         health=any(value.name == HEALTH for value in model.graph.output),
         folding=[_folding(data, coded, providers, level) for level in LEVELS] if coded else [],
         totals=totals_of(found),

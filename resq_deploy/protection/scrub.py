@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.codes.code import WORDS
 from resq_deploy.deployed.coded import Coded, coded_weights
+from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check
 from resq_deploy.protection.decoded import check_decoder, decoded_weights
@@ -68,6 +69,7 @@ class Scrub:
             `undecided` of them; each counted once.
         status: one of the exit statuses of `check`.
         decoder_flaw: what is wrong with the nodes or tables that decode; empty where nothing is.
+        untried: why these could not be tried with the onnxruntime that is installed; empty where they were.
 
     Raises:
         ModelError: if it is no ONNX file, not a protected one, or damaged where codes and votes do not reach.
@@ -79,6 +81,7 @@ class Scrub:
     totals: dict[str, int]
     status: int
     decoder_flaw: str
+    untried: str
     _found: list[check.Found]
 
     @classmethod
@@ -92,6 +95,7 @@ class Scrub:
             raise ModelError("it carries neither codes nor votes: there is nothing to check")
         model = onnx.ModelProto.FromString(data)
         coded = coded_weights(model)
+        untried = (coded and why_refused(data)) or ""
         by_name = {words.name: words for words in found if words.code}
         weights = [_of_weight(each, [by_name[name] for name in each.stored]) for each in coded]
         copies = [
@@ -105,7 +109,8 @@ class Scrub:
             tensors=(*weights, *copies),
             totals=totals_of(found),
             status=check.verdict(found),
-            decoder_flaw=_decoder_flaw(model, coded),
+            decoder_flaw="" if untried else _decoder_flaw(model, coded),
+            untried=untried,
             _found=found,
         )
 

@@ -31,7 +31,6 @@ def made(digits_int8):
     biases = [found.tensor for found in surfaces if found.role is Role.BIAS]
     guarded = onnx.ModelProto.FromString(guard(proto.SerializeToString(), biases))
     protected = protect(guarded, weights, known_code("secded"))
-    protected.metadata_props.add(key="resq.least_onnxruntime", value="1.22")
     health = protect(guarded, weights, known_code("secded"), health=True)
     return {"plain": proto, "votes": guarded, "codes": protected, "health": health}, weights, biases
 

@@ -146,7 +146,6 @@ def test_a_report_of_health_is_dropped_and_tensors_of_others_stay():
     protected.graph.node.append(helper.make_node("Identity", ["two"], [HEALTH]))
     protected.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.int64), "two"))
     protected.graph.output.append(helper.make_tensor_value_info(HEALTH, TensorProto.INT64, [2]))
-    protected.metadata_props.add(key="resq.least_onnxruntime", value="1.31")
     protected.metadata_props.add(key="author", value="somebody")
     baked = bake(protected)
     assert [value.name for value in baked.graph.output] == ["y"]

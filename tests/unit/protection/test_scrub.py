@@ -111,6 +111,14 @@ def test_damage_to_what_decodes_is_found(data):
     assert "onnxruntime does not decode its weights" in Scrub.of(model.SerializeToString()).decoder_flaw
 
 
+def test_an_onnxruntime_that_is_too_old_leaves_the_decoder_untried(data, monkeypatch):
+    monkeypatch.setattr("onnxruntime.__version__", "1.20.1")
+    scrub = Scrub.of(with_flips(data, (5, 3)))
+    assert (scrub.decoder_flaw, scrub.status) == ("", check.HEALABLE)
+    assert "needs onnxruntime 1.22 or later" in scrub.untried
+    assert scrub.healed == data
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
