@@ -2,9 +2,9 @@
 
     python check.py FILE.onnx [--repair HEALED.onnx]
 
-It finds every code word whose syndrome is not 0, every bit of it that is stored as 0 and is set, and every value of
-which three copies do not agree. Exit status: 0 sound; 3 all that was found can be corrected; 1 some of it cannot; 2 no
-protected file. --repair writes the file with what can be corrected; if that is all, byte for byte as it was written.
+It finds code words with a syndrome that is not 0, idle bits that are set, and values whose three copies do not agree.
+Exit status: 0 sound; 3 all that was found can be corrected; 1 some of it cannot; 2 no protected file. --repair writes
+the file with what can be corrected; if that is all, byte for byte as it was written.
 
 Codes are made from their definitions, not from tables of the file, which may be damaged (`secded`: Hsiao, IBM J. Res.
 Dev. 14, 1970; `dected`: extended BCH, Bose and Ray-Chaudhuri, 1960). Nothing covers attributes, names and framing.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Iterator, NamedTuple  # noqa: UP035 - as Python 3.8 has it
@@ -96,7 +97,7 @@ def heal(data: bytes, found: list[Found]) -> bytes:
 
 def make_code(operator: str) -> Code:
     """Return the code that a decoder is named after."""
-    operator = operator[: -len("_unsigned")] if operator.endswith("_unsigned") else operator
+    operator = str(operator).replace("_unsigned", "")  # protocol buffers give bytes for what is not UTF-8
     if operator == "decode_secded":
         turned = [[(column * 257 << q >> 8) & 255 for q in range(8)] for column in range(256)]  # its bits turned by q
         bases = sorted({min(row) for column, row in enumerate(turned) if bin(column).count("1") == 3})
@@ -118,23 +119,19 @@ def make_code(operator: str) -> Code:
 
 def _check_words(name: str, code: Code, raw: bytes) -> Found:
     """Correct a tensor of code words: bit p = 8 q + b of word w is bit b of byte 8 q + (w - b) mod 8 of its block."""
-    block, byte, bit = len(code.columns), np.arange(len(code.columns))[:, None], np.arange(8)
+    block, (table, leaders, unused) = len(code.columns), _tables(code)
     if len(raw) % block:
         raise CheckError(f"tensor {name!r} should store whole blocks of {block} bytes and stores {len(raw)} bytes")
     stored: Bytes = np.frombuffer(raw, np.uint8).reshape(-1, block)
-    columns = np.array(code.columns)[8 * (byte // 8) + bit]
-    table = np.zeros((block, 256, 8), np.uint16)  # what each value of each byte adds to the syndromes of the 8 words
-    table[byte, :, (byte + bit) % 8] = (np.arange(256) >> bit[:, None] & 1) * columns[..., None]
-    wide, sums = table.view(np.uint64), np.zeros((len(stored), 2), np.uint64)
-    unused, idle = ((columns == 0) << bit).sum(1).astype(np.uint8), np.zeros(len(stored), np.int64)
+    sums, idle = np.zeros((len(stored), 2), np.uint64), np.zeros(len(stored), np.int64)
     for start in range(0, len(stored), _CHUNK):
         here = slice(start, start + _CHUNK)
         for place in range(block):
-            sums[here] ^= wide[place][stored[here, place]]
+            sums[here] ^= table[place][stored[here, place]]
         idle[here] = np.unpackbits(stored[here] & unused, axis=1).sum(1)
     syndromes = sums.view(np.uint16)
     where, word = np.nonzero(syndromes)
-    flips = _leaders(code)[syndromes[where, word]]
+    flips = leaders[syndromes[where, word]]
     status = np.zeros((len(stored), 8), np.uint8)
     status[where, word] = np.where(flips[:, 0] < 0, UNCORRECTABLE, CORRECTED)
     healed = stored & ~unused
@@ -145,16 +142,19 @@ def _check_words(name: str, code: Code, raw: bytes) -> Found:
     return Found(name, code, {name: stored}, {name: healed}, status, idle)
 
 
-def _leaders(code: Code) -> NDArray[np.int64]:
-    """Return for each syndrome which bits are flipped, -1 for none; -1 first: as many cannot be corrected."""
-    columns = np.array(code.columns)
-    bits = np.flatnonzero(columns)
-    flips = np.full((1 << code.checks, code.corrects), -1)
+@functools.lru_cache(maxsize=None)  # noqa: UP033
+def _tables(code: Code) -> tuple[NDArray[np.uint64], NDArray[np.int64], Bytes]:
+    """Return what byte values add to syndromes, flips by syndrome (-1: none; first: hopeless), idle bits of bytes."""
+    columns, byte, bit = np.array(code.columns), np.arange(len(code.columns))[:, None], np.arange(8)
+    own = columns[8 * (byte // 8) + bit]
+    adds = np.zeros((len(columns), 256, 8), np.uint16)
+    adds[byte, :, (byte + bit) % 8] = (np.arange(256) >> bit[:, None] & 1) * own[..., None]
+    bits, flips = np.flatnonzero(columns), np.full((1 << code.checks, code.corrects), -1)
     flips[columns[bits], 0] = bits
     if code.corrects == 2:
         one, two = (bits[each] for each in np.triu_indices(len(bits), 1))
         flips[columns[one] ^ columns[two]] = np.stack([one, two], axis=1)
-    return flips
+    return adds.view(np.uint64), flips, ((own == 0) << bit).sum(1).astype(np.uint8)
 
 
 def _triples(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, list[str]]]:
@@ -225,7 +225,7 @@ def main() -> int:
             raise CheckError("it carries neither codes nor votes: there is nothing to check")
         if options.repair:
             _write(os.path.realpath(options.repair), heal(data, found))
-    except (OSError, CheckError) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"{options.file}: {error}\n")
         return UNUSABLE
     for each in found:

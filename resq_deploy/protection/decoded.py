@@ -1,7 +1,7 @@
 """What onnxruntime decodes of a protected file's weights, held against what their code words hold."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,7 @@ def _run(model: onnx.ModelProto, graph: onnx.GraphProto, names: Sequence[str]) -
     if not names:
         return {}
     kept = [graph.node[place] for place in needed(graph, names)]
+    _check_names([*kept, *(node for function in model.functions for node in function.node)])
     read = {name for node in kept for name in node.input}
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     part.metadata_props.extend(model.metadata_props)  # which say what onnxruntime it takes
@@ -123,6 +124,15 @@ def _run(model: onnx.ModelProto, graph: onnx.GraphProto, names: Sequence[str]) -
     except _REFUSALS as error:
         raise ModelError(f"onnxruntime does not decode its weights ({first_line(error)})") from error
     return dict(zip(names, values, strict=True))
+
+
+def _check_names(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Refuse names that are not UTF-8: protocol buffers give bytes for them, and onnxruntime prints what it thinks."""
+    for node in nodes:
+        attributes = (attribute.name for attribute in node.attribute)
+        for name in (node.name, node.op_type, node.domain, *node.input, *node.output, *attributes):
+            if isinstance(name, bytes):
+                raise ModelError(f"what decodes its weights is damaged: the name {name!r} is not UTF-8")
 
 
 def needed(graph: onnx.GraphProto, wanted: Collection[str], known: Collection[str] = ()) -> list[int]:

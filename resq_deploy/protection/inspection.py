@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 
 from resq_deploy.codes.code import WORDS
-from resq_deploy.deployed.coded import HEALTH, Coded, coded_weights
+from resq_deploy.deployed.coded import HEALTH, Coded
 from resq_deploy.deployed.folding import LEVELS
 from resq_deploy.deployed.nesting import graphs
 from resq_deploy.deployed.runtime_graph import optimise
@@ -16,7 +16,7 @@ from resq_deploy.deployed.versions import LEAST_ONNXRUNTIME, metadata
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check
 from resq_deploy.protection.bake import plain_model
-from resq_deploy.protection.scrub import VERDICTS, VOTES, totals_of
+from resq_deploy.protection.scrub import VERDICTS, VOTES, read_coded, totals_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,13 +81,16 @@ def protection_of(data: bytes, providers: tuple[str, ...]) -> Protection | None:
     """
     model = onnx.ModelProto.FromString(data)
     try:
-        found, coded = check.examine(data), coded_weights(model)
+        found = check.examine(data)
+        coded, reason = read_coded(model)
     except (check.CheckError, ModelError) as error:
         return Protection(by_tensor={}, reason=str(error))
     if not found:
         return None
+    if reason:
+        return Protection(by_tensor={}, reason=reason)
     try:
-        added = len(data) - plain_model(model).ByteSize() if found else None
+        added = len(data) - plain_model(model).ByteSize()
     except ModelError:
         added = None
     return Protection(

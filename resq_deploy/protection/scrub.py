@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.codes.code import WORDS
 from resq_deploy.deployed.coded import Coded, coded_weights
+from resq_deploy.deployed.session import first_line
 from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check
@@ -94,22 +95,19 @@ class Scrub:
         if check.verdict(found) == check.UNUSABLE:
             raise ModelError("it carries neither codes nor votes: there is nothing to check")
         model = onnx.ModelProto.FromString(data)
-        coded = coded_weights(model)
+        coded, flaw = read_coded(model)
         untried = (coded and why_refused(data)) or ""
         by_name = {words.name: words for words in found if words.code}
         weights = [_of_weight(each, [by_name[name] for name in each.stored]) for each in coded]
-        copies = [
-            Tensor(tensor=vote.name, protection=VOTES, units=vote.status.size, **_tally(vote.status))
-            for vote in found
-            if not vote.code
-        ]
+        told = {name for each in coded for name in each.stored}
+        others = [_of_tensor(each) for each in found if each.name not in told]
         return cls(
             data=data,
             model=model,
-            tensors=(*weights, *copies),
+            tensors=(*weights, *others),
             totals=totals_of(found),
             status=check.verdict(found),
-            decoder_flaw="" if untried else _decoder_flaw(model, coded),
+            decoder_flaw=flaw if flaw or untried else _decoder_flaw(model, coded),
             untried=untried,
             _found=found,
         )
@@ -132,6 +130,23 @@ class Scrub:
             raise ModelError(str(error)) from error
 
 
+def read_coded(model: onnx.ModelProto) -> tuple[tuple[Coded, ...], str]:
+    """Return what a file stores under a code; none, and why, where its nodes are too damaged to tell.
+
+    Raises:
+        ModelError: if the file has a code that is not known here.
+    """
+    try:
+        return coded_weights(model), ""
+    except ModelError:
+        raise
+    except Exception as error:  # of damaged nodes anything can come, from onnx's own evaluation of shapes as well
+        return (
+            (),
+            f"what decodes its weights cannot be read ({first_line(error)}): nodes are damaged, take the file anew",
+        )
+
+
 def _decoder_flaw(model: onnx.ModelProto, coded: Sequence[Coded]) -> str:
     """Return what is wrong with what decodes, in one line; empty where onnxruntime decodes as the code says."""
     try:
@@ -140,6 +155,17 @@ def _decoder_flaw(model: onnx.ModelProto, coded: Sequence[Coded]) -> str:
     except ModelError as error:
         return str(error)
     return ""
+
+
+def _of_tensor(found: check.Found) -> Tensor:
+    """Return what was found of three copies, or of words of which nobody can tell whose they are."""
+    return Tensor(
+        tensor=found.name,
+        protection=found.code.name if found.code else VOTES,
+        units=found.status.size,
+        **_tally(found.status),
+        idle_bits=int(found.idle.sum()),
+    )
 
 
 def _of_weight(coded: Coded, found: list[check.Found]) -> Tensor:

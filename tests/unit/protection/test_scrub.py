@@ -130,3 +130,27 @@ def test_an_onnxruntime_that_is_too_old_leaves_the_decoder_untried(data, monkeyp
 def test_what_cannot_be_scrubbed(data, make, words):
     with pytest.raises(ModelError, match=words):
         Scrub.of(make(data))
+
+
+def test_any_flip_outside_of_codes_and_votes_is_told_in_a_line_or_changes_nothing(data):
+    """Names, attributes, sizes: whatever comes of them, never an error of Python's."""
+    covered = {name: raw.tobytes() for each in check.examine(data) for name, raw in each.stored.items()}
+    places = set(range(len(data)))
+    for raw in covered.values():
+        start = data.find(raw)
+        while start >= 0:
+            places -= set(range(start, start + len(raw)))
+            start = data.find(raw, start + 1)
+    random = np.random.default_rng(0)
+    told = 0
+    for byte in random.choice(sorted(places), 25, replace=False):
+        faulty = bytearray(data)
+        faulty[byte] ^= 1 << random.integers(8)
+        try:
+            scrub = Scrub.of(bytes(faulty))
+        except ModelError:
+            told += 1
+        else:
+            told += bool(scrub.decoder_flaw)
+            assert "\n" not in scrub.decoder_flaw
+    assert told > 12
