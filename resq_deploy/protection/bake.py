@@ -1,6 +1,6 @@
 """The plain file that a protected one stands for, for runtimes that do not fold what decodes and votes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx
 from onnx import helper, numpy_helper
@@ -69,7 +69,7 @@ def _with_plain(model: onnx.ModelProto, plain: dict[str, onnx.TensorProto]) -> o
     graph = model.graph
     outputs = [value for value in graph.output if value.name != HEALTH]
     given = {value.name for value in outputs}
-    dropped = {*needed(graph, [value.name for value in graph.output])} - {*needed(graph, given, plain)}
+    dropped = _serving(graph, given, plain)
     nodes = [node for place, node in enumerate(graph.node) if place not in dropped]
     read = _reads(nodes) | given
     idle = _reads(graph.node[place] for place in dropped) - read
@@ -92,6 +92,21 @@ def _with_plain(model: onnx.ModelProto, plain: dict[str, onnx.TensorProto]) -> o
     del baked.metadata_props[:]
     baked.metadata_props.extend(metadata)
     return baked
+
+
+def _serving(graph: onnx.GraphProto, wanted: Collection[str], known: Collection[str]) -> set[int]:
+    """Return the places of the nodes that served only to make known values, or values of which none is wanted now.
+
+    A node that nothing needed before either stays, unless it reads from one of these.
+    """
+    left = {*needed(graph, wanted, known)}
+    dropped = {*needed(graph, [value.name for value in graph.output])} - left
+    gone = {name for place in dropped for name in graph.node[place].output if name not in known}
+    for place, node in enumerate(graph.node):
+        if place not in left | dropped and not gone.isdisjoint(_reads([node])):
+            dropped.add(place)
+            gone.update(node.output)
+    return dropped
 
 
 def _reads(nodes: Iterable[onnx.NodeProto]) -> set[str]:

@@ -21,6 +21,8 @@ KINDS = [
     "cnn-qoperator-channel-s8",
     "attention-qoperator-tensor-s8-pre",
     "attention-qdq-channel-s8",
+    "cnn-qdq-tensor-u8",
+    "cnn-qoperator-tensor-u8",
 ]
 
 
@@ -33,7 +35,7 @@ def plain_and_protected(path, code):
     """A quantised file with narrower weights, and it with codes on these and votes on all else that can have them."""
     plain, _ = read_model(path)
     surfaces = find_surfaces(plain)
-    names = [s.tensor for s in surfaces if s.role is Role.WEIGHT and s.dtype == "int8"]
+    names = [s.tensor for s in surfaces if s.role is Role.WEIGHT and s.dtype in ("int8", "uint8")]
     for tensor in plain.graph.initializer:
         if tensor.name in names:
             values = numpy_helper.to_array(tensor) >> (8 - code.weight_bits)
