@@ -12,12 +12,14 @@ from onnx import numpy_helper
 from resq_deploy.codes.code import WORDS, Code
 from resq_deploy.codes.layout import Bytes, byte_of
 from resq_deploy.codes.words import Status, decode, encode
+from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.coded import DOMAIN, Coded
 from resq_deploy.deployed.nesting import captured
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, create, first_line
 from resq_deploy.errors import ModelError
 
 _REFUSALS: tuple[type[Exception], ...] = (ModelError, *RUNTIME_ERRORS)
+_AS_DEVICES_DO = Deployment(arithmetic=Arithmetic.NATIVE)  # a decoder adds bits, no more than a block's
 _TRIED = "resq.tried"
 _MOST_TRIED = 4000  # sets of flips that no code corrects
 
@@ -120,7 +122,7 @@ def _run(model: onnx.ModelProto, graph: onnx.GraphProto, names: Sequence[str]) -
     part.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        values = create(part.SerializeToString(), Deployment()).run(list(names), {})
+        values = create(part.SerializeToString(), _AS_DEVICES_DO).run(list(names), {})
     except _REFUSALS as error:
         raise ModelError(f"onnxruntime does not decode its weights ({first_line(error)})") from error
     return dict(zip(names, values, strict=True))
