@@ -160,7 +160,7 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     """
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.pipeline.gates import GateOptions
-    from resq_deploy.protection.guard_plan import read_rates
+    from resq_deploy.protection.rates import read_rates
     from resq_deploy.quantization.export import ExportOptions
 
     given["arithmetic"] = Arithmetic(given["arithmetic"])

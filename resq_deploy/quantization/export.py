@@ -20,8 +20,9 @@ from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
-from resq_deploy.protection.guard_plan import DEFAULT_BUDGET, GuardPlan, GuardRates, check_options, plan_guards
-from resq_deploy.protection.guards import guard, obstacles
+from resq_deploy.protection.apply import apply
+from resq_deploy.protection.plan import DEFAULT_BUDGET, Plan, check_options, plan
+from resq_deploy.protection.rates import GuardRates
 from resq_deploy.quantization.adjust import adjust, write_adjusted
 from resq_deploy.quantization.fidelity import logits
 from resq_deploy.quantization.float_model import prepare_float_model
@@ -127,7 +128,7 @@ def export_int8(
     made = adjust(model, calibration, session.input, options, report=report)
     report("comparing the int8 file with the float model, layer by layer")
     compared = resemblance(float_file, made.model, made.int8, calibration.images, session.input)
-    int8_file, plan = _guarded(made.int8, options, report)
+    int8_file, planned = _guarded(made.int8, options, report)
     test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
     export = Export(
@@ -146,7 +147,7 @@ def export_int8(
             "quantization": {**_form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
             "adjustments": made.record,
             "resemblance": compared.as_dict(),
-            "guards": plan.as_dict() if plan else None,
+            "guards": planned.as_dict() if planned else None,
             **_facts(int8_file, test),
             "verification": reference(
                 int8_file,
@@ -161,22 +162,15 @@ def export_int8(
     return export
 
 
-def _guarded(int8_file: bytes, options: ExportOptions, report: Callable[[str], None]) -> tuple[bytes, GuardPlan | None]:
+def _guarded(int8_file: bytes, options: ExportOptions, report: Callable[[str], None]) -> tuple[bytes, Plan | None]:
     """Return the file with the guards that were asked for, and their plan."""
     if options.guard == "none":
         return int8_file, None
     report("guarding")
     model = onnx.ModelProto.FromString(int8_file)
-    surfaces = find_surfaces(model)
-    plan = plan_guards(
-        surfaces,
-        file_bytes=len(int8_file),
-        mode=options.guard,
-        budget=DEFAULT_BUDGET if options.guard_budget is None else options.guard_budget,
-        rates=options.guard_rates,
-        obstacles=obstacles(model, [surface.tensor for surface in surfaces]),
-    )
-    return guard(int8_file, plan.tensors), plan
+    budget = DEFAULT_BUDGET if options.guard_budget is None else options.guard_budget
+    planned = plan(model, mode=options.guard, budget=budget, rates=options.guard_rates)
+    return apply(model, planned).SerializeToString(deterministic=True), planned
 
 
 def _minmax(model: onnx.ModelProto, calibration: Split, spec: InputSpec, options: ExportOptions) -> Callable[[], bytes]:

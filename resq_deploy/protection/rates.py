@@ -1,17 +1,10 @@
-"""Which tensors to guard: every bias, scale and zero point, or those that lower the risk most for their bytes.
+"""What a flip in each stored tensor does: SDC-1 by role and layer, as a campaign measured it, or from built-in figures.
 
 To first order, while the bit error rate b is low, the expected SDC-1 of a file is the sum over its tensors of
-b * bits * SDC-1 of a single flip there. A guard takes a tensor out of that sum. What is left of it is second order,
-two copies hit at the same element: with `w` bits an element, the vote `Where(Equal(x, y), x, z)` fails when z and
-another copy are hit (w * w pairs of bits, twice), or x and y alike (w pairs):
-
-    b^2 * bits * (2 w + 1) * SDC-1                                                                        (1)
-
-Like every figure of a file's stored bits, this is about faults in storage before the file is loaded.
+b * bits * SDC-1 of a single flip there; `plan` takes out of it what lowers it most.
 """
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,15 +14,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError, RunFolderError
-from resq_deploy.protection.guards import added_bytes, obstacle_of_type
 from resq_deploy.records import read_json, read_manifest, sha256_file
-
-MODES = ("parameters", "auto")
-DEFAULT_BUDGET = 0.05
-"""Bytes that guards may add, as a share of the unguarded file, unless told otherwise."""
-
-PARAMETERS = frozenset(Role) - {Role.WEIGHT}
-"""The roles that mode `parameters` guards: all but weights, float parameters such as normalisation gains included."""
 
 BUILT_IN: Mapping[Role, float] = {
     Role.WEIGHT: 0.0020,
@@ -49,7 +34,7 @@ roles on 1,000 images each, so that the small roles rest on 4 to 26 faults. That
 hit: 17 % is the published figure for zero points of a ResNet8. Float parameters, constants and
 decoder tables, not measured, count as weight scales: float32 values that multiply a channel."""
 
-_BUILT_IN_SOURCE = "built-in figures by role, measured on an int8 ResNet-20 for CIFAR-10"
+BUILT_IN_SOURCE = "built-in figures by role, measured on an int8 ResNet-20 for CIFAR-10"
 _PRIOR_FAULTS = 20  # a layer's measured rate counts as much as that which its roles suggest, at so many faults
 _ROUNDS = 100
 
@@ -148,118 +133,6 @@ def _rates(file: pathlib.Path, summary: Mapping[str, Any], key: str) -> dict[str
     return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GuardPlan:
-    """What to guard, what it costs and what it is expected to gain.
-
-    Attributes:
-        mode: `parameters` or `auto`.
-        budget: share of the unguarded file that guards may add; None for `parameters`.
-        tensors: the tensors to guard, in the order of the file.
-        bytes_added: bytes the guards add to the file.
-        file_bytes: size of the unguarded file.
-        before: expected SDC-1 over bit error rate, first order, by role, without guards.
-        after: the same with them.
-        second_order: expected SDC-1 over the square of the bit error rate that guarded tensors keep, equation (1).
-        rates: where the SDC-1 of single flips comes from.
-        left_out: tensors that the mode would have guarded and that cannot be, each with the reason.
-    """
-
-    mode: str
-    budget: float | None
-    tensors: tuple[str, ...]
-    bytes_added: int
-    file_bytes: int
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    second_order: float
-    rates: str
-    left_out: Mapping[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the plan as the JSON object of the sidecar."""
-        return {
-            "mode": self.mode,
-            "budget": self.budget,
-            "tensors": list(self.tensors),
-            "bytes_added": self.bytes_added,
-            "share_of_file": self.bytes_added / self.file_bytes,
-            "expected_sdc1_over_ber": {
-                name: {"total": sum(by_role.values()), "by_role": dict(by_role)}
-                for name, by_role in (("before", self.before), ("after", self.after))
-            },
-            "guarded_sdc1_over_ber_squared": self.second_order,
-            "rates": self.rates,
-            "left_out": dict(self.left_out),
-            "note": "first order in the bit error rate of storage before the file is loaded; of a guarded tensor, two "
-            "copies hit at the same element remain; faults in memory after loading are not voted out",
-        }
-
-
-def check_options(mode: str, budget: float) -> None:
-    """Check the options of a plan.
-
-    Raises:
-        OptionError: if the mode is unknown or the budget is not a positive number.
-    """
-    if mode not in MODES:
-        raise OptionError(f"--guard {mode}: give one of none, {', '.join(MODES)}")
-    if not (budget > 0 and math.isfinite(budget)):
-        raise OptionError(f"--guard-budget {budget}: give the share of the file that guards may add, such as 0.05")
-
-
-def plan_guards(
-    surfaces: Sequence[Surface],
-    *,
-    file_bytes: int,
-    mode: str,
-    budget: float = DEFAULT_BUDGET,
-    rates: GuardRates | None = None,
-    obstacles: Mapping[str, str] | None = None,
-) -> GuardPlan:
-    """Choose the tensors to guard.
-
-    `parameters` takes every tensor but weights. `auto` takes what lowers the expected SDC-1 most for each byte added,
-    weights too, until nothing more fits into the budget. That greedy choice for the knapsack problem misses the best
-    one by less than the gain of the one tensor that first did not fit (Dantzig, Operations Research 5, 1957); with
-    hundreds of small tensors that is little.
-
-    Args:
-        surfaces: the stored tensors of the unguarded file.
-        file_bytes: its size.
-        mode: `parameters` or `auto`.
-        budget: bytes that `auto` may add, as a share of `file_bytes`.
-        rates: what a campaign on the unguarded file measured; None for `BUILT_IN`.
-        obstacles: tensors that cannot be guarded, each with the reason, as `guards.obstacles` returns them.
-
-    Raises:
-        OptionError: if the mode is unknown, the budget is not a positive number, or the rates are of another file.
-    """
-    check_options(mode, budget)
-    gains = expected_sdc1(surfaces, rates)
-    wanted = [place for place, surface in enumerate(surfaces) if mode == "auto" or surface.role in PARAMETERS]
-    left_out = {
-        surfaces[place].tensor: reason
-        for place in wanted
-        if (reason := (obstacles or {}).get(surfaces[place].tensor) or obstacle_of_type(surfaces[place].dtype))
-        is not None
-    }
-    costs = {place: added_bytes(surfaces[place]) for place in wanted if surfaces[place].tensor not in left_out}
-    chosen = set(costs) if mode == "parameters" else _greedy(gains, costs, budget * file_bytes)
-    return GuardPlan(
-        mode=mode,
-        budget=budget if mode == "auto" else None,
-        tensors=tuple(surface.tensor for place, surface in enumerate(surfaces) if place in chosen),
-        bytes_added=sum(costs[place] for place in chosen),
-        file_bytes=file_bytes,
-        before=_by_role(surfaces, gains),
-        after=_by_role(surfaces, np.where(np.isin(np.arange(len(surfaces)), list(chosen)), 0.0, gains)),
-        second_order=float(sum(gains[place] * (2 * surfaces[place].width + 1) for place in chosen)),
-        rates=rates.source if rates else _BUILT_IN_SOURCE,
-        left_out=left_out,
-    )
-
-
 def expected_sdc1(surfaces: Sequence[Surface], rates: GuardRates | None = None) -> Figures:
     """Return the expected SDC-1 over bit error rate of each tensor: bits * SDC-1 of a single flip, shape [surfaces].
 
@@ -273,23 +146,6 @@ def expected_sdc1(surfaces: Sequence[Surface], rates: GuardRates | None = None) 
         hit = [surface for surface in surfaces if surface.role in rates.by_role]
         sdc1[measured] = _combined(hit, bits[measured], rates)
     return bits * sdc1
-
-
-def _greedy(gains: Figures, costs: Mapping[int, int], room: float) -> set[int]:
-    """Return places by falling gain for a byte, as long as they fit; equal ones in the order of the file."""
-    chosen = set()
-    for place in sorted(costs, key=lambda place: (-gains[place] / costs[place], place)):
-        if gains[place] > 0 and costs[place] <= room:
-            chosen.add(place)
-            room -= costs[place]
-    return chosen
-
-
-def _by_role(surfaces: Sequence[Surface], risks: Figures) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for surface, risk in zip(surfaces, risks, strict=True):
-        totals[str(surface.role)] = totals.get(str(surface.role), 0.0) + float(risk)
-    return totals
 
 
 def _built_in(surface: Surface) -> float:

@@ -1,10 +1,8 @@
-"""What is guarded: within the budget, what lowers the risk most; and how much risk is left."""
+"""How much risk each stored tensor carries: rates of a campaign, or built-in ones."""
 
-import itertools
 import json
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +12,8 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, Surface
-from resq_deploy.deployed.votes import Vote, find_votes
 from resq_deploy.errors import OptionError, RunFolderError
-from resq_deploy.protection.guard_plan import BUILT_IN, GuardRates, Rate, expected_sdc1, plan_guards, read_rates
-from resq_deploy.protection.guards import added_bytes, guard
+from resq_deploy.protection.rates import BUILT_IN, GuardRates, Rate, expected_sdc1, read_rates
 
 TYPES = {Role.WEIGHT: "int8", Role.BIAS: "int32", Role.WEIGHT_SCALE: "float", Role.ACTIVATION_ZERO_POINT: "uint8"}
 WIDTHS = {"int8": 8, "uint8": 8, "int32": 32, "float": 32, "int4": 4}
@@ -40,11 +36,6 @@ NETWORK = [
         (Role.ACTIVATION_ZERO_POINT, ()),
     )
 ]
-SIZE = sum(found.bits for found in NETWORK) // 8
-
-
-def plan(surfaces=NETWORK, mode="auto", **options):
-    return plan_guards(surfaces, file_bytes=SIZE, mode=mode, **options)
 
 
 def rates(roles, layers=None, faults=10**9):
@@ -54,63 +45,6 @@ def rates(roles, layers=None, faults=10**9):
         by_layer={layer: Rate(value=value, faults=faults) for layer, value in (layers or {}).items()},
         source="test",
     )
-
-
-def test_parameters_are_all_tensors_but_weights():
-    found = plan(mode="parameters")
-    assert found.tensors == tuple(one.tensor for one in NETWORK if one.role is not Role.WEIGHT)
-    assert found.budget is None
-    assert found.bytes_added == sum(added_bytes(one) for one in NETWORK if one.role is not Role.WEIGHT)
-    assert {role for role, risk in found.after.items() if risk} == {"weight"}
-    for role in {one.role for one in NETWORK}:
-        bits = sum(one.bits for one in NETWORK if one.role is role)
-        assert found.before[role] == pytest.approx(bits * BUILT_IN[role])
-
-
-def test_bytes_added_are_those_of_the_written_file(digits_int8):
-    model = DeployedModel.load(digits_int8)
-    plain = digits_int8.read_bytes()
-    found = plan_guards(model.surfaces, file_bytes=len(plain), mode="parameters")
-    guarded = guard(plain, found.tensors)
-    assert len(guarded) - len(plain) == pytest.approx(found.bytes_added, abs=8)  # the graph's own length in front
-    votes = find_votes(onnx.ModelProto.FromString(guarded))
-    assert sum(vote.bytes_added for vote in votes) == pytest.approx(found.bytes_added, abs=8)
-
-
-@pytest.mark.parametrize("budget", [0.05, 0.3, 0.8, 2.5])
-def test_auto_keeps_to_its_budget_and_a_larger_one_leaves_less_risk(budget):
-    found, more = plan(budget=budget), plan(budget=2 * budget)
-    assert found.bytes_added <= budget * SIZE
-    assert sum(more.after.values()) <= sum(found.after.values()) <= sum(found.before.values())
-    if budget == 2.5:
-        assert len(found.tensors) == len(NETWORK)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.5))
-def test_auto_misses_the_best_choice_by_less_than_one_tensor(seed, budget):
-    rng = np.random.default_rng(seed)
-    chosen = [NETWORK[place] for place in rng.choice(len(NETWORK), 8, replace=False)]
-    found = plan(chosen, budget=budget)
-    gains = [one.bits * BUILT_IN[one.role] for one in chosen]
-    costs = [added_bytes(one) for one in chosen]
-    best = max(
-        sum(gains[place] for place in some)
-        for count in range(len(chosen) + 1)
-        for some in itertools.combinations(range(len(chosen)), count)
-        if sum(costs[place] for place in some) <= budget * SIZE
-    )
-    gained = sum(found.before.values()) - sum(found.after.values())
-    left = [gain for gain, one in zip(gains, chosen, strict=True) if one.tensor not in found.tensors]
-    assert best - gained <= max(left, default=0.0) + 1e-9
-
-
-def test_measured_rates_decide():
-    weights = plan(budget=1.0, rates=rates({Role.WEIGHT: 0.9, Role.BIAS: 0.001}))
-    assert any(name.endswith(".weight") for name in weights.tensors)
-    only = plan(budget=1.0, rates=rates(dict.fromkeys(Role, 0.0) | {Role.BIAS: 0.1}))
-    assert set(only.tensors) == {"first.bias", "second.bias", "last.bias"}
-    assert only.rates == "test"
 
 
 def by(surfaces, risks, key):
@@ -154,53 +88,15 @@ def test_a_layer_with_few_faults_hardly_moves_its_tensors():
 
 
 def test_roles_the_campaign_did_not_hit_have_their_built_in_rate():
-    found = plan(mode="parameters", rates=rates({Role.BIAS: 0.5}, {"first": 0.5}))
+    found = by(NETWORK, expected_sdc1(NETWORK, rates({Role.BIAS: 0.5}, {"first": 0.5})), "role")
     bits = {str(role): sum(one.bits for one in NETWORK if one.role is role) for role in Role}
-    assert found.before["bias"] == pytest.approx(0.5 * bits["bias"])
-    assert found.before["weight-scale"] == pytest.approx(BUILT_IN[Role.WEIGHT_SCALE] * bits["weight-scale"])
+    assert found["bias"] == pytest.approx(0.5 * bits["bias"])
+    assert found["weight-scale"] == pytest.approx(BUILT_IN[Role.WEIGHT_SCALE] * bits["weight-scale"])
 
 
 def test_a_weight_left_in_float_is_riskier_than_an_int8_one():
     integer, real = (expected_sdc1([surface(Role.WEIGHT, "l", 5, dtype=dtype)])[0] for dtype in ("int8", "float"))
     assert real > 4 * integer
-
-
-def test_what_cannot_be_guarded_is_left_out_and_said():
-    surfaces = [*NETWORK, surface(Role.WEIGHT_ZERO_POINT, "packed", 4, dtype="int4")]
-    found = plan(surfaces, mode="parameters", obstacles={"first.bias": "it is a graph input too"})
-    assert found.left_out == {
-        "first.bias": "it is a graph input too",
-        "packed.weight-zero-point": (
-            "onnxruntime votes on double, float, int32, int64, int8, uint32, uint8, not on int4"
-        ),
-    }
-    assert not found.left_out.keys() & set(found.tensors)
-    assert found.after["bias"] == pytest.approx(8 * 32 * BUILT_IN[Role.BIAS])
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
-def test_second_order_is_what_two_flips_do_to_a_vote(dtype):
-    width = 8 * np.dtype(dtype).itemsize
-    vote = Vote(output="t", copies=("a", "b", "c"), dtype=np.dtype(dtype), bytes_added=0)
-    golden = np.array([37], dtype)
-    wrong = 0
-    for pair in itertools.combinations(range(3 * width), 2):
-        stored = {name: bytearray(golden.tobytes()) for name in vote.copies}
-        for bit in pair:
-            stored["abc"[bit // width]][bit % width // 8] ^= 1 << bit % 8
-        wrong += vote.outcome({name: bytes(value) for name, value in stored.items()}) != golden.tobytes()
-    assert wrong == width * (2 * width + 1)
-    one = surface(Role.BIAS, "l", 6)
-    assert plan([one], mode="parameters").second_order == pytest.approx(6 * 32 * (2 * 32 + 1) * BUILT_IN[Role.BIAS])
-
-
-def test_the_plan_as_json():
-    found = plan(budget=0.3)
-    written = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert written["bytes_added"] == found.bytes_added
-    assert written["share_of_file"] == pytest.approx(found.bytes_added / SIZE)
-    assert written["expected_sdc1_over_ber"]["after"]["total"] == pytest.approx(sum(found.after.values()))
-    assert "memory after loading are not" in written["note"]
 
 
 def test_rates_of_a_real_campaign(digits_int8, tmp_path):
@@ -213,9 +109,9 @@ def test_rates_of_a_real_campaign(digits_int8, tmp_path):
     for role, rate in measured.by_role.items():
         estimate = summary["by_role"][str(role)]["sdc1"]
         assert (rate.value, rate.faults) == (estimate["value"], estimate["n"])
-    found = plan_guards(model.surfaces, file_bytes=1, mode="parameters", rates=measured)
+    found = by(model.surfaces, expected_sdc1(model.surfaces, measured), "role")
     weights = sum(one.bits for one in model.surfaces if one.role is Role.WEIGHT)
-    assert found.before["weight"] == pytest.approx(weights * summary["by_role"]["weight"]["sdc1"]["value"])
+    assert found["weight"] == pytest.approx(weights * summary["by_role"]["weight"]["sdc1"]["value"])
 
 
 @pytest.mark.parametrize(
@@ -296,15 +192,6 @@ def test_no_summary(tmp_path):
         read_rates(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mode": "all"}, "--guard all: give one of none, parameters, auto"),
-        ({"budget": 0.0}, "--guard-budget 0.0"),
-        ({"budget": float("nan")}, "--guard-budget nan"),
-        ({"rates": rates({Role.BIAS: 0.1}, {"elsewhere": 0.1})}, "they know the layer 'elsewhere'"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(OptionError, match=message):
-        plan(**options)
+def test_rates_of_another_file():
+    with pytest.raises(OptionError, match="they know the layer 'elsewhere'"):
+        expected_sdc1(NETWORK, rates({Role.BIAS: 0.1}, {"elsewhere": 0.1}))
