@@ -1,8 +1,9 @@
 """The int8 grid of deployed weights, in numpy: the one definition that hardening, quantization and twin share.
 
 Weights are symmetric int8: `code = clip(round(w / s), -127, 127)` with `s = max|w| / 127`, per output channel
-or per tensor; 7-bit weights have 64 for 127. Stored as uint8 they are the same codes plus 128. All steps are float32
-and rounding is half to even, so that the integers equal those that onnxruntime's quantizer writes.
+or per tensor; weights of 7 or 6 bits have 63 or 31 for 127. Stored as uint8 they are the same codes plus 128, 64 or 32.
+All steps are float32 and rounding is half to even, so that the integers equal those that onnxruntime's quantizer
+writes.
 """
 
 import numpy as np
@@ -14,12 +15,23 @@ CODE_MAX = 127
 """Largest code; the grid is symmetric, so -128 is never written (only a fault produces it)."""
 
 REDUCED_CODE_MAX = 64
-"""Largest code of 7-bit weights, onnxruntime's `reduce_range`: two products with uint8 activations, 2 * 255 * 64, still
-fit into 16 bits, in which x86 CPUs without VNNI add them up."""
+"""Largest code of onnxruntime's `reduce_range`: two products with uint8 activations, 2 * 255 * 64, still fit into 16
+bits, in which x86 CPUs without VNNI add them up. 7 bits hold 63."""
 
 UINT8_ZERO_POINT = 128
 """Of weights stored as uint8: `code + 128` has the same bits but for the top one, so that a flip of any of them moves
 the weight by the same."""
+
+
+def largest_code(bits: int) -> int:
+    """Return the largest code of weights with so many bits: 127, 63 or 31. The grid is symmetric."""
+    return (1 << bits - 1) - 1
+
+
+def zero_point(bits: int) -> int:
+    """Return the zero point of weights of so many bits stored as uint8: 128, 64 or 32; see `UINT8_ZERO_POINT`."""
+    return 1 << bits - 1
+
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Below this, a scale could not be stored as a normal float32; onnxruntime then stores 1.0 and codes of zero."""
@@ -33,7 +45,7 @@ def weight_scale(
     Args:
         weights: float32 array of any shape; not empty.
         axis: the output-channel axis, for one scale a channel; `None` for one scale for the whole tensor.
-        code_max: the largest code, 127 or 64.
+        code_max: the largest code, such as 127.
 
     Returns:
         float32, shape `[channels]` or `[]`. A channel of zeros (or of values below the smallest normal float32)
@@ -58,7 +70,7 @@ def quantize(
         weights: float32 array of any shape.
         scale: what `weight_scale` gives for the same `axis`, or a narrower range's step.
         axis: the output-channel axis, `None` for one scale for the whole tensor.
-        code_max: the largest code, 127 or 64.
+        code_max: the largest code, such as 127.
 
     Returns:
         int8, same shape as `weights`.
@@ -73,9 +85,10 @@ def dequantize(codes: NDArray[np.int8], scale: NDArray[np.float32], *, axis: int
     return codes.astype(np.float32) * _aligned(scale, codes.ndim, axis)
 
 
-def as_uint8(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Return int8 codes as the uint8 ones that stand for the same at the zero point 128: every byte XOR 0x80."""
-    return codes.view(np.uint8) ^ np.uint8(UINT8_ZERO_POINT)
+def as_uint8(codes: NDArray[np.int8], zero: int = UINT8_ZERO_POINT) -> NDArray[np.uint8]:
+    """Return int8 codes as the uint8 ones that stand for the same at a zero point; at 128, every byte XOR 0x80."""
+    moved: NDArray[np.uint8] = (codes.astype(np.int16) + zero).astype(np.uint8)
+    return moved
 
 
 def _aligned(scale: NDArray[np.float32], ndim: int, axis: int | None) -> NDArray[np.float32]:

@@ -14,13 +14,15 @@ from resq_deploy.cli.shared import (
     need_extra,
     out_option,
     percent,
+    print_table,
+    printable,
     seed_option,
 )
 from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.pipeline.gates import GateOptions
-    from resq_deploy.quantization.export import ExportOptions
+    from resq_deploy.quantization.options import ExportOptions
 
 
 @click.command()
@@ -89,20 +91,32 @@ if TYPE_CHECKING:
     type=click.Choice(["int8", "uint8"]),
     default="int8",
     show_default=True,
-    help="How weights are stored: int8, or uint8 (zero point 128): slower with VNNI, and exact on every CPU.",
+    help="How weights are stored: int8, or uint8 about a zero point: slower with VNNI, and exact on every CPU.",
 )
 @click.option(
     "--reduce-range",
     is_flag=True,
-    help="7-bit int8 weights, exact without VNNI and as fast; a flipped bit moves them twice as far.",
+    help="int8 weights up to 64, exact without VNNI and as fast; a flipped bit moves them twice as far.",
 )
 @click.option(
     "--guard",
-    type=click.Choice(["none", "parameters", "auto"]),
+    type=click.Choice(["none", "parameters", "weights", "all", "auto"]),
     default="none",
     show_default=True,
-    help="Store three copies, voted at load: of all parameters but weights, or of what pays most.",
+    help="What heals itself at load: parameters but weights, by votes over three copies; weights, by a code in bits "
+    "they leave spare; all that is stored; or what pays most.",
 )
+@click.option(
+    "--weight-code",
+    type=click.Choice(["secded", "dected"]),
+    help="Code of weights: corrects a flip in 64 bits, or two in 128 (in 64 of 6-bit weights).  [default: secded]",
+)
+@click.option(
+    "--weight-bits",
+    type=click.Choice(["8", "7", "6"]),
+    help="Bits of a weight; 6 with dected only.  [default: 7 under a code, else 8]",
+)
+@click.option("--health", is_flag=True, help="One more output: words that were corrected, and that could not be.")
 @click.option(
     "--guard-budget",
     type=float,
@@ -132,7 +146,7 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
       resq-deploy export-int8 run/ --out net.int8.onnx --dataset cifar10 --data-dir data
       resq-deploy export-int8 run/baseline.pt --out baseline.int8.onnx --dataset digits --gate clean=2
       resq-deploy export-int8 run/ --out hard.int8.onnx --dataset cifar10 --ranges fault-aware --design-ber 1e-3
-      resq-deploy export-int8 run/ --out guarded.int8.onnx --dataset cifar10 --guard parameters
+      resq-deploy export-int8 run/ --out healing.int8.onnx --dataset cifar10 --guard all
       resq-deploy export-int8 run/ --out anywhere.int8.onnx --dataset cifar10 --weight-type uint8
       resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset images.npz      (needs no torch)
     """
@@ -161,20 +175,21 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.protection.rates import read_rates
-    from resq_deploy.quantization.export import ExportOptions
+    from resq_deploy.quantization.options import ExportOptions
 
     given["arithmetic"] = Arithmetic(given["arithmetic"])
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
     given.pop("network")  # says what may be run, and nothing of how to export
     campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
     rates = read_rates(campaign) if campaign else None
+    given["weight_bits"] = int(given["weight_bits"]) if given["weight_bits"] else None
     options = ExportOptions(**given, format=form, activation_percentile=percentile, guard_rates=rates)
     off = [name for name, bound in bounds.items() if bound is None]
     gates = GateOptions(
         bounds={name: bound or 0.0 for name, bound in bounds.items()},  # of those that are off, only the names count
         gates=tuple(name for name in GateOptions.DEFAULTS if name not in off),
         enforce=enforce,
-        ber=options.percentile_ber,
+        ber=options.storage_ber,
         seed=options.seed,
         arithmetic=options.arithmetic,
     )
@@ -193,9 +208,31 @@ def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
         click.echo(
             f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f}; {images})"
         )
+    _print_protection(sidecar["guards"], sidecar["bit_cost"])
     _print_native(sidecar["native"])
     size = sidecar["model"]["bytes"]
     click.echo(f"{out}: {size:,} bytes ({sidecar['float_model']['bytes'] / size:.2f}x smaller), sidecar beside it")
+
+
+def _print_protection(guards: Mapping[str, Any] | None, cost: Mapping[str, Any] | None) -> None:
+    """Say what protects which tensors, what that costs, and what is left without."""
+    if cost is not None:
+        images = f"{cost['images']} {cost['images_from']} images"
+        click.echo(f"weights of fewer than 8 bits cost {cost['points']:.2f} points on {images}")
+    if guards is None:
+        return
+    rows: dict[tuple[str, str], list[int]] = {}
+    for entry in guards["tensors"]:
+        row = rows.setdefault((entry["role"], entry["by"]), [0, 0])
+        row[0], row[1] = row[0] + 1, row[1] + entry["bits"]
+    print_table(
+        "protected",
+        ["role", "by", "tensors", "bits"],
+        [[role, by, str(count), f"{bits:,}"] for (role, by), (count, bits) in rows.items()],
+    )
+    click.echo(f"protection adds {guards['bytes_added']:,} bytes ({100 * guards['share_of_file']:.2f} %)")
+    for name, reason in guards["left_out"].items():
+        click.echo(f"not protected: {printable(name)} ({reason})")
 
 
 def _print_native(native: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from resq_deploy.hardening.options import with_recipe
 from resq_deploy.pipeline.export import export_source
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.transfer import transfer_pgd
-from resq_deploy.quantization.export import ExportOptions
+from resq_deploy.quantization.options import ExportOptions
 from resq_deploy.records import RunFolder, write_json
 
 SCHEMA = 1

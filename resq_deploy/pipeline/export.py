@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.errors import CheckpointError, DataError, InputError, OptionError
+from resq_deploy.pipeline.bit_cost import bit_cost
 from resq_deploy.pipeline.gates import Candidate, GateOptions, run_gates
-from resq_deploy.quantization.export import Export, ExportOptions, export_int8
+from resq_deploy.quantization.export import Export, export_int8
+from resq_deploy.quantization.options import ExportOptions
 from resq_deploy.records import sha256_file, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -109,6 +111,10 @@ def _finish(
         minmax_file=export.minmax_file,
     )
     passed = run_gates(candidate, dataset, gates, report=report)
+    cost = None
+    if export.eight_bit_file:
+        report("measuring what weights of fewer bits cost")
+        cost = bit_cost(export.eight_bit_file(), export.int8_file, dataset, gates.arithmetic)
     write_atomic(out, export.int8_file)
     model = {
         "file": out.name,
@@ -116,7 +122,7 @@ def _finish(
         "bytes": len(export.int8_file),
     }
     digest = made_from[1] if made_from else None
-    sidecar = {**export.sidecar, "model": model, "checkpoint": digest, "gates": passed}
+    sidecar = {**export.sidecar, "model": model, "checkpoint": digest, "gates": passed, "bit_cost": cost}
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar
 

@@ -48,6 +48,9 @@ _VALIDATION: Gate = {"images_from": "validation", "apart": True}
 _CONFIDENCE = 0.95
 _LEAST = {"pgd_images": 1, "steps": 1, "square_images": 1, "queries": LEAST_QUERIES, "chips": 50, "fault_images": 1}
 _FIRST_CHIP = 1_000_000  # far from those of campaigns, so that no figure is of the chips that the file was chosen by
+_ROLES = (Role.WEIGHT, Role.CODE)
+"""What the gate of faults hits: all that stores weights, check bits and copies included, and what decodes them."""
+
 _UNDER = {
     "clean": "",
     "faults": " under bit errors, against MinMax ranges",
@@ -135,7 +138,7 @@ class Candidate:
         int8_right: which test images the file answers right, shape [N].
         float_right: which of them the float model answers right, shape [N].
         network: the float network in torch, on the CPU and in evaluation mode; None where there is no checkpoint.
-        minmax_file: makes the MinMax export of the same weights, serialised; None where the file has those ranges.
+        minmax_file: makes the MinMax export of the same weights, unprotected, serialised; None where the file is that.
     """
 
     int8_file: bytes
@@ -254,18 +257,19 @@ def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
 def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
     """Hold the file against the MinMax export on the same chips: masks depend on chip and tensor name alone.
 
-    The bits of weights are hit, as in published curves over the bit error rate; ranges change nothing else.
+    The bits of weights are hit, as in published curves over the bit error rate; ranges change nothing else. Of a
+    protected file they are those that it stores, code words or copies, and the tables of its decoder.
     """
     if candidate.minmax_file is None:
         raise _NotRunError("the file is itself the MinMax export that it would be held against")
-    split, origin = _images(dataset, options.fault_images)
+    split, origin = judged_images(dataset, options.fault_images)
     minmax, images = _right_by_chip(candidate.minmax_file(), dataset, split, options)
     int8, _ = _right_by_chip(candidate.int8_file, dataset, split, options)
     drops = minmax - int8
     details = {
         **origin,
         "ber": options.ber,
-        "roles": [str(Role.WEIGHT)],
+        "roles": [str(role) for role in _ROLES],
         "chips": options.chips,
         "images": images,
         "minmax": cluster(minmax / images, math.inf, _CONFIDENCE).as_dict(),
@@ -281,7 +285,7 @@ def _right_by_chip(file: bytes, dataset: Dataset, split: Split, options: GateOpt
         faults=FaultModel.BER,
         ber=(options.ber,),
         chips=options.chips,
-        roles=(Role.WEIGHT,),
+        roles=_ROLES,
         images=len(split),
         engine="reload",  # a mask of the whole file leaves nothing to replay
         deployment=Deployment(arithmetic=options.arithmetic),
@@ -304,7 +308,7 @@ def _right_by_chip(file: bytes, dataset: Dataset, split: Split, options: GateOpt
     return np.array([round(record.accuracy * images) for record in records]), images
 
 
-def _images(dataset: Dataset, images: int) -> tuple[Split, Gate]:
+def judged_images(dataset: Dataset, images: int) -> tuple[Split, Gate]:
     """Return the images of a gate, and what the sidecar says of them: those of validation if there are so many."""
     try:
         validation = dataset.validation
@@ -317,7 +321,7 @@ def _images(dataset: Dataset, images: int) -> tuple[Split, Gate]:
 
 def _attackable(dataset: Dataset, images: int) -> tuple[Split, Gate]:
     """Return the images that are attacked, and what the sidecar says of them."""
-    split, origin = _images(dataset, images)
+    split, origin = judged_images(dataset, images)
     try:
         check_pixels(split.images)
     except DataError as unfit:

@@ -1,7 +1,7 @@
-"""A plan carried out: weights stored under a code, then the rest that is to be protected voted.
+"""A plan carried out: votes first, so that a file that reports its health counts them, then weights under a code.
 
-The two are independent of each other, since a code gives weights under their names and a vote does so with what it
-votes: the same tensors are protected alike in whichever order it is done.
+Both give what they protect under its own name, and leave all that read it as they are: in the other order the file
+would store the same, elsewhere.
 """
 
 import onnx
@@ -34,6 +34,5 @@ def apply(model: onnx.ModelProto, plan: Plan, code: Code | None = None, health: 
     if health:
         raise NotImplementedError
     given = hoisted(model) if plan.mode == "all" else model
-    coded = protect(given, plan.coded, plan.code) if plan.code else given
-    guarded: onnx.ModelProto = onnx.ModelProto.FromString(guard(coded.SerializeToString(), plan.voted))
-    return guarded
+    guarded: onnx.ModelProto = onnx.ModelProto.FromString(guard(given.SerializeToString(), plan.voted))
+    return protect(guarded, plan.coded, plan.code) if plan.code else guarded

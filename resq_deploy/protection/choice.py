@@ -10,12 +10,16 @@ class Item:
 
     Attributes:
         tensor: its name.
+        role: what it is for.
+        bits: how many it stores.
         gain: what protection takes away: its part of the expected SDC-1 over bit error rate.
         vote: bytes that a vote adds; None where it cannot be voted.
         code: bytes that a code adds, besides those of the decoder; None where it cannot be coded.
     """
 
     tensor: str
+    role: str = ""
+    bits: int = 0
     gain: float = 0.0
     vote: int | None = None
     code: int | None = None

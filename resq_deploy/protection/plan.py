@@ -35,7 +35,8 @@ from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.protection import guards
 from resq_deploy.protection import protect as codes
 from resq_deploy.protection.choice import Item, safest, smallest
-from resq_deploy.protection.decoder import LEAST_OPSET, make_decoder
+from resq_deploy.protection.code_bytes import CodeBytes, code_bytes
+from resq_deploy.protection.decoder import LEAST_OPSET
 from resq_deploy.protection.hoist import hoisted, opset_of
 from resq_deploy.protection.rates import BUILT_IN_SOURCE, GuardRates, expected_sdc1
 
@@ -49,9 +50,28 @@ DEFAULT_BUDGET = 0.05
 VOTE = "vote"
 """What protects a tensor that is stored three times, beside the names of codes."""
 
+STEERING = "steering"
+"""What shapes, axes and switches are called, which have no role to compute with."""
+
 _NOT_READ = frozenset({UNREAD, TRAINING})
 _NEEDED = "onnxruntime does not make the same optimised graph with its vote as without"
-_NODES = 75  # bytes that the nodes behind a decoder take for each tensor, besides its name and shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protected:
+    """A stored tensor and what is to protect it.
+
+    Attributes:
+        tensor: its name.
+        role: what it is for, as `Role` calls it; `steering` for shapes, axes and switches.
+        bits: bits of its values, as the file stores them without protection.
+        by: name of a code, or `vote`.
+    """
+
+    tensor: str
+    role: str
+    bits: int
+    by: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +82,7 @@ class Plan:
         mode: one of `MODES`.
         budget: share of the unprotected file that protection may add; None but for `auto`.
         code: the code of `coded`; None where nothing is coded.
-        coded: tensors to store under the code, in the order of the file.
-        voted: tensors to store three times, in the order of the file.
+        protected: what protects each tensor, in the order of the file.
         bytes_added: bytes that the file is expected to grow by: of votes exactly, of codes nearly so.
         file_bytes: size of the unprotected file.
         before: expected SDC-1 over bit error rate, first order, by role, of the file as it is.
@@ -77,8 +96,7 @@ class Plan:
     mode: str
     budget: float | None
     code: Code | None
-    coded: tuple[str, ...]
-    voted: tuple[str, ...]
+    protected: tuple[Protected, ...]
     bytes_added: int
     file_bytes: int
     before: Mapping[str, float]
@@ -88,10 +106,14 @@ class Plan:
     left_out: Mapping[str, str]
 
     @property
-    def protections(self) -> dict[str, str]:
-        """What protects each protected tensor: the name of a code, or `vote`."""
-        code = self.code.name if self.code else ""
-        return dict.fromkeys(self.coded, code) | dict.fromkeys(self.voted, VOTE)
+    def coded(self) -> tuple[str, ...]:
+        """Tensors to store under the code."""
+        return tuple(entry.tensor for entry in self.protected if entry.by != VOTE)
+
+    @property
+    def voted(self) -> tuple[str, ...]:
+        """Tensors to store three times."""
+        return tuple(entry.tensor for entry in self.protected if entry.by == VOTE)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as the JSON object of the sidecar."""
@@ -99,8 +121,7 @@ class Plan:
             "mode": self.mode,
             "budget": self.budget,
             "code": _described(self.code) if self.code else None,
-            "tensors": dict.fromkeys(self.coded, self.code.name if self.code else "")
-            | dict.fromkeys(self.voted, "vote"),
+            "tensors": [dataclasses.asdict(entry) for entry in self.protected],
             "bytes_added": self.bytes_added,
             "share_of_file": self.bytes_added / self.file_bytes,
             "expected_sdc1_over_ber": {
@@ -160,8 +181,9 @@ def plan(
         raise OptionError(f"--guard {mode}: weights are stored under a code: give secded or dected")
     given = hoisted(model) if mode == "all" else model
     surfaces, gains = _unprotected(given, rates)
-    items, left_out = _items(given, surfaces, gains, mode, code)
-    fixed = _decoder_bytes(code, given) if code and any(item.code is not None for item in items) else 0
+    added = code_bytes(code, max(opset_of(given), LEAST_OPSET)) if code else None
+    items, left_out = _items(given, surfaces, gains, mode, code, added)
+    fixed = added.decoder if added else 0
     file_bytes = model.ByteSize()
     choice = safest(items, fixed, budget * file_bytes) if mode == "auto" else smallest(items, fixed)
     protected = choice.coded | choice.voted
@@ -170,8 +192,16 @@ def plan(
         mode=mode,
         budget=budget if mode == "auto" else None,
         code=code if choice.coded else None,
-        coded=tuple(item.tensor for item in items if item.tensor in choice.coded),
-        voted=tuple(item.tensor for item in items if item.tensor in choice.voted),
+        protected=tuple(
+            Protected(
+                tensor=item.tensor,
+                role=item.role,
+                bits=item.bits,
+                by=code.name if code and item.tensor in choice.coded else VOTE,
+            )
+            for item in items
+            if item.tensor in protected
+        ),
         bytes_added=choice.bytes_added,
         file_bytes=file_bytes,
         before=_by_role(surfaces, gains),
@@ -200,7 +230,12 @@ def _unprotected(model: onnx.ModelProto, rates: GuardRates | None) -> tuple[tupl
 
 
 def _items(
-    model: onnx.ModelProto, surfaces: Sequence[Surface], gains: Sequence[float], mode: str, code: Code | None
+    model: onnx.ModelProto,
+    surfaces: Sequence[Surface],
+    gains: Sequence[float],
+    mode: str,
+    code: Code | None,
+    added: CodeBytes | None,
 ) -> tuple[list[Item], dict[str, str]]:
     """Return what a mode can protect in a file, and what it cannot, with the reasons."""
     weights = [surface.tensor for surface in surfaces if surface.role is Role.WEIGHT]
@@ -219,9 +254,11 @@ def _items(
         items.append(
             Item(
                 tensor=name,
+                role=str(surface.role),
+                bits=surface.bits,
                 gain=gain,
                 vote=None if name in unvoted else guards.added_bytes(surface),
-                code=_coded_bytes(surface) if coded else None,
+                code=added.tensor if coded and added else None,
             )
         )
     if mode == "all":
@@ -244,8 +281,10 @@ def _steering(model: onnx.ModelProto) -> tuple[list[Item], dict[str, str]]:
     if not _folds(model, free):
         reasons |= {name: _NEEDED for name in free if not _folds(model, [name])}
         free = [name for name in free if name not in reasons]
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [Item(tensor=name, vote=guards.added_bytes(_as_surface(tensors[name]))) for name in free], reasons
+    stored = [_as_surface(tensor) for tensor in model.graph.initializer if tensor.name in free]
+    return [
+        Item(tensor=each.tensor, role=STEERING, bits=each.bits, vote=guards.added_bytes(each)) for each in stored
+    ], reasons
 
 
 def _folds(model: onnx.ModelProto, names: Sequence[str]) -> bool:
@@ -261,19 +300,6 @@ def _as_surface(tensor: onnx.TensorProto) -> Surface:
     dtype = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
     width = WIDTHS[tensor.data_type]
     return Surface(tensor=tensor.name, role=Role.CONSTANT, layer="", dtype=dtype, shape=tuple(tensor.dims), width=width)
-
-
-def _decoder_bytes(code: Code, model: onnx.ModelProto) -> int:
-    """Return the bytes of a decoder, which all coded tensors of a file share."""
-    decoder = make_decoder(code, max(opset_of(model), LEAST_OPSET), "k00000.")
-    sizes = [decoder.function.ByteSize(), *(table.ByteSize() for table in decoder.tables)]
-    sizes += [node.ByteSize() for node in decoder.nodes]
-    return int(sum(size + 3 for size in sizes)) + code.block
-
-
-def _coded_bytes(surface: Surface) -> int:
-    """Return the bytes that a weight adds, besides the decoder: nodes that cut it out and shape it, and its shape."""
-    return _NODES + 8 * len(surface.shape)
 
 
 def _square(surface: Surface, code: Code | None) -> float:

@@ -1,6 +1,7 @@
 """Stage 3 from float file to int8 file, still unjudged: adjusted, quantized, guarded and measured."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -17,64 +18,23 @@ from resq_deploy.deployed.reference import Drawn, reference
 from resq_deploy.deployed.saturation import saturating_layers
 from resq_deploy.deployed.session import Deployment, InputSpec, Session
 from resq_deploy.deployed.surfaces import find_surfaces
-from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
 from resq_deploy.protection.apply import apply
-from resq_deploy.protection.plan import DEFAULT_BUDGET, Plan, check_options, plan
-from resq_deploy.protection.rates import GuardRates
-from resq_deploy.quantization.adjust import adjust, write_adjusted
+from resq_deploy.protection.plan import DEFAULT_BUDGET, Plan, plan
+from resq_deploy.quantization.adjust import Adjusted, adjust, write_adjusted
 from resq_deploy.quantization.fidelity import logits
 from resq_deploy.quantization.float_model import prepare_float_model
-from resq_deploy.quantization.opset import check_opset
+from resq_deploy.quantization.opset import LOWEST
+from resq_deploy.quantization.options import ExportOptions
+from resq_deploy.quantization.ranges import STORED_BITS
 from resq_deploy.quantization.resemblance import resemblance
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.records import provenance, sha256_file
 
-SCHEMA = 3
+SCHEMA = 4
+_DECODER_OPSET = 18  # from which on decoders are smaller, and made ready faster
 _BATCH = 1000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions(Scheme):
-    """Options of an export: the int8 form, as `Scheme` has it, its guards, and how it is measured.
-
-    Attributes:
-        opset: ONNX opset to write; None for that of the source, 13 at least.
-        guard: which initializers are stored three times and voted: `none`, all `parameters` but weights, or `auto`,
-            those that lower the expected SDC most for each byte.
-        guard_budget: bytes that `auto` may add, as a share of the file; 0.05 if None.
-        guard_rates: what a campaign measured, for `auto` to plan by; None for built-in figures.
-        calibration_images: how many training images the activation ranges are taken from.
-        seed: of their choice.
-        test_images: how many test images the accuracies are measured on; None for all.
-        arithmetic: in which the int8 file is measured; adjustments are always chosen in exact arithmetic.
-    """
-
-    opset: int | None = None
-    guard: str = "none"
-    guard_budget: float | None = None
-    guard_rates: GuardRates | None = None
-    calibration_images: int = 500
-    seed: int = 0
-    test_images: int | None = None
-    arithmetic: Arithmetic = Arithmetic.EXACT
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.calibration_images < 1:
-            raise OptionError(f"--calibration-images {self.calibration_images}: give a whole number from 1 up")
-        if self.guard != "none":
-            check_options(self.guard, DEFAULT_BUDGET if self.guard_budget is None else self.guard_budget)
-        for option, value in (("--guard-budget", self.guard_budget), ("--guard-campaign", self.guard_rates)):
-            if value is not None and self.guard != "auto":
-                raise OptionError(f"{option} is for --guard auto, not {self.guard}: leave it out, or ask for auto")
-        check_opset(self.opset)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the file is what onnxruntime's quantizer makes of the weights as they are."""
-        return self.ranges == "minmax" and self.percentiles == (100.0,) and not (self.bias_correction or self.equalize)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +44,9 @@ class Export:
     Attributes:
         int8_file: the int8 model, serialised.
         float_file: the float model it was made of, serialised.
-        minmax_file: makes the MinMax export of the same weights, serialised; None where the file has those ranges.
+        minmax_file: makes the MinMax export of the same weights, unprotected and of 8 bits where this one is coded,
+            serialised; None where this is that file.
+        eight_bit_file: makes the export with weights of 8 bits, unprotected, serialised; None where they have 8 bits.
         int8_right: which test images the int8 file answers right, shape [N].
         float_right: which of them the float model answers right, shape [N].
         sidecar: what is known of the file.
@@ -93,6 +55,7 @@ class Export:
     int8_file: bytes
     float_file: bytes
     minmax_file: Callable[[], bytes] | None
+    eight_bit_file: Callable[[], bytes] | None
     int8_right: NDArray[np.bool_]
     float_right: NDArray[np.bool_]
     sidecar: dict[str, Any]
@@ -119,22 +82,24 @@ def export_int8(
         InputError: if the source or the data cannot be used.
     """
     report("preparing the float model")
-    model = prepare_float_model(source, options.opset)
+    model = prepare_float_model(source, options.opset, _DECODER_OPSET if options.code else LOWEST)
     float_file = model.SerializeToString()
     every_core = Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
     session = Session(float_file, every_core)
     calibration = dataset.calibration(options.calibration_images, options.seed)
     dataset.check_outputs(logits(float_file, calibration.images[:2]).shape[1])  # before the work, not after
-    made = adjust(model, calibration, session.input, options, report=report)
+    quantize = functools.partial(adjust, model, calibration, session.input, report=report)
+    made, planned, options = _planned(quantize, options)
     report("comparing the int8 file with the float model, layer by layer")
     compared = resemblance(float_file, made.model, made.int8, calibration.images, session.input)
-    int8_file, planned = _guarded(made.int8, options, report)
+    int8_file = _protected(made.int8, planned, options, report)
     test = dataset.evaluation(options.test_images)
     report(f"measuring float and int8 accuracy on {len(test)} images")
     export = Export(
         int8_file=int8_file,
         float_file=float_file,
         minmax_file=None if options.is_plain else _minmax(model, calibration, session.input, options),
+        eight_bit_file=None if options.bits == STORED_BITS else lambda: quantize(_unprotected(options)).int8,
         int8_right=_right(Session(int8_file, every_core), dataset, test),
         float_right=_right(session, dataset, test),
         sidecar={
@@ -147,7 +112,7 @@ def export_int8(
             "quantization": {**_form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
             "adjustments": made.record,
             "resemblance": compared.as_dict(),
-            "guards": planned.as_dict() if planned else None,
+            "guards": _guards(planned, made.int8, int8_file, options) if planned else None,
             **_facts(int8_file, test),
             "verification": reference(
                 int8_file,
@@ -155,31 +120,72 @@ def export_int8(
                 Deployment(arithmetic=options.arithmetic),
                 drawn=Drawn(dataset=dataset.name, count=options.calibration_images, seed=options.seed),
             ),
-            "native": _native(int8_file, dataset, test),
+            "native": _native(made.int8, dataset, test),
         },
     )
     export.sidecar.update(_accuracies(export), provenance=provenance())
     return export
 
 
-def _guarded(int8_file: bytes, options: ExportOptions, report: Callable[[str], None]) -> tuple[bytes, Plan | None]:
-    """Return the file with the guards that were asked for, and their plan."""
+def _planned(
+    quantize: Callable[[ExportOptions], Adjusted], options: ExportOptions
+) -> tuple[Adjusted, Plan | None, ExportOptions]:
+    """Return the int8 file, the plan of its protection, and the options it was made with.
+
+    Those are other ones where `auto` finds no use for a code: then weights keep all their bits, unless fewer were asked
+    for.
+    """
+    made = quantize(options)
     if options.guard == "none":
-        return int8_file, None
-    report("guarding")
-    model = onnx.ModelProto.FromString(int8_file)
-    budget = DEFAULT_BUDGET if options.guard_budget is None else options.guard_budget
-    planned = plan(model, mode=options.guard, budget=budget, rates=options.guard_rates)
-    return apply(model, planned).SerializeToString(deterministic=True), planned
+        return made, None, options
+    planned = plan(
+        onnx.ModelProto.FromString(made.int8),
+        mode=options.guard,
+        code=options.code,
+        budget=DEFAULT_BUDGET if options.guard_budget is None else options.guard_budget,
+        rates=options.guard_rates,
+    )
+    if options.code and not planned.coded and options.weight_bits is None and options.guard == "auto":
+        return _planned(quantize, dataclasses.replace(options, weight_bits=STORED_BITS, weight_code=None))
+    return made, planned, options
+
+
+def _protected(int8_file: bytes, planned: Plan | None, options: ExportOptions, report: Callable[[str], None]) -> bytes:
+    if planned is None:
+        return int8_file
+    report("protecting")
+    protected = apply(onnx.ModelProto.FromString(int8_file), planned, planned.code, options.health)
+    return bytes(protected.SerializeToString(deterministic=True))
+
+
+def _guards(planned: Plan, plain: bytes, protected: bytes, options: ExportOptions) -> dict[str, Any]:
+    """Return what the sidecar says of protection: the plan, and what it came to."""
+    added = len(protected) - len(plain)
+    measured = {"bytes_added": added, "share_of_file": added / len(plain), "health": options.health}
+    return planned.as_dict() | measured
+
+
+def _unprotected(options: ExportOptions) -> ExportOptions:
+    """Return the same options for a file with weights of 8 bits and without protection."""
+    return dataclasses.replace(
+        options,
+        guard="none",
+        weight_bits=STORED_BITS,
+        weight_code=None,
+        guard_budget=None,
+        guard_rates=None,
+        health=False,
+    )
 
 
 def _minmax(model: onnx.ModelProto, calibration: Split, spec: InputSpec, options: ExportOptions) -> Callable[[], bytes]:
-    """Return a function that makes the plain export of the same weights in the same form."""
+    """Return a function that makes the plain export of the same weights in the same form, without protection."""
     plain = Scheme(
         granularity=options.granularity,
         format=options.format,
         reduce_range=options.reduce_range,
         weight_type=options.weight_type,
+        weight_bits=STORED_BITS if options.code else options.bits,
     )
     return lambda: write_adjusted(model, calibration, spec, plain)[0]
 
@@ -195,9 +201,17 @@ def _form(int8_file: bytes, options: ExportOptions) -> dict[str, Any]:
         "bias_correction": options.bias_correction,
         "equalize": options.equalize,
         "reconstruct": options.reconstructs,
-        "weights": "int7 in int8" if options.reduce_range else options.weight_type,
+        "weights": _weight_type(options),
+        "weight_bits": options.bits,
         "activations": "uint8",
     }
+
+
+def _weight_type(options: ExportOptions) -> str:
+    if options.bits == STORED_BITS and not options.reduce_range:
+        return options.weight_type
+    bits = options.bits if options.bits < STORED_BITS else STORED_BITS - 1
+    return f"{options.weight_type.replace('8', str(bits))} in {options.weight_type}"
 
 
 def _facts(int8_file: bytes, test: Split) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.calibrate import quiet
 from resq_deploy.quantization.names import fresh, names_of, step_aside
-from resq_deploy.quantization.opset import convert_opset
+from resq_deploy.quantization.opset import LOWEST, convert_opset
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -29,12 +29,13 @@ _OTHER_FLOATS = {
 }
 
 
-def prepare_float_model(path: pathlib.Path, opset: int | None = None) -> onnx.ModelProto:
+def prepare_float_model(path: pathlib.Path, opset: int | None = None, wanted: int = LOWEST) -> onnx.ModelProto:
     """Read a float model and fold what onnxruntime folds before quantization (batch-norm, constants).
 
     Args:
         path: the file.
         opset: the opset to bring it to; None keeps its own, but for those before 13.
+        wanted: the opset that earlier ones are brought to, where none is asked for and onnx can do it.
 
     Raises:
         ModelError: if the file is no float32 ONNX model, has control flow, cannot be brought to the opset, or
@@ -52,7 +53,7 @@ def prepare_float_model(path: pathlib.Path, opset: int | None = None) -> onnx.Mo
     _check_floats(model, path)
     _close_inputs(model)
     try:
-        model = convert_opset(model, opset)
+        model = _in_opset(model, opset, wanted)
     except ModelError as error:
         raise ModelError(f"{path} {error}") from error
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
@@ -70,6 +71,16 @@ def prepare_float_model(path: pathlib.Path, opset: int | None = None) -> onnx.Mo
     _drop_unused_domains(prepared)
     step_aside(prepared)
     return prepared
+
+
+def _in_opset(model: onnx.ModelProto, opset: int | None, wanted: int) -> onnx.ModelProto:
+    """Return a model in an opset, or in its own where that is only wanted and onnx cannot convert the model."""
+    try:
+        return convert_opset(model, opset, wanted)
+    except ModelError:
+        if opset is not None or wanted == LOWEST:
+            raise
+        return convert_opset(model, opset)
 
 
 def _check_floats(model: onnx.ModelProto, path: pathlib.Path) -> None:

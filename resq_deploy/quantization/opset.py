@@ -56,12 +56,13 @@ def check_opset(opset: int | None) -> None:
         raise OptionError(f"--opset {opset}: give one from {LOWEST} to {newest_opset()}, which onnxruntime runs here")
 
 
-def convert_opset(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
+def convert_opset(model: onnx.ModelProto, opset: int | None, least: int = LOWEST) -> onnx.ModelProto:
     """Return a model in another opset; the model itself where it is in that one.
 
     Args:
         model: a float model without sparse tensors, functions or external data; not changed.
-        opset: the opset, one that `check_opset` lets pass; None keeps that of the model, but for those before 13.
+        opset: the opset, one that `check_opset` lets pass; None keeps that of the model, but for those before `least`.
+        least: the least opset to choose.
 
     Raises:
         OptionError: if the opset cannot be written.
@@ -69,7 +70,7 @@ def convert_opset(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
     """
     check_opset(opset)
     current = _opset_of(model)
-    target = max(current, LOWEST) if opset is None else opset
+    target = max(current, least) if opset is None else opset
     if target == current:
         return model
     _check_operators(model, target)

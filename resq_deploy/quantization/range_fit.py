@@ -6,7 +6,8 @@ itself. What counts is the output of the layer, and there the weights of a chann
 
     E |w x - W x|^2 + (21845 p + 1/12) (c / 127)^2 E |x|^2      over w and c, where |w_i| <= c
 
-the expected squared error of the channel's output: of the fit, and of flips and rounding. It is convex, and c is the
+the expected squared error of the channel's output: of the fit, and of flips and rounding (127 and 21845 for 8 bits; see
+`ranges` for others). It is convex, and c is the
 largest |w|, so it is least squares with a squared maximum norm. FISTA solves it (Beck and Teboulle 2009), and its
 proximal step is eq. 6's closed form, `least_clip`. Layer-wise reconstruction is that of AdaRound (Nagel et al. 2020)
 and GPTQ (Frantar et al. 2023), which fit roundings; a range chosen together with the weights, for flips, is ours.

@@ -7,7 +7,11 @@ weights, when each of its 8 stored bits flips with probability `p` (RESQ specifi
     J(c) = E[(|w| - c)_+^2] + (21845 p + 1/12) (c / 127)^2
 
 Clipping, flips (the squares of 1, 2, 4 ... 128 steps add up to 21845) and rounding (a twelfth of a squared step).
-7-bit weights (`--reduce-range`) have 64 for 127; a flip still hits any of the 8 bits that are stored.
+Weights of 7 bits have 63 for 127 (64 by `--reduce-range`); a flip still hits any of the 8 bits that are stored. Under
+an error-correcting code the bits count that hold the weight, 5461 for the squares of their steps, and `p` is the rate
+of flips that the code leaves:
+
+    p_left = p * P(at least as many flips among the other bits of its word as the code corrects)
 It is the closed form of the noisy mean squared error that WCAT searches on a grid (Chitsaz et al. 2023).
 """
 
@@ -15,12 +19,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
+from resq_deploy.codes.code import Code
 from resq_deploy.errors import OptionError
 from resq_deploy.grid import CODE_MAX
 
-FLIP_ERROR = sum(4**bit for bit in range(8))
-"""Squared steps that flips of all 8 bits of a code move it by, added up: 21845."""
+STORED_BITS = 8
+"""Bits of a weight that flips move it by, unless a code protects it."""
 
 ROUNDING_ERROR = 1 / 12
 """Mean squared rounding error in squared steps."""
@@ -30,7 +36,7 @@ LARGEST_BER = 0.5
 
 
 def best_clip(
-    weights: NDArray[np.float32], *, axis: int | None, ber: float, code_max: int = CODE_MAX
+    weights: NDArray[np.float32], *, axis: int | None, ber: float, code_max: int = CODE_MAX, bits: int = STORED_BITS
 ) -> NDArray[np.float32]:
     """Return the clip that minimises J, exactly, per channel or per tensor.
 
@@ -40,7 +46,8 @@ def best_clip(
         weights: finite float32 array of any shape; not empty.
         axis: the axis of channels, for a clip each; `None` for one clip.
         ber: the bit error rate `p` to expect, from 0 (plain least squares) to 0.5.
-        code_max: the largest code, 127 or 64.
+        code_max: the largest code, such as 127.
+        bits: lowest bits of a code that flips hit.
 
     Returns:
         float32, shape `[channels]` or `[]`; below the largest |w|, and zero where all weights are.
@@ -49,7 +56,7 @@ def best_clip(
         OptionError: if the rate is not in [0, 0.5].
     """
     rows = _magnitudes(weights, axis)
-    clip = least_clip(rows, rows.shape[1] * cost_of_range(ber, code_max)).astype(np.float32)
+    clip = least_clip(rows, rows.shape[1] * cost_of_range(ber, code_max, bits)).astype(np.float32)
     return clip if axis is not None else clip.reshape(())
 
 
@@ -79,6 +86,7 @@ def expected_error(
     axis: int | None,
     ber: float,
     code_max: int = CODE_MAX,
+    bits: int = STORED_BITS,
 ) -> NDArray[np.float64]:
     """Return J at a clip, in squared units of the weights.
 
@@ -88,6 +96,7 @@ def expected_error(
         axis: as in `best_clip`.
         ber: as in `best_clip`.
         code_max: as in `best_clip`.
+        bits: as in `best_clip`.
 
     Returns:
         float64, the shape of `clip`.
@@ -98,7 +107,7 @@ def expected_error(
     limits = np.asarray(clip, dtype=np.float64)
     over = np.maximum(_magnitudes(weights, axis) - limits.reshape(-1, 1), 0.0)
     cut: NDArray[np.float64] = np.square(over).mean(axis=1).reshape(limits.shape)
-    return cut + cost_of_range(ber, code_max) * limits**2
+    return cut + cost_of_range(ber, code_max, bits) * limits**2
 
 
 def check_ber(ber: float) -> None:
@@ -111,14 +120,25 @@ def check_ber(ber: float) -> None:
         raise OptionError(f"--design-ber {ber}: give a bit error rate from 0 to {LARGEST_BER}, such as 1e-3")
 
 
-def cost_of_range(ber: float, code_max: int = CODE_MAX) -> float:
+def rate_left(code: Code, ber: float) -> float:
+    """Return the rate of flips in weights that a code leaves of bit errors, uncorrectable words kept as they are.
+
+    A flip stays where at least as many others are in its word as the code corrects. That more flips may be taken for
+    fewer, which makes another flip, is left out: of 63 bits that is rarer by a factor of the rate.
+    """
+    others = int(np.count_nonzero(code.columns)) - 1
+    return ber * float(stats.binom.sf(code.corrects - 1, others, ber))
+
+
+def cost_of_range(ber: float, code_max: int = CODE_MAX, bits: int = STORED_BITS) -> float:
     """Return the factor of c^2 in J: the squared error that flips and rounding add to a weight, in squared ranges.
 
     Raises:
         OptionError: if the rate is not in [0, 0.5].
     """
     check_ber(ber)
-    return float((FLIP_ERROR * ber + ROUNDING_ERROR) / code_max**2)
+    steps = sum(4**bit for bit in range(bits))  # 21845 for all 8 bits
+    return float((steps * ber + ROUNDING_ERROR) / code_max**2)
 
 
 def _magnitudes(weights: NDArray[np.float32], axis: int | None) -> NDArray[Any]:

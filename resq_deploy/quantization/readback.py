@@ -15,7 +15,7 @@ from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX
 
 from resq_deploy.deployed.operators import slots
 from resq_deploy.errors import ModelError
-from resq_deploy.grid import UINT8_ZERO_POINT, as_uint8, quantize
+from resq_deploy.grid import as_uint8, quantize
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.quantization.weights import Clips, WeightTensor
 
@@ -84,7 +84,7 @@ def written_scales(
             if scale is None or codes is None:
                 continue
             signed = quantize(weight.clipped(clips[weight.name]), scale, axis=weight.axis, code_max=scheme.code_max)
-            if not _holds(codes, signed, file.array(zero_name), scheme.weight_type):
+            if not _holds(codes, signed, file.array(zero_name), scheme):
                 raise ModelError(f"onnxruntime wrote other codes of the weights {weight.name!r} than their grid has")
             _check_bias(file, node, scale, biases)
             scales[weight.name] = scale
@@ -97,9 +97,10 @@ def _names(node: onnx.NodeProto, codes: int, scale: int, zero_point: int | None)
     return node.input[codes], node.input[scale], node.input[zero_point] if there else ""
 
 
-def _holds(codes: NDArray[Any], signed: NDArray[np.int8], zero_point: NDArray[Any] | None, weight_type: str) -> bool:
+def _holds(codes: NDArray[Any], signed: NDArray[np.int8], zero_point: NDArray[Any] | None, scheme: Scheme) -> bool:
     """Return whether stored codes are these, in the type they are to have, about the zero point of that type."""
-    meant, centre = (as_uint8(signed), UINT8_ZERO_POINT) if weight_type == "uint8" else (signed, 0)
+    centre = scheme.zero_point
+    meant = as_uint8(signed, centre) if scheme.weight_type == "uint8" else signed
     if zero_point is not None and (zero_point.dtype != codes.dtype or (zero_point != centre).any()):
         return False
     return codes.dtype == meant.dtype and np.array_equal(codes, meant) and (zero_point is not None or centre == 0)

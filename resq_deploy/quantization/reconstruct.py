@@ -67,7 +67,13 @@ def reconstruct(
     """
     weights, _ = weight_tensors(model, scheme.granularity)
     clips = {
-        weight.name: best_clip(weight.values, axis=weight.axis, ber=scheme.expected_ber, code_max=scheme.code_max)
+        weight.name: best_clip(
+            weight.values,
+            axis=weight.axis,
+            ber=scheme.expected_ber,
+            code_max=scheme.code_max,
+            bits=scheme.flipped_bits,
+        )
         for weight in weights
     }
     clipped = clip_weights(model, weights, clips)
@@ -157,7 +163,7 @@ def _fit(
     if not (np.isfinite(moments.second).all() and np.isfinite(moments.energy).all()):
         return None
     shared = layer.weight.axis is None
-    cost = cost_of_range(scheme.expected_ber, scheme.code_max)
+    cost = cost_of_range(scheme.expected_ber, scheme.code_max, scheme.flipped_bits)
     problem = _Problem(moments, cost, about_mean=layer.bias is not None, shared=shared)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == layer.weight.name)
     clipped = layout.matrices(numpy_helper.to_array(tensor))

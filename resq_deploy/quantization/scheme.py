@@ -3,14 +3,17 @@
 import dataclasses
 from typing import Literal
 
+from resq_deploy.codes.code import Code
+from resq_deploy.codes.known import KNOWN, known_code
 from resq_deploy.errors import OptionError
-from resq_deploy.grid import CODE_MAX, REDUCED_CODE_MAX
-from resq_deploy.quantization.ranges import check_ber
+from resq_deploy.grid import REDUCED_CODE_MAX, largest_code, zero_point
+from resq_deploy.quantization.ranges import STORED_BITS, check_ber, rate_left
 
 RANGES = ("minmax", "mse", "fault-aware")
 GRANULARITIES = ("channel", "tensor")
 FORMATS = ("qdq", "qoperator")
 WEIGHT_TYPES = ("int8", "uint8")
+WEIGHT_BITS = (8, 7, 6)
 DESIGN_BER = 1e-3
 """The bit error rate fault-aware ranges are made for, unless told otherwise."""
 
@@ -32,9 +35,13 @@ class Scheme:
         activation_percentile: how much of each activation its range holds, in percent above 50; 100 (or None) is all,
             `auto` what keeps most accuracy under bit errors; see `resq_deploy.quantization.activations`.
         bias_correction: whether biases make up for the mean error; see `resq_deploy.quantization.bias`.
-        reduce_range: whether weights have 7 bits, so that x86 CPUs without VNNI do not saturate.
-        weight_type: `int8`, or `uint8` with the zero point 128: the same codes plus 128, whose products with uint8
-            activations saturate on no CPU.
+        reduce_range: whether weights stay within 64 steps, so that x86 CPUs without VNNI do not saturate; those of 7 or
+            6 bits do in any case.
+        weight_type: `int8`, or `uint8` with the zero point 128 (64 for 7 bits, 32 for 6): the same codes plus that,
+            whose products with uint8 activations saturate on no CPU.
+        weight_bits: bits of a weight, 8, 7 or 6, the others of its byte left spare; if None, what `code` takes, else 8.
+        weight_code: the code, `secded` or `dected`, that will fill the spare bits, for fault-aware ranges to reckon
+            with; None for none.
         equalize: whether ranges are shared out between layers; see `resq_deploy.quantization.equalize`.
         reconstruct: whether weights are moved inside narrowed ranges so that the layers' outputs stay, instead of cut
             off; see `resq_deploy.quantization.reconstruct`. If None, where ranges are `fault-aware`.
@@ -49,6 +56,8 @@ class Scheme:
     equalize: bool = False
     reduce_range: bool = False
     weight_type: str = "int8"
+    weight_bits: int | None = None
+    weight_code: str | None = None
     reconstruct: bool | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +69,8 @@ class Scheme:
             ("--equalize", self.equalize, (True, False)),
             ("--reduce-range", self.reduce_range, (True, False)),
             ("--weight-type", self.weight_type, WEIGHT_TYPES),
+            ("--weight-bits", self.weight_bits, (*WEIGHT_BITS, None)),
+            ("--weight-code", self.weight_code, (*dict(KNOWN), None)),
             ("--reconstruct", self.reconstruct, (True, False, None)),
         ):
             if value not in known:
@@ -75,17 +86,43 @@ class Scheme:
                 "--reduce-range is for int8 weights: uint8 ones saturate nowhere with all their 8 bits, so leave it "
                 "out, or ask for --weight-type int8"
             )
+        if self.weight_code and (self.weight_code, self.bits) not in KNOWN:
+            fitting = " or ".join(f"--weight-bits {bits}" for name, bits in KNOWN if name == self.weight_code)
+            raise OptionError(
+                f"--weight-code {self.weight_code} is not for weights of {self.bits} bits: give {fitting}"
+                + (", or --weight-code dected" if ("dected", self.bits) in KNOWN else "")
+            )
         if self.reconstruct and self.ranges == "minmax":
             raise OptionError("--reconstruct is for narrowed ranges, not minmax: ask for --ranges fault-aware or mse")
         if self.activation_percentile not in (None, "auto"):
             _check_percentile(self.activation_percentile)
 
     @property
-    def expected_ber(self) -> float:
-        """The bit error rate that weight ranges are chosen for: that of `fault-aware`, else 0."""
-        if self.ranges != "fault-aware":
-            return 0.0
+    def bits(self) -> int:
+        """Bits of a weight."""
+        if self.weight_bits is None:
+            return STORED_BITS if self.weight_code is None else 7
+        return self.weight_bits
+
+    @property
+    def code(self) -> Code | None:
+        """The code that will fill the spare bits of weights."""
+        return None if self.weight_code is None else known_code(self.weight_code, self.bits)
+
+    @property
+    def storage_ber(self) -> float:
+        """The bit error rate of storage that the file is made for: that of `fault-aware`, else 1e-3."""
         return DESIGN_BER if self.design_ber is None else self.design_ber
+
+    @property
+    def expected_ber(self) -> float:
+        """The rate of flips in weights that ranges are chosen for: what of `fault-aware`'s a code leaves, else 0."""
+        return self.percentile_ber if self.ranges == "fault-aware" else 0.0
+
+    @property
+    def flipped_bits(self) -> int:
+        """The lowest bits of a weight that such flips hit: all that are stored, or those that a code leaves it."""
+        return STORED_BITS if self.code is None else self.bits
 
     @property
     def reconstructs(self) -> bool:
@@ -94,8 +131,14 @@ class Scheme:
 
     @property
     def code_max(self) -> int:
-        """The largest weight code: 127, or 64 where weights have 7 bits."""
-        return REDUCED_CODE_MAX if self.reduce_range else CODE_MAX
+        """The largest weight code: 127, 63 or 31 by the bits, and 64 at most with `reduce_range`."""
+        largest = largest_code(self.bits)
+        return min(largest, REDUCED_CODE_MAX) if self.reduce_range else largest
+
+    @property
+    def zero_point(self) -> int:
+        """The zero point of weights: 0, or the middle of what their bits hold where they are stored as uint8."""
+        return zero_point(self.bits) if self.weight_type == "uint8" else 0
 
     @property
     def percentiles(self) -> tuple[float, ...]:
@@ -106,8 +149,8 @@ class Scheme:
 
     @property
     def percentile_ber(self) -> float:
-        """The bit error rate that `auto` chooses a percentile at: that of `fault-aware`, else 1e-3."""
-        return self.expected_ber if self.ranges == "fault-aware" else DESIGN_BER
+        """The rate of flips in weights that `auto` chooses a percentile at: what a code leaves of `storage_ber`."""
+        return self.storage_ber if self.code is None else rate_left(self.code, self.storage_ber)
 
 
 def _check_percentile(percentile: object) -> None:

@@ -1,4 +1,4 @@
-"""int8 weights of a written file stored as uint8: every code plus 128, and 128 for a zero point.
+"""int8 weights of a written file stored as uint8: every code plus a zero point, 128 for codes of 8 bits.
 
 The values, and with them all that is computed, stay as they are. Where uint8 activations meet int8 weights, onnxruntime
 adds up pairs of products in 16 bits on x86 CPUs without VNNI, which saturates; uint8 times uint8 it adds up in 32.
@@ -16,16 +16,17 @@ from onnx import numpy_helper
 from resq_deploy.deployed.graph import node_label
 from resq_deploy.deployed.operators import slots
 from resq_deploy.errors import ModelError
-from resq_deploy.grid import as_uint8
+from resq_deploy.grid import UINT8_ZERO_POINT, as_uint8
 
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def store_as_uint8(model: onnx.ModelProto) -> None:
+def store_as_uint8(model: onnx.ModelProto, zero: int = UINT8_ZERO_POINT) -> None:
     """Turn stored int8 codes and their zero points into uint8, in place.
 
     Args:
         model: as onnxruntime's quantizer wrote it, QDQ or QOperator; only its main graph is looked at.
+        zero: the zero point they get; codes lie between it and its opposite.
 
     Raises:
         ModelError: if codes with an int8 zero point are not stored, or something stored as int8 is read in another way
@@ -48,7 +49,7 @@ def store_as_uint8(model: onnx.ModelProto) -> None:
                 raise _refusal(node, f"it reads {name!r} otherwise than as codes with a zero point")
     for name in sorted(changed):
         tensor = stored[name]
-        tensor.CopyFrom(numpy_helper.from_array(as_uint8(np.asarray(numpy_helper.to_array(tensor))), name))
+        tensor.CopyFrom(numpy_helper.from_array(as_uint8(np.asarray(numpy_helper.to_array(tensor)), zero), name))
 
 
 def _operands(node: onnx.NodeProto) -> Iterator[tuple[int, int]]:

@@ -150,25 +150,41 @@ def _read_back(
 def _chosen(weight: WeightTensor, scheme: Scheme) -> NDArray[np.float32]:
     if scheme.ranges == "minmax":
         return weight.largest
-    return best_clip(weight.values, axis=weight.axis, ber=scheme.expected_ber, code_max=scheme.code_max)
+    return best_clip(
+        weight.values,
+        axis=weight.axis,
+        ber=scheme.expected_ber,
+        code_max=scheme.code_max,
+        bits=scheme.flipped_bits,
+    )
 
 
 def _record(ranges: list[_Range], left: list[str], scheme: Scheme) -> dict[str, Any]:
     """Return what the sidecar says of the weight ranges."""
     return {
         "mode": scheme.ranges,
-        "design_ber": scheme.expected_ber if scheme.ranges == "fault-aware" else None,
+        "design_ber": scheme.storage_ber if scheme.ranges == "fault-aware" else None,
+        "expected_ber": scheme.expected_ber if scheme.ranges == "fault-aware" else None,
         "granularity": scheme.granularity,
-        "tensors": [_tensor_record(entry, scheme.expected_ber) for entry in ranges],
+        "tensors": [_tensor_record(entry, scheme) for entry in ranges],
         "not_adjusted": left,
     }
 
 
-def _tensor_record(entry: _Range, ber: float) -> dict[str, Any]:
+def _tensor_record(entry: _Range, scheme: Scheme) -> dict[str, Any]:
     """Return the record of one tensor: lengths in units of the weights, expected errors in squared ones."""
     weight = entry.weight
     errors = {
-        name: float(expected_error(weight.values, clip, axis=weight.axis, ber=ber, code_max=entry.code_max).mean())
+        name: float(
+            expected_error(
+                weight.values,
+                clip,
+                axis=weight.axis,
+                ber=scheme.expected_ber,
+                code_max=scheme.code_max,
+                bits=scheme.flipped_bits,
+            ).mean()
+        )
         for name, clip in (("minmax", weight.largest), ("chosen", entry.given))
     }
     intended, written = step(entry.chosen, entry.code_max).reshape(-1), entry.written.reshape(-1)

@@ -1,20 +1,24 @@
 """Writing the static int8 file with onnxruntime's quantizer."""
 
+import contextlib
 import copy
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantizationMode, QuantType
+from onnxruntime.quantization import CalibrationMethod, QuantizationMode, QuantType, quant_utils
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
+from resq_deploy.grid import largest_code
 from resq_deploy.quantization.calibrate import OPERATORS, ActivationRanges, quiet
+from resq_deploy.quantization.ranges import STORED_BITS
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.quantization.unsigned import store_as_uint8
 
@@ -48,7 +52,7 @@ def write_int8(
     except Exception as error:  # onnxruntime's quantizer raises many types
         raise ModelError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
     if scheme.weight_type == "uint8":
-        store_as_uint8(written)
+        store_as_uint8(written, scheme.zero_point)
     del written.metadata_props[:]
     written.producer_name, written.producer_version, written.doc_string = "resq-deploy", "", ""
     onnx.checker.check_model(written)
@@ -63,15 +67,31 @@ def _quantized(
     scratch = copy.deepcopy(model)  # onnxruntime 1.32 moves the weights of the model it is given to a temporary file
     ranges = TensorsData(CalibrationMethod.MinMax, dict(activations))
     common: tuple[Any, ...] = (QuantType.QInt8, QuantType.QUInt8, ranges, [], [], OPERATORS, dict(extra))
-    # 7 bits for the constants of additions as well, which in QDQ onnxruntime does not tell from weights.
-    per_channel, reduce_range = scheme.granularity == "channel", scheme.reduce_range
+    # Fewer bits for the constants of additions as well, which in QDQ onnxruntime does not tell from weights.
+    per_channel, reduce_range = scheme.granularity == "channel", scheme.reduce_range and scheme.bits == STORED_BITS
     if scheme.format == "qdq":
         quantizer = QDQQuantizer(scratch, per_channel, reduce_range, *common)
     else:
         mode = QuantizationMode.QLinearOps
         quantizer = ONNXQuantizer(scratch, per_channel, reduce_range, mode, True, *common)
-    quantizer.quantize_model()
+    with _symmetric_range(largest_code(scheme.bits)):
+        quantizer.quantize_model()
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
         target = pathlib.Path(folder) / "int8.onnx"
         quantizer.model.save_model_to_file(str(target))
         return onnx.load(str(target))
+
+
+@contextlib.contextmanager
+def _symmetric_range(code_max: int) -> Iterator[None]:
+    """Let the quantizer give int8 weights the codes up to a largest one, for which it has no option.
+
+    `readback` finds out if a version of onnxruntime reads another table.
+    """
+    table = quant_utils.ONNX_INT_TYPE_SYMMETRIC_RANGE
+    before = table[onnx.TensorProto.INT8]
+    table[onnx.TensorProto.INT8] = (np.array(-code_max, dtype=np.int8), np.array(code_max, dtype=np.int8))
+    try:
+        yield
+    finally:
+        table[onnx.TensorProto.INT8] = before

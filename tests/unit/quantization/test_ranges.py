@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from resq_deploy.codes.known import KNOWN, known_code
+from resq_deploy.codes.words import decode, encode
 from resq_deploy.errors import OptionError
-from resq_deploy.quantization.ranges import FLIP_ERROR, best_clip, expected_error
+from resq_deploy.quantization.ranges import best_clip, cost_of_range, expected_error, rate_left
 
 ELEMENTS = st.floats(-8, 8, width=32, allow_subnormal=False)  # a clip among subnormal numbers is rounded coarsely
 WEIGHTS = arrays(np.float32, array_shapes(min_dims=2, max_dims=3, max_side=6), elements=ELEMENTS)
@@ -46,7 +48,30 @@ def test_expected_error_is_equation_6(weights, ber, clip):
 def test_the_flip_term_is_the_mean_squared_change_of_flipped_codes():
     codes = np.arange(-128, 128, dtype=np.int8)
     change = [(codes ^ np.int8(mask)).astype(float) - codes for mask in (1, 2, 4, 8, 16, 32, 64, -128)]
-    assert sum(np.mean(np.square(step)) for step in change) == FLIP_ERROR == 21845
+    assert sum(np.mean(np.square(step)) for step in change) == 21845
+    assert cost_of_range(0.25, 127) == pytest.approx((21845 / 4 + 1 / 12) / 127**2)
+
+
+@pytest.mark.parametrize("bits", [7, 6])
+def test_flips_of_fewer_bits_move_a_sign_extended_code_by_less(bits):
+    codes = np.arange(-(1 << bits - 1), 1 << bits - 1)
+    signed = lambda stored: (stored & (1 << bits) - 1 ^ 1 << bits - 1) - (1 << bits - 1)  # noqa: E731
+    moved = sum(np.mean(np.square(signed(codes ^ 1 << bit) - codes)) for bit in range(bits))
+    assert cost_of_range(0.25, 1, bits) == pytest.approx(moved / 4 + 1 / 12)
+
+
+@pytest.mark.parametrize(("name", "bits"), KNOWN)
+def test_the_rate_that_a_code_leaves_is_that_of_decoded_weights(name, bits):
+    code, ber, count = known_code(name, bits), 1e-2, 1 << 18
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-code.largest, code.largest + 1, count).astype(np.int8)
+    stored = encode(code, weights)
+    flips = np.packbits(rng.random((stored.size, 8)) < ber, axis=1)[:, 0]
+    wrong = decode(code, stored ^ flips, count).weights ^ weights
+    left = np.unpackbits((wrong.view(np.uint8) & code.data_mask)[:, None], axis=1).sum() / (count * bits)
+    assert left == pytest.approx(rate_left(code, ber), rel=0.15)
+    assert rate_left(code, 0.0) == 0.0
+    assert rate_left(code, 0.5) == pytest.approx(0.5)
 
 
 def test_a_tensor_has_one_clip_and_the_channel_axis_may_be_any():
