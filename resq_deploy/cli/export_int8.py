@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -25,7 +26,32 @@ if TYPE_CHECKING:
     from resq_deploy.quantization.options import ExportOptions
 
 
-@click.command()
+SECTIONS = {
+    "Source and file": ("out", "dataset", "data_dir", "network"),
+    "Ranges and adjustments": (
+        "ranges",
+        "design_ber",
+        "reconstruct",
+        "activation_percentile",
+        "bias_correction",
+        "equalize",
+        "calibration_images",
+        "seed",
+    ),
+    "Form of the file": ("granularity", "form", "opset", "weight_type", "weight_bits", "reduce_range"),
+    "Protection against its own faults": (
+        "guard",
+        "weight_code",
+        "health",
+        "guard_budget",
+        "guard_campaign",
+    ),
+    "Accuracy and gates": ("test_images", "arithmetic", "gates", "no_gate"),
+}
+"""Headings of the help, and what is under them."""
+
+
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("source", type=PATH)
 @out_option("The int8 ONNX file to write; the sidecar goes beside it as .json.")
 @dataset_option
@@ -85,7 +111,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Float operators between (de)quantizing nodes, or integer operators.",
 )
-@click.option("--opset", type=int, metavar="N", help="ONNX opset of the file.  [default: the source's, from 13 up]")
+@click.option("--opset", type=int, metavar="N", help="ONNX opset of the file.  [default: the source's, from 13 up, from 18 under a code]")
 @click.option(
     "--weight-type",
     type=click.Choice(["int8", "uint8"]),
