@@ -111,7 +111,12 @@ SECTIONS = {
     show_default=True,
     help="Float operators between (de)quantizing nodes, or integer operators.",
 )
-@click.option("--opset", type=int, metavar="N", help="ONNX opset of the file.  [default: the source's, from 13 up, from 18 under a code]")
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help="ONNX opset of the file.  [default: the source's, from 13 up, from 18 under a code]",
+)
 @click.option(
     "--weight-type",
     type=click.Choice(["int8", "uint8"]),

@@ -144,7 +144,8 @@ def _nodes_of(graph: RuntimeGraph) -> tuple[str, list[bytes]]:
     made = []
     for place, node in enumerate(graph.nodes):
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
-        reads = [known.get(name, name.encode()) for name in (*node.input, *graph.reads(place))]
+        inner = [name for name in graph.reads(place) if name not in node.input]
+        reads = [known.get(name, name.encode()) for name in (*node.input, *inner)]
         digest = _digest([node.domain, node.op_type, *attributes, *reads])
         known.update((name, _digest([digest, slot])) for slot, name in enumerate(node.output) if name)
         made.append(digest)

@@ -7,8 +7,8 @@ would store the same, elsewhere.
 import onnx
 
 from resq_deploy.codes.code import Code
+from resq_deploy.protection.gather import gathered
 from resq_deploy.protection.guards import guard
-from resq_deploy.protection.hoist import hoisted
 from resq_deploy.protection.plan import Plan
 from resq_deploy.protection.protect import protect
 
@@ -31,8 +31,6 @@ def apply(model: onnx.ModelProto, plan: Plan, code: Code | None = None, health: 
     """
     if plan.code is not None and code != plan.code:
         raise ValueError(f"planned for {plan.code.name}: give that code")
-    if health:
-        raise NotImplementedError
-    given = hoisted(model) if plan.mode == "all" else model
+    given = gathered(model) if plan.mode == "all" else model
     guarded: onnx.ModelProto = onnx.ModelProto.FromString(guard(given.SerializeToString(), plan.voted))
-    return protect(guarded, plan.coded, plan.code) if plan.code else guarded
+    return protect(guarded, plan.coded, plan.code, health=health) if plan.code else guarded

@@ -30,14 +30,14 @@ class CodeBytes:
 
 
 @functools.cache
-def code_bytes(code: Code, opset: int) -> CodeBytes:
+def code_bytes(code: Code, opset: int, *, health: bool = False) -> CodeBytes:
     """Return the bytes that a code adds to a file of an opset, with the most that it takes to fill a last block."""
-    few, more = (_added(code, opset, count) for count in (_FEW, _MORE))
+    few, more = (_added(code, opset, count, health=health) for count in (_FEW, _MORE))
     tensor = round((more - few) / (_MORE - _FEW))
     return CodeBytes(decoder=few - _FEW * tensor + code.block - 1, tensor=tensor)
 
 
-def _added(code: Code, opset: int, count: int) -> int:
+def _added(code: Code, opset: int, count: int, *, health: bool) -> int:
     """Return the bytes that a code adds to a file of some weights, of four dimensions each and no two alike."""
     nodes, stored, made = [], [], []
     for number in range(count):
@@ -50,4 +50,4 @@ def _added(code: Code, opset: int, count: int) -> int:
     graph = helper.make_graph(nodes, "few", [], made, stored)
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     weights = [tensor.name for tensor in stored[:-1]]
-    return int(protect(model, weights, code).ByteSize() - model.ByteSize())
+    return int(protect(model, weights, code, health=health).ByteSize() - model.ByteSize())

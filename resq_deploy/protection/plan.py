@@ -34,10 +34,10 @@ from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.protection import guards
 from resq_deploy.protection import protect as codes
-from resq_deploy.protection.choice import Item, safest, smallest
+from resq_deploy.protection.choice import Choice, Item, safest, smallest
 from resq_deploy.protection.code_bytes import CodeBytes, code_bytes
 from resq_deploy.protection.decoder import LEAST_OPSET
-from resq_deploy.protection.hoist import hoisted, opset_of
+from resq_deploy.protection.gather import gathered, opset_of
 from resq_deploy.protection.rates import BUILT_IN_SOURCE, GuardRates, expected_sdc1
 
 MODES = ("parameters", "weights", "all", "auto")
@@ -156,6 +156,7 @@ def plan(
     code: Code | None = None,
     budget: float = DEFAULT_BUDGET,
     rates: GuardRates | None = None,
+    health: bool = False,
 ) -> Plan:
     """Choose what protects which stored tensor of a file; `apply` writes it.
 
@@ -170,6 +171,7 @@ def plan(
         code: the code for weights, which `weights` and `all` need; None has `auto` choose among votes alone.
         budget: bytes that `auto` may add, as a share of the file's.
         rates: what a campaign on the unprotected file measured; None for built-in figures.
+        health: whether the file is to report its health, for which a decoder takes more bytes.
 
     Raises:
         OptionError: if the mode is unknown or lacks its code, the budget is not a positive number, or the rates are of
@@ -179,33 +181,25 @@ def plan(
     check_options(mode, budget)
     if mode in ("weights", "all") and code is None:
         raise OptionError(f"--guard {mode}: weights are stored under a code: give secded or dected")
-    given = hoisted(model) if mode == "all" else model
+    given = gathered(model) if mode == "all" else model
     surfaces, gains = _unprotected(given, rates)
-    added = code_bytes(code, max(opset_of(given), LEAST_OPSET)) if code else None
+    added = code_bytes(code, max(opset_of(given), LEAST_OPSET), health=health) if code else None
     items, left_out = _items(given, surfaces, gains, mode, code, added)
     fixed = added.decoder if added else 0
     file_bytes = model.ByteSize()
     choice = safest(items, fixed, budget * file_bytes) if mode == "auto" else smallest(items, fixed)
     protected = choice.coded | choice.voted
     kept = [0.0 if surface.tensor in protected else gain for surface, gain in zip(surfaces, gains, strict=True)]
+    before = _by_role(*_unprotected(model, rates)) if given is not model else _by_role(surfaces, gains)
     return Plan(
         mode=mode,
         budget=budget if mode == "auto" else None,
         code=code if choice.coded else None,
-        protected=tuple(
-            Protected(
-                tensor=item.tensor,
-                role=item.role,
-                bits=item.bits,
-                by=code.name if code and item.tensor in choice.coded else VOTE,
-            )
-            for item in items
-            if item.tensor in protected
-        ),
-        bytes_added=choice.bytes_added,
+        protected=tuple(_entry(item, choice, code) for item in items if item.tensor in protected),
+        bytes_added=choice.bytes_added + given.ByteSize() - file_bytes,
         file_bytes=file_bytes,
-        before=_by_role(surfaces, gains),
-        after=_by_role(surfaces, kept),
+        before=before,
+        after=dict.fromkeys(before, 0.0) | _by_role(surfaces, kept),
         second_order=sum(
             gain * _square(surface, code if surface.tensor in choice.coded else None)
             for surface, gain in zip(surfaces, gains, strict=True)
@@ -214,6 +208,11 @@ def plan(
         rates=rates.source if rates else BUILT_IN_SOURCE,
         left_out=left_out,
     )
+
+
+def _entry(item: Item, choice: Choice, code: Code | None) -> Protected:
+    by = code.name if code and item.tensor in choice.coded else VOTE
+    return Protected(tensor=item.tensor, role=item.role, bits=item.bits, by=by)
 
 
 def _unprotected(model: onnx.ModelProto, rates: GuardRates | None) -> tuple[tuple[Surface, ...], list[float]]:

@@ -144,6 +144,7 @@ def _planned(
         code=options.code,
         budget=DEFAULT_BUDGET if options.guard_budget is None else options.guard_budget,
         rates=options.guard_rates,
+        health=options.health,
     )
     if options.code and not planned.coded and options.weight_bits is None and options.guard == "auto":
         return _planned(quantize, dataclasses.replace(options, weight_bits=STORED_BITS, weight_code=None))
