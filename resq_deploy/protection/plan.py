@@ -35,8 +35,7 @@ from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.protection import guards
 from resq_deploy.protection import protect as codes
 from resq_deploy.protection.choice import Choice, Item, safest, smallest
-from resq_deploy.protection.code_bytes import CodeBytes, code_bytes
-from resq_deploy.protection.decoder import LEAST_OPSET
+from resq_deploy.protection.code_bytes import code_bytes
 from resq_deploy.protection.gather import gathered, opset_of
 from resq_deploy.protection.rates import BUILT_IN_SOURCE, GuardRates, expected_sdc1
 
@@ -183,8 +182,10 @@ def plan(
         raise OptionError(f"--guard {mode}: weights are stored under a code: give secded or dected")
     given = gathered(model) if mode == "all" else model
     surfaces, gains = _unprotected(given, rates)
-    added = code_bytes(code, max(opset_of(given), LEAST_OPSET), health=health) if code else None
-    items, left_out = _items(given, surfaces, gains, mode, code, added)
+    uncoded = _uncoded(given, surfaces, code)
+    codable = [one for one in surfaces if one.role is Role.WEIGHT and one.tensor not in uncoded]
+    added = code_bytes(code, opset_of(given), codable, health=health) if code and codable else None
+    items, left_out = _items(given, surfaces, gains, mode, uncoded, added.tensor if added else 0)
     fixed = added.decoder if added else 0
     file_bytes = model.ByteSize()
     choice = safest(items, fixed, budget * file_bytes) if mode == "auto" else smallest(items, fixed)
@@ -228,17 +229,21 @@ def _unprotected(model: onnx.ModelProto, rates: GuardRates | None) -> tuple[tupl
     return tuple(surfaces[place] for place in kept), [float(gains[place]) for place in kept]
 
 
+def _uncoded(model: onnx.ModelProto, surfaces: Sequence[Surface], code: Code | None) -> dict[str, str]:
+    """Return the weights that cannot be coded, each with the reason."""
+    weights = [surface.tensor for surface in surfaces if surface.role is Role.WEIGHT]
+    return dict.fromkeys(weights, "there is no code") if code is None else codes.obstacles(model, weights, code)
+
+
 def _items(
     model: onnx.ModelProto,
     surfaces: Sequence[Surface],
     gains: Sequence[float],
     mode: str,
-    code: Code | None,
-    added: CodeBytes | None,
+    uncoded: Mapping[str, str],
+    coded_bytes: int,
 ) -> tuple[list[Item], dict[str, str]]:
     """Return what a mode can protect in a file, and what it cannot, with the reasons."""
-    weights = [surface.tensor for surface in surfaces if surface.role is Role.WEIGHT]
-    uncoded = dict.fromkeys(weights, "") if code is None else codes.obstacles(model, weights, code)
     unvoted = guards.obstacles(model, [surface.tensor for surface in surfaces])
     items, left_out = [], dict[str, str]()
     for surface, gain in zip(surfaces, gains, strict=True):
@@ -257,7 +262,7 @@ def _items(
                 bits=surface.bits,
                 gain=gain,
                 vote=None if name in unvoted else guards.added_bytes(surface),
-                code=added.tensor if coded and added else None,
+                code=coded_bytes if coded else None,
             )
         )
     if mode == "all":
