@@ -1,0 +1,88 @@
+"""export-int8 on the command line: options under headings, what it says of protection, and clear refusals."""
+
+import json
+
+import click
+import onnx
+import pytest
+
+from resq_deploy.cli.export_int8 import SECTIONS, command
+
+
+def test_help_lists_every_option_under_one_heading(resq):
+    status, out, _ = resq("export-int8", "--help")
+    assert status == 0
+    listed = [name for names in SECTIONS.values() for name in names]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    assert sorted(listed) == sorted(param.name for param in options)
+    places = [out.index(f"\n{title}:\n") for title in SECTIONS]
+    assert places == sorted(places)
+    protection = out[out.index("Protection against its own faults:") : out.index("Accuracy and gates:")]
+    assert [word for word in protection.split() if word.startswith("--")] == [
+        "--guard",
+        "--weight-code",
+        "--health",
+        "--guard-budget",
+        "--guard-campaign",
+    ]
+    assert "SOURCE" not in out[out.index("Other options:") :]
+
+
+@pytest.fixture
+def export(resq, digits_float, tmp_path):
+    """Return a function that exports the digits model with some options."""
+
+    def run(*options):
+        out = tmp_path / "net.onnx"
+        sizes = ("--calibration-images", 60, "--test-images", 50)
+        gates = [word for name in ("clean", "faults", "transfer-pgd", "square") for word in ("--gate", f"{name}=off")]
+        result = resq("export-int8", digits_float, "--out", out, "--dataset", "digits", *sizes, *gates, *options)
+        return *result, out
+
+    return run
+
+
+def test_what_protects_what_is_said(export):
+    status, out, _, file = export("--guard", "all", "--weight-code", "dected", "--weight-bits", "6")
+    assert status == 0
+    sidecar = json.loads(file.with_suffix(".json").read_text())
+    guards = sidecar["guards"]
+    assert (guards["code"]["name"], sidecar["quantization"]["weight_bits"]) == ("dected-6", 6)
+    for role in {entry["role"] for entry in guards["tensors"]}:
+        assert f" {role} " in out
+    assert f"protection adds {guards['bytes_added']:,} bytes" in out
+    assert f"weights of fewer than 8 bits cost {sidecar['bit_cost']['points']:.2f} points on" in out
+    assert "could saturate" not in out
+
+
+def test_what_cannot_be_protected_is_said(resq, digits_float, tmp_path):
+    model = onnx.load(digits_float)
+    (relu,) = (node for node in model.graph.node if node.op_type == "Relu")
+    relu.CopyFrom(onnx.helper.make_node("Elu", relu.input, relu.output, "elu", alpha=0.5))
+    onnx.save(model, tmp_path / "elu.onnx")
+    out = tmp_path / "net.onnx"
+    options = ("--dataset", "digits", "--guard", "all", "--no-gate", "--test-images", 50, "--gate", "square=off")
+    status, said, _ = resq("export-int8", tmp_path / "elu.onnx", "--out", out, *options, "--gate", "faults=off")
+    assert status == 0
+    left = json.loads(out.with_suffix(".json").read_text())["guards"]["left_out"]
+    assert left == {"elu.alpha": "the file stores no tensor of that name; a number in an attribute cannot be voted"}
+    assert f"not protected: elu.alpha ({left['elu.alpha']})" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--guard", "all", "--weight-bits", 6, "--weight-code", "secded"), "is not for weights of 6 bits"),
+        (("--weight-code", "secded"), "--weight-code is for protected weights, not --guard none"),
+        (("--guard", "weights", "--weight-bits", 8), "leaves no bit of a byte for the code"),
+        (("--guard", "parameters", "--health"), "--health counts words of a code, and --guard parameters has none"),
+        (("--guard", "all", "--opset", 12), "--opset 12: give one from 13"),
+    ],
+    ids=str,
+)
+def test_refusals_are_one_line(export, options, message):
+    status, out, error, file = export(*options)
+    assert (status, out) == (2, "")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not file.exists()
