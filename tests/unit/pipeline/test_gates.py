@@ -209,7 +209,7 @@ def test_faults_against_itself_is_no_drop_at_all(passed):
     assert gate["drop"]["value"] == 0.0
     assert gate["drop"]["low"] == -gate["drop"]["high"] < 0.0  # chips that agree prove nothing of further ones
     assert gate["int8"] == gate["minmax"]
-    assert (gate["chips"], gate["images"], gate["roles"]) == (50, 150, ["weight"])
+    assert (gate["chips"], gate["images"], gate["roles"]) == (50, 150, ["weight", "code"])
     assert gate["int8"]["value"] < by_name(passed)["clean"]["int8"]["value"] - 0.02  # faults did arrive
 
 
