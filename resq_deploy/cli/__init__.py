@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": "Train, export and test a small network on digits: the whole line in three minutes.",
     "train": "Harden a network: baseline, attack resilience, fault resilience.",
     "export-int8": "Turn a checkpoint or a float ONNX file into a static int8 ONNX file.",
+    "protect": "Make any int8 file one that corrects its own flipped bits when it is loaded.",
     "inspect": "List what a file stores, bit by bit: roles, layers, warnings.",
     "scrub": "Check a protected file for flipped bits, heal it, or bake it into a plain one.",
     "faultcamp": "Flip stored bits of a deployed file and measure what happens.",

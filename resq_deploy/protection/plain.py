@@ -1,4 +1,4 @@
-"""What protection starts from: a file without votes, that stores all it can as initializers."""
+"""What protection starts from: a file that stores nothing three times."""
 
 import onnx
 
@@ -37,26 +37,3 @@ def unvoted(model: onnx.ModelProto) -> onnx.ModelProto:
         node for node in model.graph.node if gone.isdisjoint(node.input) and outputs.isdisjoint(node.output)
     )
     return plain
-
-
-def settled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose Constant nodes of the main graph are initializers, as onnxruntime makes them when it loads.
-
-    Codes and votes are decoded into the name of an initializer, so that only these can be protected.
-
-    Args:
-        model: as `open_model` gives it; not changed.
-    """
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.node[:]
-    outputs = {value.name for value in model.graph.output}
-    for node in model.graph.node:
-        tensor = next((each.t for each in node.attribute if each.name == "value" and each.HasField("t")), None)
-        if node.op_type != "Constant" or tensor is None or node.output[0] in outputs:
-            changed.graph.node.append(node)
-            continue
-        made = changed.graph.initializer.add()
-        made.CopyFrom(tensor)
-        made.name = node.output[0]
-    return changed

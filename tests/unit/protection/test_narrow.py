@@ -2,7 +2,6 @@
 
 import hypothesis
 import numpy as np
-import onnx
 import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -11,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
-from resq_deploy.protection.narrow import Codes, code_range, narrow
-from resq_deploy.protection.plain import settled, unvoted
+from resq_deploy.protection.follow import two_ways
+from resq_deploy.protection.hoist import hoisted
+from resq_deploy.protection.narrow import code_range, narrow
+from resq_deploy.protection.plain import unvoted
 from resq_deploy.protection.rounding import round_keeping_sums
 
 DEPLOYMENT = Deployment(batch=4)
@@ -51,34 +52,9 @@ def tensors(proto):
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
-def halved(centred, companions, low, high):
-    """Codes of half the size, and scales of twice: in floats nothing is rounded."""
-    zero = companions.zero >> 1
-    steps = np.moveaxis(np.fix(centred / 2).astype(int), companions.axis or 0, -1)
-    codes = np.moveaxis(steps + zero, -1, companions.axis or 0)
-    return Codes(codes=codes, zero=zero, factor=np.full(companions.zero.shape, 2.0))
-
-
-def even(centred, companions, low, high):
-    """The same weights in twice as many codes, at the scales as they are."""
-    made = halved(centred, companions, low, high)
-    return Codes(codes=2 * made.codes, zero=2 * made.zero, factor=np.ones(companions.zero.shape))
-
-
-def with_even_biases(proto):
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    for tensor in changed.graph.initializer:
-        if tensor.data_type == TensorProto.INT32:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) // 2 * 2, tensor.name))
-    return changed
-
-
 def assert_all_readers_follow(proto, images):
     """The same weights in half as many codes give the same logits to the bit: no reader was forgotten."""
-    source, names = with_even_biases(proto), weights(proto)
-    wide, _ = narrow(source, names, 7, even)
-    small, found = narrow(source, names, 7, halved)
+    wide, small, found = two_ways(proto, weights(proto))
     assert small.SerializeToString() != wide.SerializeToString()
     assert logits(small, images).tobytes() == logits(wide, images).tobytes()
     return found
@@ -86,14 +62,14 @@ def assert_all_readers_follow(proto, images):
 
 @pytest.mark.parametrize("kind", NARROWED)
 def test_every_reader_of_a_weight_follows_its_codes(kind, model_file, models):
-    proto = settled(unvoted(read_model(model_file(kind))[0]))
+    proto = hoisted(unvoted(read_model(model_file(kind))[0]))
     found = assert_all_readers_follow(proto, models.images(8, kind))
     assert [each.fits for each in found] == [True] * NARROWED[kind]
 
 
 @pytest.mark.parametrize("bits", [7, 6])
 def test_outputs_stay_near_in_every_kind_of_file(file_kind, bits, model_file, models):
-    proto = settled(unvoted(read_model(model_file(file_kind))[0]))
+    proto = hoisted(unvoted(read_model(model_file(file_kind))[0]))
     before, images = proto.SerializeToString(), models.images(8, file_kind)
     small, found = narrow(proto, weights(proto), bits)
     assert proto.SerializeToString() == before
@@ -396,13 +372,6 @@ def test_votes_are_undone_and_mended(model_file, models):
     plain = unvoted(proto)
     assert {tensor.name for tensor in plain.graph.initializer} == {"w", "w_s", "b", "b_s"}
     assert {each.op_type for each in plain.graph.node}.isdisjoint({"Equal", "Where"})
-    assert logits(plain, images).tobytes() == logits(proto, images).tobytes()
-
-
-def test_constants_become_initializers(model_file, models):
-    proto = read_model(model_file("constants"))[0]
-    plain, images = settled(proto), models.images(5)
-    assert "Constant" not in {each.op_type for each in plain.graph.node}
     assert logits(plain, images).tobytes() == logits(proto, images).tobytes()
 
 

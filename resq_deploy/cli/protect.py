@@ -1,0 +1,190 @@
+"""`resq-deploy protect`: any int8 file, made one that heals itself."""
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resq_deploy.cli.shared import (
+    PATH,
+    arithmetic_option,
+    data_dir_option,
+    out_option,
+    percent,
+    print_table,
+    printable,
+)
+from resq_deploy.errors import OptionError
+
+if TYPE_CHECKING:
+    from resq_deploy.pipeline.protect import Outcome
+
+_SHOWN = 10  # tensors that are named one by one, where there may be hundreds
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@out_option("The protected file to write; the sidecar goes beside it as .json.")
+@click.option(
+    "--guard",
+    type=click.Choice(["parameters", "weights", "all", "auto"]),
+    default="all",
+    show_default=True,
+    help="What heals itself at load: parameters but weights, by votes over three copies; weights, by a code in their "
+    "spare bits; all that is stored; or what pays most.",
+)
+@click.option(
+    "--weight-code",
+    type=click.Choice(["secded", "dected"]),
+    help="Code of weights: corrects a flip in 64 bits, or two in 128 (in 64 of 6-bit weights).  [default: secded]",
+)
+@click.option(
+    "--weight-bits", type=click.Choice(["7", "6"]), help="Bits of a weight; 6 with dected only.  [default: 7]"
+)
+@click.option(
+    "--guard-budget",
+    type=float,
+    metavar="SHARE",
+    help="Bytes that auto may add, as a share of the file's.  [default: 0.05]",
+)
+@click.option("--guard-campaign", type=PATH, help="faultcamp run of single flips in MODEL that auto plans by.")
+@click.option("--health", is_flag=True, help="One more output: words that were corrected, and that could not be.")
+@click.option("--opset", type=int, metavar="N", help="Raise the file to this opset first; 13 is needed.")
+@click.option(
+    "--dataset",
+    metavar="D",
+    help="Measure accuracy before and after, on its test images: a name, a folder or an .npz, as elsewhere.",
+)
+@data_dir_option
+@click.option("--images", type=int, metavar="N", help="Test images the accuracies are measured on.  [default: all]")
+@click.option(
+    "--gate",
+    metavar="clean=POINTS",
+    help="Largest drop of accuracy in points, or clean=off; needs --dataset.  [default: clean=0.5]",
+)
+@click.option("--no-gate", is_flag=True, help="Write the file even if the gate fails, and record it.")
+@arithmetic_option
+def command(model: pathlib.Path, out: pathlib.Path, **given: Any) -> None:
+    """Protect MODEL, an int8 ONNX file of any origin, so that it corrects flipped bits when it is loaded.
+
+    Weights get a code in their own spare bits: those of 8 bits are narrowed to 7, without training data, with all that
+    goes with them. What else is stored gets votes. The file stays standard ONNX, runs as fast, and its weights cannot
+    saturate 16-bit sums any more. Faults in storage, before the file is loaded, are corrected; faults in memory, after
+    that, are not.
+
+    \b
+    Examples:
+      resq-deploy protect net.int8.onnx --out healing.int8.onnx
+      resq-deploy protect net.int8.onnx --out healing.int8.onnx --dataset cifar10 --data-dir data --gate clean=0.3
+      resq-deploy protect net.int8.onnx --out strong.int8.onnx --weight-code dected --weight-bits 6
+      resq-deploy protect net.int8.onnx --out small.int8.onnx --guard auto --guard-budget 0.02
+      resq-deploy protect old.onnx --out healing.onnx --opset 13
+    """
+    from resq_deploy.data import load_dataset
+    from resq_deploy.deployed.arithmetic import Arithmetic
+    from resq_deploy.pipeline.protect import DEFAULT_BOUND, Judgement, protect_source
+    from resq_deploy.protection.any_file import ProtectOptions
+    from resq_deploy.protection.rates import read_rates
+
+    if out.suffix != ".onnx":
+        raise OptionError(f"--out {out}: the file's name must end in .onnx")
+    if out.exists() and model.exists() and out.samefile(model):
+        raise OptionError(f"--out {out} is MODEL itself: give another name, since what is protected is made of it")
+    dataset, campaign, gate = given["dataset"], given["guard_campaign"], given["gate"]
+    for option in ("images", "gate", "data_dir"):
+        if given[option] is not None and dataset is None:
+            raise OptionError(f"--{option.replace('_', '-')} is about measuring accuracy: give --dataset, too")
+    options = ProtectOptions(
+        guard=given["guard"],
+        weight_code=given["weight_code"],
+        weight_bits=int(given["weight_bits"]) if given["weight_bits"] else None,
+        guard_budget=given["guard_budget"],
+        guard_rates=read_rates(campaign) if campaign else None,
+        health=given["health"],
+    )
+    judgement = Judgement(
+        images=given["images"],
+        bound=DEFAULT_BOUND if gate is None else _bound(gate),
+        enforced=not given["no_gate"],
+        arithmetic=Arithmetic(given["arithmetic"]),
+    )
+    outcome = protect_source(
+        model,
+        out,
+        options,
+        judgement,
+        dataset=None if dataset is None else load_dataset(dataset, given["data_dir"]),
+        opset=given["opset"],
+        report=lambda step: click.echo(step, err=True),
+    )
+    _print(outcome, out)
+
+
+def _bound(text: str) -> float | None:
+    """Read a gate's bound in points; None for `off`."""
+    name, _, bound = text.partition("=")
+    try:
+        if name != "clean":
+            raise ValueError(name)
+        return None if bound == "off" else float(bound)
+    except ValueError as error:
+        raise OptionError(f"--gate {text!r}: give clean=POINTS, such as clean=0.5, or clean=off") from error
+
+
+def _print(outcome: "Outcome", out: pathlib.Path) -> None:
+    sidecar = outcome.sidecar
+    _print_tensors(outcome)
+    narrowed = [each for each in outcome.protected.coded if each.channels]
+    if narrowed:
+        worst = max(narrowed, key=lambda each: each.error)
+        click.echo(
+            f"{len(narrowed)} weights were narrowed to {sidecar['weights']['bits']} bits: they change by "
+            f"{100 * worst.error:.2f} % at most (root mean square; {printable(worst.weight)})"
+        )
+    if sidecar["guards"]["votes_replaced"]:
+        click.echo(f"{sidecar['guards']['votes_replaced']} votes that the file had already were made anew")
+    _print_left_out(outcome)
+    if sidecar["accuracy"]:
+        before, after = (percent(sidecar["accuracy"][name]) for name in ("before", "after"))
+        click.echo(f"accuracy before {before}, after {after}")
+    for gate in sidecar["gates"]:
+        verdict = "passed" if gate["passed"] else "FAILED"
+        click.echo(
+            f"gate clean: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f}; "
+            f"on {gate['images']} test images)"
+        )
+    size, source = sidecar["model"]["bytes"], sidecar["source"]["bytes"]
+    click.echo(f"{out}: {size:,} bytes ({100 * (size / source - 1):+.2f} % of {source:,}), sidecar beside it")
+
+
+def _print_tensors(outcome: "Outcome") -> None:
+    """Print what protects which tensors, and the bytes they take before and after."""
+    from resq_deploy.deployed.surfaces import find_surfaces
+    from resq_deploy.deployed.votes import find_votes
+
+    plan, plain = outcome.protected.plan, outcome.protected.plain
+    roles = {surface.tensor: str(surface.role) for surface in find_surfaces(plain)}
+    added = {vote.output: vote.bytes_added for vote in find_votes(outcome.protected.model)}
+    groups: dict[tuple[str, str], list[int]] = {}
+    for tensor in plain.graph.initializer:
+        by = plan.protections.get(tensor.name)
+        if by is not None:
+            size = len(tensor.raw_data)
+            row = groups.setdefault((roles.get(tensor.name, "shape, axis"), by), [0, 0, 0])
+            row[:] = [row[0] + 1, row[1] + size, row[2] + size + added.get(tensor.name, 0)]
+    rows = [[role, by, *(f"{figure:,}" for figure in figures)] for (role, by), figures in groups.items()]
+    before, after = (sum(figures[at] for figures in groups.values()) for at in (1, 2))
+    rest = outcome.sidecar["guards"]["bytes_added"] - (after - before)
+    if plan.coded:
+        rows.append(["decoder, padding", "", "", "0", f"{rest:,}"])
+    print_table("Protected", ("role", "by", "tensors", "bytes before", "after"), rows)
+
+
+def _print_left_out(outcome: "Outcome") -> None:
+    left_out = outcome.protected.left_out
+    for tensor, reason in list(left_out.items())[:_SHOWN]:
+        click.echo(f"not protected: {printable(tensor)} ({printable(reason)})")
+    if len(left_out) > _SHOWN:
+        click.echo(f"not protected: {len(left_out) - _SHOWN} more, all named in the sidecar")
+    if outcome.protected.plan.mode == "all":
+        click.echo("not protected in any file: attributes of nodes, and the file's framing")
