@@ -46,6 +46,8 @@ _CONFIDENCE = 0.95
 _TRIAL_IMAGES = 8
 _TRIAL_SIZES = (32, 224, 64)  # for what the model leaves open
 
+_REFUSALS: tuple[type[Exception], ...] = (ModelError, *RUNTIME_ERRORS)
+
 Report = Callable[[str], None]
 
 
@@ -187,9 +189,9 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
             return None
         raise
     if dataset is not None:
-        drawn = Drawn(dataset=dataset.name, count=_CALIBRATION_IMAGES, seed=0)
+        drawn: Drawn | None = Drawn(dataset=dataset.name, count=_CALIBRATION_IMAGES, seed=0)
         try:
-            images = dataset.calibration(drawn.count, drawn.seed).images
+            images = dataset.calibration(_CALIBRATION_IMAGES, 0).images
         except DataError:  # there are none but those to test with
             images, drawn = dataset.evaluation(_CALIBRATION_IMAGES).images, None
         return _Images(images=images, inputs=session.input.prepare(images[:_TRIAL_IMAGES]), drawn=drawn)
@@ -198,7 +200,7 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
         images = synthetic_inputs(shape, session.input.dtype)
         try:
             session.run(images[:_TRIAL_IMAGES])
-        except (*RUNTIME_ERRORS, ModelError):
+        except _REFUSALS:
             continue
         return _Images(images=images, inputs=images[:_TRIAL_IMAGES], drawn=None)
     return None

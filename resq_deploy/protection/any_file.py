@@ -47,8 +47,9 @@ class ProtectOptions:
 
     def __post_init__(self) -> None:
         check_options(self.guard, self.budget)
-        for option, value in (("--guard-budget", self.guard_budget), ("--guard-campaign", self.guard_rates)):
-            if value is not None and self.guard != "auto":
+        for_auto = {"--guard-budget": self.guard_budget, "--guard-campaign": self.guard_rates}
+        for option in [option for option, value in for_auto.items() if value is not None]:
+            if self.guard != "auto":
                 raise OptionError(f"{option} is for --guard auto, not {self.guard}: leave it out, or ask for auto")
         if self.guard not in CODED_MODES:
             given = [

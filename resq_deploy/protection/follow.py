@@ -61,8 +61,8 @@ def two_ways(
 
 def _alike(model: onnx.ModelProto, weights: Collection[str], inputs: NDArray[Any], deployment: Deployment) -> bool:
     wide, small, _ = two_ways(model, weights)
-    answers = [Session(each.SerializeToString(), deployment).run(inputs) for each in (wide, small)]
-    return np.array_equal(*answers, equal_nan=True)
+    first, second = (Session(each.SerializeToString(), deployment).run(inputs) for each in (wide, small))
+    return np.array_equal(first, second, equal_nan=True)
 
 
 def _halved(centred: Integers, companions: Companions, *_ends: int) -> Codes:
