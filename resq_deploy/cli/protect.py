@@ -143,6 +143,8 @@ def _print(outcome: "Outcome", out: pathlib.Path) -> None:
         )
     if sidecar["guards"]["votes_replaced"]:
         click.echo(f"{sidecar['guards']['votes_replaced']} votes that the file had already were made anew")
+    if outcome.protected.plan.code is None and outcome.protected.narrowed:
+        click.echo("no weight is under a code: votes on so few take fewer bytes, or none can be coded")
     _print_left_out(outcome)
     if sidecar["accuracy"]:
         before, after = (percent(sidecar["accuracy"][name]) for name in ("before", "after"))
@@ -159,24 +161,19 @@ def _print(outcome: "Outcome", out: pathlib.Path) -> None:
 
 def _print_tensors(outcome: "Outcome") -> None:
     """Print what protects which tensors, and the bytes they take before and after."""
-    from resq_deploy.deployed.surfaces import find_surfaces
     from resq_deploy.deployed.votes import find_votes
 
-    plan, plain = outcome.protected.plan, outcome.protected.plain
-    roles = {surface.tensor: str(surface.role) for surface in find_surfaces(plain)}
+    plan = outcome.protected.plan
     added = {vote.output: vote.bytes_added for vote in find_votes(outcome.protected.model)}
     groups: dict[tuple[str, str], list[int]] = {}
-    for tensor in plain.graph.initializer:
-        by = plan.protections.get(tensor.name)
-        if by is not None:
-            size = len(tensor.raw_data)
-            row = groups.setdefault((roles.get(tensor.name, "shape, axis"), by), [0, 0, 0])
-            row[:] = [row[0] + 1, row[1] + size, row[2] + size + added.get(tensor.name, 0)]
+    for entry in plan.protected:
+        size = entry.bits // 8
+        row = groups.setdefault((entry.role, entry.by), [0, 0, 0])
+        row[:] = [row[0] + 1, row[1] + size, row[2] + size + added.get(entry.tensor, 0)]
     rows = [[role, by, *(f"{figure:,}" for figure in figures)] for (role, by), figures in groups.items()]
     before, after = (sum(figures[at] for figures in groups.values()) for at in (1, 2))
     rest = outcome.sidecar["guards"]["bytes_added"] - (after - before)
-    if plan.coded:
-        rows.append(["decoder, padding", "", "", "0", f"{rest:,}"])
+    rows.append(["decoder, padding", "", "", "", f"{rest:+,}"])
     print_table("Protected", ("role", "by", "tensors", "bytes before", "after"), rows)
 
 

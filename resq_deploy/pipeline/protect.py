@@ -24,7 +24,7 @@ from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import matched, share
 from resq_deploy.pipeline.gates import enforce
 from resq_deploy.protection.any_file import (
-    Protected,
+    ProtectedFile,
     ProtectOptions,
     check_source,
     facts,
@@ -32,7 +32,7 @@ from resq_deploy.protection.any_file import (
     starting_point,
 )
 from resq_deploy.protection.follow import check_followed
-from resq_deploy.protection.hoist import opset_of
+from resq_deploy.protection.gather import opset_of
 from resq_deploy.quantization.opset import convert_opset
 from resq_deploy.records import provenance, write_atomic, write_json
 
@@ -85,7 +85,7 @@ class Outcome:
     """
 
     source: DeployedModel
-    protected: Protected
+    protected: ProtectedFile
     sidecar: dict[str, Any]
 
 
@@ -126,7 +126,7 @@ def protect_source(
     if protected.coded and images is not None:
         report("checking that every reader of a weight follows its codes")
         check_followed(start, [each.weight for each in protected.coded], images.inputs, deployment)
-    measured: dict[str, Any] = {"dataset": None, "accuracy": None, "agreement": None, "gates": []}
+    measured: dict[str, Any] = {"dataset": None, "notes": [], "accuracy": None, "agreement": None, "gates": []}
     if dataset is not None:
         test = dataset.evaluation(judgement.images)
         report(f"measuring accuracy before and after on {len(test)} images")
@@ -278,7 +278,7 @@ def _verification(serialised: bytes, images: _Images | None, arithmetic: Arithme
     return reference(serialised, images.images, Deployment(arithmetic=arithmetic), drawn=images.drawn)
 
 
-def _guards(protected: Protected, serialised: bytes, options: ProtectOptions) -> dict[str, Any]:
+def _guards(protected: ProtectedFile, serialised: bytes, options: ProtectOptions) -> dict[str, Any]:
     """Return what the sidecar says of protection, as that of an export does: the plan, and what it came to."""
     plain = protected.plain.ByteSize()
     added = len(serialised) - plain

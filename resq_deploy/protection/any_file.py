@@ -15,13 +15,14 @@ from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.protection.apply import apply
 from resq_deploy.protection.decoder import LEAST_OPSET
-from resq_deploy.protection.hoist import hoisted, opset_of
+from resq_deploy.protection.gather import gathered, opset_of
 from resq_deploy.protection.narrow import Narrowed, narrow
 from resq_deploy.protection.plain import unvoted
 from resq_deploy.protection.plan import CODED_MODES, DEFAULT_BUDGET, Plan, check_options, plan
 from resq_deploy.protection.rates import GuardRates
 
 _CODED_TYPES = ("int8", "uint8")
+_HEALTHY = ("weights", "all")
 _STORED_BITS = 8
 
 
@@ -47,6 +48,10 @@ class ProtectOptions:
 
     def __post_init__(self) -> None:
         check_options(self.guard, self.budget)
+        if self.health and self.guard not in _HEALTHY:
+            raise OptionError(
+                f"--health counts words of a code, and --guard {self.guard} may have none: ask for weights or all"
+            )
         for_auto = {"--guard-budget": self.guard_budget, "--guard-campaign": self.guard_rates}
         for option in [option for option, value in for_auto.items() if value is not None]:
             if self.guard != "auto":
@@ -82,7 +87,7 @@ class ProtectOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Protected:
+class ProtectedFile:
     """A file that was protected.
 
     Attributes:
@@ -134,7 +139,7 @@ def check_source(path: pathlib.Path) -> None:
 
 
 def starting_point(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return a file ready to be protected - unvoted, numbers in nodes hoisted - and its 8-bit weights.
+    """Return a file ready to be protected, without votes and with equal scales stored once, and its 8-bit weights.
 
     Args:
         model: as `open_model` gives it; not changed.
@@ -147,7 +152,7 @@ def starting_point(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, 
         raise ModelError(
             f"the file has opset {opset}, votes and codes need {LEAST_OPSET}: give --opset {LEAST_OPSET} to raise it"
         )
-    start = hoisted(unvoted(model))
+    start = gathered(unvoted(model))
     weights = [surface for surface in find_surfaces(start) if surface.role is Role.WEIGHT]
     if all(surface.width > _STORED_BITS for surface in weights):
         raise ModelError(
@@ -159,7 +164,7 @@ def starting_point(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, 
 
 def protect_file(
     model: onnx.ModelProto, start: onnx.ModelProto, weights: tuple[str, ...], options: ProtectOptions
-) -> Protected:
+) -> ProtectedFile:
     """Protect a file.
 
     Only weights that end up under the code are narrowed: small ones, for which a vote takes fewer bytes, keep their 8
@@ -183,7 +188,14 @@ def protect_file(
             plain, found = narrow(start, chosen, code.weight_bits)
             # What was tried and is not coded keeps its reason.
             narrowed = found if not narrowed else tuple(_latest(narrowed, found))
-        planned = plan(plain, mode=options.guard, code=code, budget=options.budget, rates=options.guard_rates)
+        planned = plan(
+            plain,
+            mode=options.guard,
+            code=code,
+            budget=options.budget,
+            rates=options.guard_rates,
+            health=options.health,
+        )
         coded = tuple(name for name in chosen if name in planned.coded)
         if coded == chosen or not code:
             break
@@ -192,7 +204,7 @@ def protect_file(
         reason = next(iter(planned.left_out.values()), "there is nothing in it that the mode is about")
         raise ModelError(f"nothing in the file can be protected: {reason}")
     health = options.health and bool(planned.coded)
-    return Protected(
+    return ProtectedFile(
         model=apply(plain, planned, planned.code, health),
         plain=plain,
         plan=planned,
@@ -206,7 +218,7 @@ def _latest(before: tuple[Narrowed, ...], now: tuple[Narrowed, ...]) -> list[Nar
     return [found.get(each.weight, each) for each in before]
 
 
-def facts(protected: Protected) -> dict[str, Any]:
+def facts(protected: ProtectedFile) -> dict[str, Any]:
     """Return what was done to weights, as JSON values: those under a code, and those that could not be narrowed."""
     return {
         "weights": [each.as_dict() for each in protected.coded],

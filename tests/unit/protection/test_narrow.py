@@ -11,7 +11,7 @@ from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.protection.follow import two_ways
-from resq_deploy.protection.hoist import hoisted
+from resq_deploy.protection.gather import gathered
 from resq_deploy.protection.narrow import code_range, narrow
 from resq_deploy.protection.plain import unvoted
 from resq_deploy.protection.rounding import round_keeping_sums
@@ -62,14 +62,14 @@ def assert_all_readers_follow(proto, images):
 
 @pytest.mark.parametrize("kind", NARROWED)
 def test_every_reader_of_a_weight_follows_its_codes(kind, model_file, models):
-    proto = hoisted(unvoted(read_model(model_file(kind))[0]))
+    proto = gathered(unvoted(read_model(model_file(kind))[0]))
     found = assert_all_readers_follow(proto, models.images(8, kind))
     assert [each.fits for each in found] == [True] * NARROWED[kind]
 
 
 @pytest.mark.parametrize("bits", [7, 6])
 def test_outputs_stay_near_in_every_kind_of_file(file_kind, bits, model_file, models):
-    proto = hoisted(unvoted(read_model(model_file(file_kind))[0]))
+    proto = gathered(unvoted(read_model(model_file(file_kind))[0]))
     before, images = proto.SerializeToString(), models.images(8, file_kind)
     small, found = narrow(proto, weights(proto), bits)
     assert proto.SerializeToString() == before
