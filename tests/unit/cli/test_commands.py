@@ -13,7 +13,18 @@ from PIL import Image
 
 from resq_deploy import __version__
 
-COMMANDS = ["demo", "train", "export-int8", "inspect", "scrub", "faultcamp", "attackcamp", "report", "study"]
+COMMANDS = [
+    "demo",
+    "train",
+    "export-int8",
+    "protect",
+    "inspect",
+    "scrub",
+    "faultcamp",
+    "attackcamp",
+    "report",
+    "study",
+]
 
 
 @pytest.fixture
