@@ -1,4 +1,4 @@
-"""A reference file protected, and hit: single flips anywhere in it change no answer, where those in the plain one do."""
+"""A reference file protected, and hit: single flips in it change no answer, where those in the plain one do."""
 
 import json
 import pathlib
