@@ -94,7 +94,7 @@ class Companions:
     scales: tuple[Place, ...]
     biases: tuple[Place, ...]
     zero_points: tuple[Place, ...]
-    zero: NDArray[np.int64]
+    zero: NDArray[np.int16]
 
 
 class CompanionReader:
@@ -174,14 +174,14 @@ class _Search:
         sizes = {self._values(place).size for place in (*self._scales, *self._biases)}
         return axis if sizes <= {channels} else None
 
-    def _zero(self, axis: int | None) -> NDArray[np.int64]:
+    def _zero(self, axis: int | None) -> NDArray[np.int16]:
         """Return the one zero point of the weight, or one a channel.
 
         Raises:
             UnreadableError: if readers do not agree on it, or it has a layout that is not known.
         """
-        values = [np.zeros(1, np.int64) if place is None else self._values(place) for place in self._zeros]
-        flat = [value.reshape(-1).astype(np.int64) for value in values]
+        values = [np.zeros(1, np.int16) if place is None else self._values(place) for place in self._zeros]
+        flat = [value.reshape(-1).astype(np.int16) for value in values]
         if all((value == flat[0][0]).all() for value in flat):
             return np.array(flat[0][0])
         agreed = all(np.array_equal(value, flat[0]) for value in flat)

@@ -67,8 +67,8 @@ def _alike(model: onnx.ModelProto, weights: Collection[str], inputs: NDArray[Any
 
 def _halved(centred: Integers, companions: Companions, *_ends: int) -> Codes:
     zero, axis = companions.zero >> 1, companions.axis or 0
-    steps = np.moveaxis(np.fix(centred / 2).astype(np.int16), axis, -1)
-    codes = np.moveaxis(steps + zero.astype(np.int16), -1, axis)
+    towards_zero = (centred + (centred < 0)) >> 1  # so that no code leaves its type
+    codes = np.moveaxis(np.moveaxis(towards_zero, axis, -1) + zero, -1, axis)
     return Codes(codes=codes, zero=zero, factor=np.full(zero.shape, 2.0))
 
 

@@ -323,7 +323,7 @@ CODES = {"int8": (np.int8, st.integers(-128, 127)), "uint8": (np.uint8, st.integ
 def test_no_weight_moves_by_a_step(dtype, by_channel, data):
     kind, values = CODES[dtype]
     codes = data.draw(arrays.arrays(kind, SHAPES, elements=values))
-    zero = data.draw(st.integers(0, 255)) if dtype == "uint8" else 0
+    zero = data.draw(values)
     bits = data.draw(st.sampled_from([7, 6]))
     scale = np.linspace(1, 2, codes.shape[0]).astype(F) if by_channel else F(1)
     inputs = "w s z" if zero else "w s"
