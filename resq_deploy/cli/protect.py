@@ -179,6 +179,9 @@ def _print_tensors(outcome: "Outcome") -> None:
 
 def _print_left_out(outcome: "Outcome") -> None:
     left_out = outcome.protected.left_out
+    for each in outcome.protected.narrowed:
+        if each.reason and each.weight not in left_out:
+            click.echo(f"{printable(each.weight)} is voted in 8 bits: {printable(each.reason)}")
     for tensor, reason in list(left_out.items())[:_SHOWN]:
         click.echo(f"not protected: {printable(tensor)} ({printable(reason)})")
     if len(left_out) > _SHOWN:

@@ -44,6 +44,7 @@ def test_export_and_campaign_run_without_torch(digits_float, tmp_path):
         for arguments in (
             ["export-int8", source, "--dataset", "digits", "--out", f"{out}/net.onnx", "--calibration-images", "20"],
             ["inspect", f"{out}/net.onnx"],
+            ["protect", f"{out}/net.onnx", "--out", f"{out}/healing.onnx", "--dataset", "digits", "--images", "50"],
             ["faultcamp", f"{out}/net.onnx", "--dataset", "digits", "--samples", "5", "--out", f"{out}/run"],
         ):
             sys.argv[1:] = arguments

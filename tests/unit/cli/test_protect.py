@@ -169,6 +169,19 @@ def test_an_old_file_is_raised_where_that_is_asked_for(resq, refused, tmp_path):
     assert find_votes(onnx.load(out))
 
 
+def test_a_weight_that_cannot_be_narrowed_is_told(resq, digits_int8, tmp_path):
+    model = onnx.load(digits_int8)
+    weight = next(tensor.name for tensor in model.graph.initializer if list(tensor.dims) == [12, 3, 3, 3])
+    model.graph.node.append(helper.make_node("Cast", [weight], ["seen"], to=TensorProto.FLOAT))
+    model.graph.output.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, None))
+    source, out = tmp_path / "seen.onnx", tmp_path / "healing.onnx"
+    onnx.save(model, source)
+    status, printed, err = resq("protect", source, "--out", out)
+    assert status == 0, err
+    assert f"{weight} is voted in 8 bits: left as it is: Cast 'seen' reads it" in printed
+    assert weight in json.loads(out.with_suffix(".json").read_text())["weights"]["not_narrowed"]
+
+
 def test_no_file_is_protected_twice(resq, refused, digits_int8, tmp_path):
     once = tmp_path / "once.onnx"
     assert resq("protect", digits_int8, "--out", once)[0] == 0
