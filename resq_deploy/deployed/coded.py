@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import onnx
 
@@ -81,13 +82,21 @@ def coded_in(graph: onnx.GraphProto) -> tuple[Coded, ...]:
         for unsigned in (False, True)
     }
     shapes = _shapes(graph)
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(value.name for value in graph.output)
     places: dict[str, _Place] = {}
-    found = []
+    found: dict[str, Coded] = {}
     for node in graph.node:
         if node.domain == DOMAIN:
             if node.op_type not in readings:
                 raise ModelError(f"weights are decoded by {node.op_type!r}, which this version does not know: update")
             places[node.output[0]] = dataclasses.replace(readings[node.op_type], stored=(node.input[0],))
+            continue
+        pieces = [found[name] for name in node.input if name in found and readers[name] == 1]
+        if node.op_type == "Concat" and len(pieces) == len(node.input):
+            found[node.output[0]] = _joined(node.output[0], pieces)
+            for name in node.input:
+                del found[name]
             continue
         place = places.get(node.input[0]) if node.input else None
         if place is None:
@@ -102,17 +111,22 @@ def coded_in(graph: onnx.GraphProto) -> tuple[Coded, ...]:
         elif node.op_type == "Reshape" and shapes[node.input[1]] == (-1,):
             places[node.output[0]] = place
         elif node.op_type == "Reshape":
-            found.append(
-                Coded(
-                    weight=node.output[0],
-                    code=place.code,
-                    stored=place.stored,
-                    start=place.start,
-                    shape=shapes[node.input[1]],
-                    unsigned=place.unsigned,
-                )
+            found[node.output[0]] = Coded(
+                weight=node.output[0],
+                code=place.code,
+                stored=place.stored,
+                start=place.start,
+                shape=shapes[node.input[1]],
+                unsigned=place.unsigned,
             )
-    return tuple(found)
+    return tuple(found.values())
+
+
+def _joined(weight: str, pieces: Sequence[Coded]) -> Coded:
+    """Return where a weight is stored whose rows are decoded in pieces, each in blocks of its own."""
+    stored = tuple(name for piece in pieces for name in piece.stored)
+    rows = sum(piece.shape[0] for piece in pieces)
+    return dataclasses.replace(pieces[0], weight=weight, stored=stored, shape=(rows, *pieces[0].shape[1:]))
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:

@@ -44,7 +44,7 @@ class Decoder:
 
     Attributes:
         function: the function to call, of domain `DOMAIN`.
-        shared: what each call takes behind the stored bytes: tables of the file.
+        shared: what each call takes behind the stored bytes and the tick: tables of the file.
         stored_type: type of stored bytes.
         health: whether it counts words too.
     """
@@ -54,16 +54,17 @@ class Decoder:
     stored_type: type[np.int8] | type[np.uint8]
     health: bool
 
-    def call(self, stored: str, weights: str, counts: str | None = None) -> onnx.NodeProto:
+    def call(self, stored: str, tick: str, weights: str, counts: str | None = None) -> onnx.NodeProto:
         """Return the node that decodes stored bytes.
 
         Args:
             stored: name of the bytes, [B, 1, Q, 8].
+            tick: name of the number 1, int64 [1]: nothing is decoded before it is known.
             weights: name to give to the weights, int8 or uint8 of that shape.
             counts: name to give to the numbers of words corrected and words that cannot be corrected, int64 [2].
         """
         outputs = [weights, counts] if self.health and counts else [weights]
-        return helper.make_node(self.function.name, [stored, *self.shared], outputs, domain=DOMAIN)
+        return helper.make_node(self.function.name, [stored, tick, *self.shared], outputs, domain=DOMAIN)
 
 
 def make_decoder(code: Code, opset: int, pool: Pool, *, unsigned: bool = False, health: bool = False) -> Decoder:
@@ -77,11 +78,11 @@ def make_decoder(code: Code, opset: int, pool: Pool, *, unsigned: bool = False, 
         health: whether it is to count words too.
     """
     body = _Body(code, opset, pool, unsigned=unsigned, health=health)
-    outputs = body.written("stored")
+    outputs = body.written("stored", "tick")
     function = helper.make_function(
         DOMAIN,
         function_name(code, unsigned=unsigned),
-        ["stored", *body.shared.values()],
+        ["stored", "tick", *body.shared.values()],
         outputs,
         body.inside.nodes,
         [helper.make_opsetid("", opset)],
@@ -109,10 +110,15 @@ class _Body:
         within = np.arange(8)
         self._word_of = self._table((within[:, None, None] + within) % 8, np.int32)  # [b, 1, r]
 
-    def written(self, stored: str) -> list[str]:
-        """Write down the decoding of stored bytes, and return the names of the weights and, if wanted, of counts."""
+    def written(self, stored: str, tick: str) -> list[str]:
+        """Write down the decoding of stored bytes, and return the names of the weights and, if wanted, of counts.
+
+        Args:
+            stored: name of the bytes.
+            tick: name of the number 1, without which nothing is to begin.
+        """
         add = self.inside.node
-        blocks = self._suspects(self._parities(stored) if self._parities_only else self._sums(stored))
+        blocks = self._suspects(self._parities(stored, tick) if self._parities_only else self._sums(stored, tick))
         suspects = add("Gather", stored, blocks, axis=0)
         planes = self._planes(self.inside.cast(suspects, TensorProto.UINT8) if self.signed else suspects)
         by_word = self._syndromes(planes)
@@ -148,7 +154,7 @@ class _Body:
         shifts = self._table(np.arange(8).reshape(-1, 1, 1), np.uint8)
         return self.inside.node("BitShift", stored, shifts, direction="RIGHT")
 
-    def _sums(self, stored: str) -> str:
+    def _sums(self, stored: str, tick: str) -> str:
         """Write down marks of blocks, int32 [B], 0 where there is nothing to do.
 
         To correct, not all checks are needed: the parity of a word tells that one bit is flipped, and s1 = x + y of
@@ -159,20 +165,21 @@ class _Body:
         if not self._health:
             odd = checks[-1:] if code.corrects == 2 else np.ones_like(checks[:1])
             checks = np.concatenate([checks[: code.weight_bits], odd]) if code.corrects == 2 else odd
-        rows = add("Reshape", stored, self._table([1, 1, -1, 8], np.int64))
+        rows = add("Reshape", stored, add("Mul", self._table([1, 1, -1, 8], np.int64), tick))
         sums = add("ConvInteger", self._planes(rows), self._laid_out(checks), strides=[self._rows, 8])
         return add(
             "ReduceSum", add("Mod", sums, self._table(2, np.int32)), self._table([0, 1, 3], np.int64), keepdims=0
         )
 
-    def _parities(self, stored: str) -> str:
+    def _parities(self, stored: str, tick: str) -> str:
         """Write down the parities of the eight words of each block, uint8 [N], bit w that of word w.
 
         All bits of a column r of bytes are added, bit by bit; bit b of the sum belongs to word (b + r) mod 8, so that
         it is turned by r bits, and the eight columns are added.
         """
         add = self.inside.node
-        of_column = self.inside.xor(self.inside.split(stored, self._rows, axis=2))
+        single = add("Mul", self._table(np.ones(self._rows), np.int64), tick)
+        of_column = self.inside.xor(self.inside.cut(stored, single, self._rows, axis=2))
         if self.signed:
             of_column = self.inside.cast(of_column, TensorProto.UINT8)
         up = add("BitShift", of_column, self._table(np.arange(8), np.uint8), direction="LEFT")
@@ -282,13 +289,13 @@ class _Body:
         if self._unsigned and self._opset >= _XOR_OPSET:
             return add("BitwiseAnd", stored, self._table(self._code.data_mask, np.uint8))
         if self.signed:
-            shifted = add("Mul", stored, self._table(1 << spare, np.int8))  # modulo 256
-        else:
-            shifted = add("BitShift", stored, self._table(spare, np.uint8), direction="LEFT")
+            sign = self._table(self._code.largest + 1, np.int8)
+            value = add("BitwiseAnd", stored, self._table(self._code.data_mask, np.int8))
+            return add("Sub", add("BitwiseXor", value, sign), sign)
+        shifted = add("BitShift", stored, self._table(spare, np.uint8), direction="LEFT")
         if self._unsigned:
             return add("BitShift", shifted, self._table(spare, np.uint8), direction="RIGHT")
-        if not self.signed:
-            shifted = self.inside.cast(shifted, TensorProto.INT8)
+        shifted = self.inside.cast(shifted, TensorProto.INT8)
         if self._opset >= _INT8_OPSET:
             return add("Div", shifted, self._table(1 << spare, np.int8))
         one, zero = self._table(1, np.float32), self._table(0, np.int8)

@@ -49,11 +49,30 @@ class Parts:
             self.nodes[-1].attribute.append(helper.make_attribute("num_outputs", count))
         return made
 
-    def cut(self, value: str, sizes: str, count: int) -> list[str]:
-        """Cut a flat value into so many parts, of the sizes that a table holds, and return their names."""
+    def cut(self, value: str, sizes: str, count: int, axis: int = 0) -> list[str]:
+        """Cut a value into so many parts, of the sizes that a table holds, and return their names."""
         made = [self.name() for _ in range(count)]
-        self.nodes.append(helper.make_node("Split", [value, sizes], made, axis=0))
+        self.nodes.append(helper.make_node("Split", [value, sizes], made, axis=axis))
         return made
+
+    def after(self, one: str, tick: str) -> str:
+        """Return the number 1 once more, int64 [1]: one that onnxruntime knows a sweep over the graph later.
+
+        onnxruntime folds in sweeps, and frees what was of use within a sweep at its end. In a sweep it folds the branches
+        of an If before it puts the chosen one in its place, among what the next sweep begins with; but it cannot fold a
+        Shape there whose value got its shape in the same sweep.
+
+        Args:
+            one: the number 1.
+            tick: the number 1, as known a sweep earlier.
+        """
+        known = self.node("Reshape", one, tick)
+        branches = {}
+        for branch in ("then_branch", "else_branch"):
+            shape = helper.make_node("Shape", [known], [self.name()])
+            output = helper.make_tensor_value_info(shape.output[0], TensorProto.INT64, [1])
+            branches[branch] = helper.make_graph([shape], branch[:4], [], [output])
+        return self.node("If", self.cast(tick, TensorProto.BOOL), **branches)
 
     def top(self, values: str, count: str) -> str:
         """Add a node that finds so many of the largest values, and return the name of their places."""

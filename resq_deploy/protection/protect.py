@@ -42,8 +42,9 @@ _IR = 8  # the first with functions
 _PIECE = 1 << 26
 """Most bytes that are decoded at once: onnxruntime folds no node of more than 1 GiB, and eight are computed a byte."""
 
-_TOGETHER = 1 << 20
-"""Most bytes of tensors that are decoded together; cutting them apart takes memory once more."""
+_STAGE, _STAGES = 1 << 21, 8
+"""Bytes that are decoded in one sweep of onnxruntime over the graph, and most sweeps (it makes ten): what is computed on
+the way to the weights is freed after each."""
 
 _STEM = 5  # hexadecimal digits of a name
 _OWN = ("", "ai.onnx")
@@ -74,7 +75,7 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code, *, hea
     if not tensors:
         return protected
     writer, chosen = _Writer(model, code, health=health), set(tensors)
-    writer.store(list(_groups([tensor for tensor in model.graph.initializer if tensor.name in chosen], code)))
+    writer.store([tensor for tensor in model.graph.initializer if tensor.name in chosen])
     del protected.graph.initializer[:]
     protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in chosen)
     writer.write(protected)
@@ -121,12 +122,12 @@ def _obstacle_of_values(tensor: TensorProto, code: Code) -> str | None:
     return None
 
 
-def _groups(tensors: list[TensorProto], code: Code) -> Iterator[list[TensorProto]]:
-    """Yield what is stored and decoded together: small tensors of a type, large ones by themselves."""
+def _groups(tensors: list[TensorProto], code: Code, together: int) -> Iterator[list[TensorProto]]:
+    """Yield what is stored together, in so many bytes at most: small tensors of a type, large ones by themselves."""
     for kind in (TensorProto.INT8, TensorProto.UINT8):
         group: list[TensorProto] = []
         for tensor in (each for each in tensors if each.data_type == kind):
-            if group and stored_size(code, sum(math.prod(each.dims) for each in (*group, tensor))) > _TOGETHER:
+            if group and stored_size(code, sum(math.prod(each.dims) for each in (*group, tensor))) > together:
                 yield group
                 group = []
             group.append(tensor)
@@ -147,26 +148,67 @@ class _Writer:
         self._code, self._health, self._opset = code, health, _opset(model)
         self._taken = set(_names(model.graph))
         self._pool = Pool(_unused("tables", self._taken), self._opset)
-        self._decoders: dict[int, Decoder] = {}
+        self._decoders: dict[np.dtype[Any], Decoder] = {}
+        self._shape_of: dict[tuple[int, ...], tuple[str, str]] = {}  # names of a shape and of how many values it has
+        self._ticks: list[str] = []
+        self._stage_bytes = self._done = 0
         self._stored: list[TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
         self._counts: list[str] = []
 
-    def store(self, groups: Sequence[Sequence[TensorProto]]) -> None:
-        """Store groups of weights of one type each, and add the nodes that give them back under their names."""
-        shapes = self._shapes(dict.fromkeys(tuple(tensor.dims) for group in groups for tensor in group))
-        for group in groups:
+    def store(self, tensors: list[TensorProto]) -> None:
+        """Store weights, and add the nodes that give them back under their names."""
+        self._shapes(dict.fromkeys(tuple(tensor.dims) for tensor in tensors))
+        total = sum(math.prod(tensor.dims) for tensor in tensors)
+        stages = min(-(-total // _STAGE), _STAGES)
+        self._stage_bytes = max(-(-total // stages), _STAGE)
+        one = self._pool.table(np.array(1))
+        self._ticks = list(
+            itertools.accumulate(range(1, stages), lambda tick, _: self._pool.after(one, tick), initial=one)
+        )
+        for group in _groups(tensors, self._code, self._stage_bytes):
             parts = Parts(_unused("\0".join(tensor.name for tensor in group), self._taken), self._opset)
-            padded, value = self._decoded(group, parts)
-            values = [value]
-            if len(group) > 1 or padded:
-                sizes = [shapes[tuple(tensor.dims)][1] for tensor in group]
-                sizes += [self._pool.table(np.array(padded))] if padded else []
-                flat = parts.node("Reshape", value, self._pool.table(np.array(-1)))
-                values = parts.cut(flat, parts.node("Concat", *sizes, axis=0), len(sizes))
-            for tensor, value in zip(group, values, strict=False):
-                parts.node("Reshape", value, shapes[tuple(tensor.dims)][0], output=tensor.name)
+            rows = self._rows_of_piece(group[0]) if len(group) == 1 else 0
+            if rows:
+                self._store_by_rows(group[0], rows, parts)
+            else:
+                self._store_together(group, parts)
             self._nodes += parts.nodes
+
+    def _rows_of_piece(self, tensor: TensorProto) -> int:
+        """Return by how many rows a tensor is cut that is too large for a stage; 0 if it is none, or none fit blocks."""
+        count = math.prod(tensor.dims)
+        if count <= min(self._stage_bytes, _PIECE) or count % self._code.block:
+            return 0
+        row = count // tensor.dims[0]
+        least = self._code.block // math.gcd(self._code.block, row)  # so many rows are whole blocks
+        return min(self._stage_bytes, _PIECE) // row // least * least
+
+    def _store_by_rows(self, tensor: TensorProto, rows: int, parts: Parts) -> None:
+        """Store a large tensor in pieces that have their shape before they are joined."""
+        values = numpy_helper.to_array(tensor)
+        pieces = []
+        for start in range(0, len(values), rows):
+            piece = values[start : start + rows]
+            shape = self._pool.table(np.array(piece.shape))
+            pieces.append(parts.node("Reshape", self._decoded(piece.reshape(-1), parts), shape))
+        parts.node("Concat", *pieces, axis=0, output=tensor.name)
+
+    def _store_together(self, group: Sequence[TensorProto], parts: Parts) -> None:
+        """Store tensors one behind the other, and cut them apart when they are decoded."""
+        values = np.concatenate([numpy_helper.to_array(tensor).reshape(-1) for tensor in group])
+        step = _PIECE // self._code.block * self._code.block
+        pieces = [self._decoded(values[start : start + step], parts) for start in range(0, len(values), step)]
+        value = pieces[0] if len(pieces) == 1 else parts.node("Concat", *pieces, axis=0)
+        padding = -len(values) % self._code.block
+        names = [value]
+        if len(group) > 1 or padding:
+            sizes = [self._shape_of[tuple(tensor.dims)][1] for tensor in group]
+            sizes += [self._pool.table(np.array(padding))] if padding else []
+            flat = parts.node("Reshape", value, self._pool.table(np.array(-1)))
+            names = parts.cut(flat, parts.node("Concat", *sizes, axis=0), len(sizes))
+        for tensor, name in zip(group, names, strict=False):
+            parts.node("Reshape", name, self._shape_of[tuple(tensor.dims)][0], output=tensor.name)
 
     def write(self, model: onnx.ModelProto) -> None:
         """Put everything into the file, whose weights that are stored here are removed."""
@@ -186,44 +228,41 @@ class _Writer:
         if health:
             health.add(model, self._counts, Parts(_unused("health", self._taken), self._opset))
 
-    def _decoded(self, group: Sequence[TensorProto], parts: Parts) -> tuple[int, str]:
-        """Store weights one behind the other and decode them; return the bytes of padding and the value's name."""
-        decoder = self._decoder(group[0].data_type)
-        values = np.concatenate([numpy_helper.to_array(tensor).reshape(-1) for tensor in group])
+    def _decoded(self, values: NDArray[Any], parts: Parts) -> str:
+        """Store values and decode them, in the stage that has room; return the name of the whole blocks."""
+        decoder = self._decoder(values.dtype)
         stored = encode(self._code, _as_signed(self._code, values))
         blocks = stored.view(decoder.stored_type).reshape(-1, 1, self._code.block // 8, 8)
-        decoded = []
-        for start in range(0, len(blocks), _PIECE // self._code.block):
-            piece = blocks[start : start + _PIECE // self._code.block]
-            self._stored.append(numpy_helper.from_array(np.ascontiguousarray(piece), parts.name()))
-            decoded.append(parts.name())
-            self._counts.append(parts.name())
-            parts.nodes.append(decoder.call(self._stored[-1].name, decoded[-1], self._counts[-1]))
-        value = decoded[0] if len(decoded) == 1 else parts.node("Concat", *decoded, axis=0)
-        return stored.size - values.size, value
+        self._stored.append(numpy_helper.from_array(blocks, parts.name()))
+        tick = self._ticks[min(self._done // self._stage_bytes, len(self._ticks) - 1)]
+        self._done += len(values)
+        made = parts.name()
+        self._counts.append(parts.name())
+        parts.nodes.append(decoder.call(self._stored[-1].name, tick, made, self._counts[-1]))
+        return made
 
-    def _decoder(self, kind: int) -> Decoder:
+    def _decoder(self, kind: np.dtype[Any]) -> Decoder:
         if kind not in self._decoders:
-            unsigned = kind == TensorProto.UINT8
+            unsigned = kind == np.uint8
             self._decoders[kind] = make_decoder(
                 self._code, self._opset, self._pool, unsigned=unsigned, health=self._health
             )
         return self._decoders[kind]
 
-    def _shapes(self, shapes: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[str, str]]:
-        """Write down shapes and how many values they are of, and return the names of both; those of a rank together."""
+    def _shapes(self, shapes: Collection[tuple[int, ...]]) -> None:
+        """Write down shapes and how many values they are of; those of a rank share a table."""
         pool = self._pool
-        found: dict[tuple[int, ...], tuple[str, str]] = {}
         for rank in dict.fromkeys(map(len, shapes)):
             alike = [shape for shape in shapes if len(shape) == rank]
             if rank == 0:  # nothing to store
                 one = pool.table(np.array(1))
-                found[()] = pool.node("Shape", pool.node("Squeeze", one)), one
+                self._shape_of[()] = pool.node("Shape", pool.node("Squeeze", one)), one
                 continue
             table = pool.table(np.array(alike, dtype=np.int64).reshape(-1))
             names = pool.split(table, len(alike)) if len(alike) > 1 else [table]
-            found |= {shape: (name, pool.node("ReduceProd", name)) for shape, name in zip(alike, names, strict=True)}
-        return found
+            self._shape_of |= {
+                shape: (name, pool.node("ReduceProd", name)) for shape, name in zip(alike, names, strict=True)
+            }
 
 
 def _as_signed(code: Code, values: NDArray[Any]) -> NDArray[np.int8]:

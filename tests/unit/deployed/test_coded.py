@@ -11,7 +11,7 @@ from resq_deploy.deployed.coded import coded_weights
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.protect import protect
 
-SHAPES = {"a": (3, 40), "b": (40, 5), "c": (5, 64), "d": (64,)}
+SHAPES = {"a": (3, 40), "b": (40, 5), "c": (5, 64), "d": (64,), "e": (20, 128), "f": (2560,)}
 
 
 def file_of(code):
@@ -27,9 +27,12 @@ def file_of(code):
         helper.make_node("MatMulInteger", ["z", "d2"], ["y"]),
         helper.make_node("Concat", ["b", "c2"], ["bc"], axis=0),
         helper.make_node("Reshape", ["c", "five"], ["c2"]),
+        helper.make_node("Identity", ["e"], ["e2"]),
+        helper.make_node("Identity", ["f"], ["f2"]),
     ]
-    nodes.insert(3, nodes.pop())
-    outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in (("xa", 6), ("y", 6), ("bc", 3))]
+    nodes[3:5] = nodes[4], nodes[3]
+    kinds = {"xa": 6, "y": 6, "bc": 3, "e2": 3, "f2": 3}
+    outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
     graph = helper.make_graph(
         nodes,
         "weights",
@@ -45,10 +48,10 @@ def file_of(code):
 
 
 @pytest.mark.parametrize("kind", KNOWN, ids="{0[0]}-{0[1]}".format)
-@pytest.mark.parametrize("together", [64, 300, 1 << 20])
+@pytest.mark.parametrize("stage", [64, 300, 1 << 20])
 @pytest.mark.parametrize("piece", [128, 1 << 26])
-def test_every_weight_is_where_it_is_said_to_be(kind, together, piece, monkeypatch):
-    monkeypatch.setattr("resq_deploy.protection.protect._TOGETHER", together)
+def test_every_weight_is_where_it_is_said_to_be(kind, stage, piece, monkeypatch):
+    monkeypatch.setattr("resq_deploy.protection.protect._STAGE", stage)
     monkeypatch.setattr("resq_deploy.protection.protect._PIECE", piece)
     code = known_code(*kind)
     model, values = file_of(code)
@@ -60,6 +63,7 @@ def test_every_weight_is_where_it_is_said_to_be(kind, together, piece, monkeypat
         assert coded.code == code
         whole = np.frombuffer(b"".join(stored[name] for name in coded.stored), dtype=np.uint8)
         weights = decode(code, whole).weights[coded.start : coded.start + coded.count]
+        assert coded.shape == values[coded.weight].shape
         assert weights.tolist() == values[coded.weight].reshape(-1).tolist()
 
 

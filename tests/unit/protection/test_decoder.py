@@ -26,14 +26,14 @@ def code(request):
 def file_of(code, stored, opset):
     """A file that decodes some stored bytes and gives the weights out."""
     pool = Pool("k", opset)
-    decoder = make_decoder(code, opset, pool)
+    decoder, tick = make_decoder(code, opset, pool), pool.table(np.array(1))
     voted, nodes = pool.written(set())
     blocks = stored.view(decoder.stored_type).reshape(-1, 1, code.block // 8, 8)
     graph = helper.make_graph(
         [
             *(node for guard in voted for node in guard.nodes),
             *nodes,
-            decoder.call("stored", "decoded"),
+            decoder.call("stored", tick, "decoded"),
             helper.make_node("Identity", ["decoded"], ["weights"]),
         ],
         "decoding",
