@@ -289,9 +289,8 @@ class _Body:
         if self._unsigned and self._opset >= _XOR_OPSET:
             return add("BitwiseAnd", stored, self._table(self._code.data_mask, np.uint8))
         if self.signed:
-            sign = self._table(self._code.largest + 1, np.int8)
-            value = add("BitwiseAnd", stored, self._table(self._code.data_mask, np.int8))
-            return add("Sub", add("BitwiseXor", value, sign), sign)
+            factor = self._table(1 << spare, np.int8)
+            return add("Div", add("Mul", stored, factor), factor)  # the product is modulo 256
         shifted = add("BitShift", stored, self._table(spare, np.uint8), direction="LEFT")
         if self._unsigned:
             return add("BitShift", shifted, self._table(spare, np.uint8), direction="RIGHT")

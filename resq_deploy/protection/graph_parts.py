@@ -58,9 +58,9 @@ class Parts:
     def after(self, one: str, tick: str) -> str:
         """Return the number 1 once more, int64 [1]: one that onnxruntime knows a sweep over the graph later.
 
-        onnxruntime folds in sweeps, and frees what was of use within a sweep at its end. In a sweep it folds the branches
-        of an If before it puts the chosen one in its place, among what the next sweep begins with; but it cannot fold a
-        Shape there whose value got its shape in the same sweep.
+        onnxruntime folds in sweeps, and frees what was of use within a sweep at its end. In a sweep it folds the
+        branches of an If before it puts the chosen one in its place, for the next sweep to go on with; but it cannot
+        fold a Shape in there whose value got its shape in the same sweep.
 
         Args:
             one: the number 1.

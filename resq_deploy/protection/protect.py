@@ -42,9 +42,9 @@ _IR = 8  # the first with functions
 _PIECE = 1 << 26
 """Most bytes that are decoded at once: onnxruntime folds no node of more than 1 GiB, and eight are computed a byte."""
 
-_STAGE, _STAGES = 1 << 21, 8
-"""Bytes that are decoded in one sweep of onnxruntime over the graph, and most sweeps (it makes ten): what is computed on
-the way to the weights is freed after each."""
+_STAGE, _STAGES = 1 << 22, 8
+"""Bytes that are decoded in one sweep of onnxruntime over the graph, and most sweeps, of the ten that it makes: what is
+computed on the way to the weights is freed after each."""
 
 _STEM = 5  # hexadecimal digits of a name
 _OWN = ("", "ai.onnx")
@@ -176,11 +176,11 @@ class _Writer:
             self._nodes += parts.nodes
 
     def _rows_of_piece(self, tensor: TensorProto) -> int:
-        """Return by how many rows a tensor is cut that is too large for a stage; 0 if it is none, or none fit blocks."""
+        """Return by how many rows to cut a tensor too large for a stage; 0 if it is none, or none fit blocks."""
         count = math.prod(tensor.dims)
-        if count <= min(self._stage_bytes, _PIECE) or count % self._code.block:
+        if count <= min(2 * self._stage_bytes, _PIECE) or count % self._code.block:
             return 0
-        row = count // tensor.dims[0]
+        row: int = count // tensor.dims[0]
         least = self._code.block // math.gcd(self._code.block, row)  # so many rows are whole blocks
         return min(self._stage_bytes, _PIECE) // row // least * least
 
