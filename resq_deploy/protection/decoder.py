@@ -4,15 +4,17 @@ One function a file and code, called once for each tensor, over tables all calls
 [B, 1, Q, 8] - byte i = 8 q + r - and gives the weights in the same order, int8. Only operators of opset 13 are needed:
 
     bits      BitShift by 0 ... 7: eight planes; what lies above the lowest bit does not matter to a parity
-    suspects  blocks with a check that fails: ConvInteger with the checks laid out over (b, q, r), Mod 2, TopK
+    suspects  blocks with a check that fails: ConvInteger with the checks laid out over (b, q, r), Mod 2, TopK; from
+              opset 18 on a table for each row q, of what a byte adds to eight checks of eight words, and BitwiseXor
     syndromes the same with all checks, of suspects only
     flips     a table of 256 entries (`secded`), or the algebra of `bch.dected` on logarithms
     repair    Xor of the suspects' bits, packed by ConvInteger with 1, 2, 4 ..., written back by ScatterND
     weights   spare bits shifted out, the rest read as int8 and divided by 2 or 4 (opset 13: QLinearConv, exact there)
 
-onnxruntime keeps what it folds until it has folded all, so that memory is the sum over nodes: what counts is how
-little is computed of all blocks. From opset 18 on, suspects of `secded` are therefore found by BitwiseXor of whole
-bytes, as blocks with a word of odd parity, and bytes are stored as int8: six bytes a weight in place of fifteen.
+onnxruntime keeps what it folds until its sweep over the graph ends, so that memory is the sum over nodes: what counts
+is how little is computed of all blocks. From opset 18 on, suspects of `secded` are found by BitwiseXor of whole bytes,
+as blocks with a word of odd parity (unless words are counted: one with two flips has even parity), and bytes are stored
+as int8: six bytes a weight.
 
 Tried with onnxruntime 1.22, 1.24 and 1.32; 1.20 has no vote on bytes.
 """
@@ -91,6 +93,11 @@ def make_decoder(code: Code, opset: int, pool: Pool, *, unsigned: bool = False, 
     return Decoder(function=function, shared=tuple(body.shared), stored_type=kind, health=health)
 
 
+def is_light(code: Code, opset: int, *, health: bool) -> bool:
+    """Return whether decoding takes six bytes a weight on the way; it takes up to thirty otherwise."""
+    return code.corrects == 1 and opset >= _XOR_OPSET and not health
+
+
 class _Body:
     """The function's nodes as they are written down, with the tables they read.
 
@@ -103,7 +110,7 @@ class _Body:
     def __init__(self, code: Code, opset: int, pool: Pool, *, unsigned: bool, health: bool) -> None:
         self.inside = Parts("v", opset)
         self.shared: dict[str, str] = {}
-        self._parities_only = code.corrects == 1 and opset >= _XOR_OPSET and not health
+        self._parities_only = is_light(code, opset, health=health)
         self.signed = self._parities_only and not unsigned
         self._code, self._opset, self._pool, self._rows = code, opset, pool, code.block // 8
         self._unsigned, self._health = unsigned, health
@@ -118,7 +125,7 @@ class _Body:
             tick: name of the number 1, without which nothing is to begin.
         """
         add = self.inside.node
-        blocks = self._suspects(self._parities(stored, tick) if self._parities_only else self._sums(stored, tick))
+        blocks = self._suspects(self._marks(stored, tick))
         suspects = add("Gather", stored, blocks, axis=0)
         planes = self._planes(self.inside.cast(suspects, TensorProto.UINT8) if self.signed else suspects)
         by_word = self._syndromes(planes)
@@ -154,17 +161,83 @@ class _Body:
         shifts = self._table(np.arange(8).reshape(-1, 1, 1), np.uint8)
         return self.inside.node("BitShift", stored, shifts, direction="RIGHT")
 
-    def _sums(self, stored: str, tick: str) -> str:
-        """Write down marks of blocks, int32 [B], 0 where there is nothing to do.
+    def _marks(self, stored: str, tick: str) -> str:
+        """Write down marks of blocks, [B], 0 where there is nothing to do.
 
         To correct, not all checks are needed: the parity of a word tells that one bit is flipped, and s1 = x + y of
-        `bch.dected`, which is not 0, that two are. One convolution goes over all blocks, since one a block is slow.
+        `bch.dected`, which is not 0, that two are.
         """
-        add, code = self.inside.node, self._code
+        code = self._code
+        if self._parities_only:
+            return self._parities(stored, tick)
         checks = code.parity_check
         if not self._health:
             odd = checks[-1:] if code.corrects == 2 else np.ones_like(checks[:1])
             checks = np.concatenate([checks[: code.weight_bits], odd]) if code.corrects == 2 else odd
+        return (
+            self._looked_up_sums(stored, tick, checks)
+            if self._opset >= _XOR_OPSET
+            else self._sums(stored, tick, checks)
+        )
+
+    def _looked_up_sums(self, stored: str, tick: str, checks: NDArray[np.bool_]) -> str:
+        """Write down whether checks fail, uint64 [B], by what each byte adds to them.
+
+        A table for each row q has for each byte eight checks of the words of its eight bits, a byte of an int64 for
+        each word. They are added over rows; in column r, bit b belongs to word (b + r) mod 8, so that sums are turned
+        by r bytes, and added over columns.
+        """
+        add, inside = self.inside.node, self.inside
+        single = add("Mul", self._table(np.ones(self._rows), np.int64), tick)
+        flat = self._table(-1, np.int64)
+        rows = [
+            inside.cast(add("Reshape", row, flat), TensorProto.INT32)
+            for row in inside.cut(stored, single, self._rows, axis=2)
+        ]
+        marks = []
+        for first in range(0, len(checks), 8):
+            tables = self._share(self._contributions(checks[first : first + 8]))
+            of_row = inside.split(tables, self._rows)
+            sums = inside.xor(add("GatherElements", add("Reshape", of_row[q], flat), row) for q, row in enumerate(rows))
+            columns = inside.cast(add("Reshape", sums, self._table([-1, 8], np.int64)), TensorProto.UINT64)
+            up = add("BitShift", columns, self._table(8 * np.arange(8), np.uint64), direction="LEFT")
+            # Not turned at all is a shift by 64 bits, or of none on some processors: 0, or the value itself.
+            down = add("BitShift", columns, self._table(64 - 8 * np.arange(8), np.uint64), direction="RIGHT")
+            marks.append(inside.xor(inside.split(add("BitwiseOr", up, down), 8, axis=1)))
+        mark = marks[0]
+        for other in marks[1:]:
+            mark = add("BitwiseOr", mark, other)
+        return add("Reshape", mark, flat)
+
+    def _contributions(self, checks: NDArray[np.bool_]) -> str:
+        """Write down, in the file, what a byte adds to up to eight checks of its eight words, int64 [Q, 256].
+
+        Args:
+            checks: which bits of a word each reads, [checks, block].
+        """
+        add, table = self._pool.node, self._pool.table
+        eight = np.arange(8, dtype=np.uint8)
+        high = add("Reshape", table(np.arange(16, dtype=np.int32)), table(np.array([-1, 1])))
+        values = add("Add", add("Mul", high, table(np.array(16, np.int32))), table(np.arange(16, dtype=np.int32)))
+        values = self._pool.cast(add("Reshape", values, table(np.array([-1, 1]))), TensorProto.UINT8)  # [256, 1]
+        two = table(np.array(2, np.uint8))
+        bits = add("Mod", add("BitShift", values, table(eight), direction="RIGHT"), two)  # [256, b]
+        bits = add("Reshape", bits, table(np.array([-1, 8, 1])))
+        packed = np.packbits(checks, axis=1, bitorder="little").T[:, None, None]  # [q, 1, 1, j]
+        read = add("BitShift", table(packed), table(eight.reshape(-1, 1)), direction="RIGHT")  # [q, 1, b, j]
+        hit = self._pool.cast(add("BitwiseAnd", read, bits), TensorProto.INT64)  # [q, 256, b, j]
+        hit = add("Mod", hit, table(np.array(2)))
+        places = 8 * eight[:, None].astype(np.uint64) + np.arange(len(checks), dtype=np.uint64)
+        powers = add("BitShift", table(np.array(1, np.uint64)), table(places.reshape(-1)), direction="LEFT")
+        whole = add("Reshape", hit, table(np.array([self._rows, 256, places.size])))
+        return add("MatMul", whole, self._pool.cast(powers, TensorProto.INT64))
+
+    def _sums(self, stored: str, tick: str, checks: NDArray[np.bool_]) -> str:
+        """Write down how many checks of a block fail, int32 [B].
+
+        One convolution goes over all blocks, since one a block is slow.
+        """
+        add = self.inside.node
         rows = add("Reshape", stored, add("Mul", self._table([1, 1, -1, 8], np.int64), tick))
         sums = add("ConvInteger", self._planes(rows), self._laid_out(checks), strides=[self._rows, 8])
         return add(

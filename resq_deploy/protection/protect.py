@@ -33,7 +33,7 @@ from resq_deploy.deployed.versions import CODE, LEAST_ONNXRUNTIME, annotate, is_
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.decoder import LEAST_ONNXRUNTIME as DECODES
-from resq_deploy.protection.decoder import LEAST_OPSET, Decoder, make_decoder
+from resq_deploy.protection.decoder import LEAST_OPSET, Decoder, is_light, make_decoder
 from resq_deploy.protection.graph_parts import Parts, Pool
 from resq_deploy.protection.guards import LEAST_ONNXRUNTIME as VOTES_FROM
 from resq_deploy.protection.health import Health
@@ -45,6 +45,9 @@ _PIECE = 1 << 26
 _STAGE, _STAGES = 1 << 22, 8
 """Bytes that are decoded in one sweep of onnxruntime over the graph, and most sweeps, of the ten that it makes: what is
 computed on the way to the weights is freed after each."""
+
+_HEAVY = 4
+"""By how much smaller stages are of decoders that are not light."""
 
 _STEM = 5  # hexadecimal digits of a name
 _OWN = ("", "ai.onnx")
@@ -70,18 +73,32 @@ def protect(model: onnx.ModelProto, tensors: Collection[str], code: Code, *, hea
     """
     for tensor, reason in obstacles(model, tensors, code).items():
         raise ModelError(f"tensor {tensor!r} cannot be protected: {reason}")
+    if not tensors:
+        protected = onnx.ModelProto()
+        protected.CopyFrom(model)
+        return protected
+    plain = _optimised_parts(model)
+    # Weights that come late can be fused otherwise: then all are decoded in the first sweep.
+    for stages in (_STAGES, 1):
+        protected = _written(model, set(tensors), code, health=health, stages=stages)
+        coded = _optimised_parts(protected)
+        if coded == plain:
+            return protected
+    left = ", ".join(sorted({str(part[0]) for part in (coded - plain) + (plain - coded)}))
+    raise ModelError(f"onnxruntime does not make of this file with a code what it makes without ({left} differ)")
+
+
+def _written(model: onnx.ModelProto, tensors: set[str], code: Code, *, health: bool, stages: int) -> onnx.ModelProto:
+    """Return the protected model, decoded in so many stages at most."""
     protected = onnx.ModelProto()
     protected.CopyFrom(model)
-    if not tensors:
-        return protected
-    writer, chosen = _Writer(model, code, health=health), set(tensors)
-    writer.store([tensor for tensor in model.graph.initializer if tensor.name in chosen])
+    writer = _Writer(model, code, health=health)
+    writer.store([tensor for tensor in model.graph.initializer if tensor.name in tensors], stages)
     del protected.graph.initializer[:]
-    protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in chosen)
+    protected.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in tensors)
     writer.write(protected)
     annotate(protected, CODE, code.name)
     annotate(protected, LEAST_ONNXRUNTIME, _least_version(protected))
-    _check_folded(model, protected)
     return protected
 
 
@@ -156,12 +173,13 @@ class _Writer:
         self._nodes: list[onnx.NodeProto] = []
         self._counts: list[str] = []
 
-    def store(self, tensors: list[TensorProto]) -> None:
-        """Store weights, and add the nodes that give them back under their names."""
+    def store(self, tensors: list[TensorProto], most: int) -> None:
+        """Store weights, and add the nodes that give them back under their names, in so many stages at most."""
         self._shapes(dict.fromkeys(tuple(tensor.dims) for tensor in tensors))
         total = sum(math.prod(tensor.dims) for tensor in tensors)
-        stages = min(-(-total // _STAGE), _STAGES)
-        self._stage_bytes = max(-(-total // stages), _STAGE)
+        least = _STAGE if is_light(self._code, self._opset, health=self._health) else _STAGE // _HEAVY
+        stages = min(-(-total // least), most)
+        self._stage_bytes = max(-(-total // stages), least)
         one = self._pool.table(np.array(1))
         self._ticks = list(
             itertools.accumulate(range(1, stages), lambda tick, _: self._pool.after(one, tick), initial=one)
@@ -304,22 +322,11 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in _OWN), default=0)
 
 
-def _check_folded(model: onnx.ModelProto, protected: onnx.ModelProto) -> None:
-    """Check that a file is optimised to the same operators and stored values with code as without.
-
-    The output that tells the file's health is a stored value then, and no node.
-
-    Raises:
-        ModelError: if it is not.
-    """
-    plain, coded = (_optimised_parts(each) for each in (model, protected))
-    if plain != coded:
-        left = ", ".join(sorted({str(part[0]) for part in (coded - plain) + (plain - coded)}))
-        raise ModelError(f"onnxruntime does not make of this file with a code what it makes without ({left} differ)")
-
-
 def _optimised_parts(model: onnx.ModelProto) -> Counter[tuple[object, ...]]:
-    """Return operators and stored values of a model as onnxruntime optimises it, whatever their names."""
+    """Return operators and stored values of a model as onnxruntime optimises it, whatever their names.
+
+    The output that tells the file's health, a stored value then, is left out.
+    """
     graph = optimise(model.SerializeToString(), Deployment()).graph
     parts: Counter[tuple[object, ...]] = Counter((node.op_type, node.domain) for node in graph.node)
     for tensor in graph.initializer:
