@@ -26,10 +26,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from resq_deploy.codes.bch import half_roots, powers
 from resq_deploy.codes.code import WORDS, Code
 from resq_deploy.deployed.coded import DOMAIN, function_name
 from resq_deploy.protection.graph_parts import Parts, Pool
+from resq_deploy.protection.logarithms import NONE, logarithms
 
 LEAST_OPSET = 13
 
@@ -37,7 +37,6 @@ LEAST_ONNXRUNTIME = "1.22"
 """The first version that votes on bytes; every version tried from there on decodes and folds all of it."""
 
 _INT8_OPSET, _XOR_OPSET = 14, 18  # arithmetic on int8; BitwiseXor
-_NONE, _UNUSED = 255, 254  # positions: none, the word is kept; none, though there is another flip to correct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -295,7 +294,7 @@ class _Body:
         add, one = self.inside.node, self._table(1, np.int64)
         failing = add("ReduceSum", by_word, self._table(2, np.int64), keepdims=0)
         failing = self.inside.cast(self.inside.cast(failing, TensorProto.BOOL), TensorProto.INT64)
-        kept = self.inside.cast(add("Equal", position, self._table(_NONE, np.int32)), TensorProto.INT64)
+        kept = self.inside.cast(add("Equal", position, self._table(NONE, np.int32)), TensorProto.INT64)
         hopeless = add("Mul", failing, kept)
         corrected = add("Sub", failing, hopeless)
         both = self._table([0, 1], np.int64)
@@ -311,7 +310,7 @@ class _Body:
     def _one_flip(self, by_word: str) -> list[str]:
         """Write down the position of the one flip of each word, int32 [K, 8], by its syndrome."""
         flips, count = self._code.leaders
-        position = np.where(count == 1, flips[:, 0], _NONE)
+        position = np.where(count == 1, flips[:, 0], NONE)
         syndrome = self._number(by_word, 0, self._code.check_bits)
         return [self._looked_up(position, syndrome)]
 
@@ -324,7 +323,7 @@ class _Body:
         code, add = self._code, self.inside.node
         m = code.weight_bits
         units = (1 << m) - 1  # elements that are not 0; as a logarithm: the element 0
-        tables = _logarithms(code)
+        tables = logarithms(code)
         s1, s3, odd = (self._number(by_word, *ends) for ends in ((0, m), (m, 2 * m), (2 * m, 2 * m + 1)))
         log1, log3 = (self._looked_up(tables.log, value) for value in (s1, s3))
         zero, order = self._table(0, np.int32), self._table(units, np.int32)
@@ -343,7 +342,7 @@ class _Body:
             power = add("Mod", add("Add", log1, factor), order)
             power = add("Where", add("Less", factor, order), power, factor)
             positions.append(self._looked_up(tables.position, power))
-        kept = self._table(_NONE, np.int32)
+        kept = self._table(NONE, np.int32)
         hopeless = add("Or", *(add("Equal", each, kept) for each in positions))
         return [add("Where", hopeless, kept, each) for each in positions]
 
@@ -381,48 +380,3 @@ class _Body:
     def _share(self, value: str) -> str:
         """Hand a value of the file to the function, and return its name in there."""
         return self.shared.setdefault(value, f"t{len(self.shared):x}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Logarithms:
-    """Tables of the algebra over GF(2^m), n = 2^m - 1 elements of which are not 0.
-
-    Attributes:
-        log: logarithm of each element; of 0, any. [2^m]
-        multiple: for both flips, what they are in units of s1, as logarithm; n: the element 0, and n + 1: the word is
-            hopeless, n + 2: there is no such flip. [2 (n + 1) + 4]: for s1 not 0 first those of an even syndrome, by
-            the logarithm of s3 / s1^3 (n: s3 is 0), then those of an odd one; for s1 = 0 those of an even and an odd
-            one with s3 = 0 and with another.
-        position: bit of a word for a logarithm, n for the element 0. [n + 3]
-    """
-
-    log: NDArray[np.integer]
-    multiple: tuple[NDArray[np.integer], NDArray[np.integer]]
-    position: NDArray[np.integer]
-
-
-def _logarithms(code: Code) -> _Logarithms:
-    m = code.weight_bits
-    elements, units = powers(m), (1 << m) - 1
-    hopeless, unused = units + 1, units + 2
-    log = np.zeros(units + 1, dtype=np.int64)
-    log[list(elements)] = np.arange(units)
-    log_or_zero = log.copy()
-    log_or_zero[0] = units
-    roots = half_roots(m)[[1 ^ ratio for ratio in (*elements, 0)]]
-    first = np.where(roots < 0, hopeless, log_or_zero[roots])
-    second = np.where(roots < 0, hopeless, log_or_zero[roots ^ 1])
-    single = np.where(np.arange(units + 1) == 0, 0, hopeless)
-    position = np.full(units + 3, _NONE)
-    for bit, column in enumerate(code.columns):
-        if column:
-            position[log_or_zero[column & units]] = bit
-    position[unused] = _UNUSED
-    return _Logarithms(
-        log=log,
-        multiple=(
-            np.concatenate([first, single, [unused, units, hopeless, hopeless]]),
-            np.concatenate([second, np.full(units + 1, unused), [unused, unused, unused, unused]]),
-        ),
-        position=position,
-    )
