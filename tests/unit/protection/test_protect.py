@@ -315,7 +315,7 @@ def flipped(proto, place, byte, bit):
 
 
 def check_flips(proto, x, bits, optimization="all"):
-    expected = outputs(proto, {"x": x})
+    expected = outputs(proto, {"x": x}, optimization)
     assert expected[HEALTH].tolist() == [0, 0]
     for place, byte, bit in bits:
         found = outputs(flipped(proto, place, byte, bit), {"x": x}, optimization)
