@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -61,6 +61,59 @@ class _Place:
     unsigned: bool
     stored: tuple[str, ...] = ()
     start: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """The part of a graph that decodes weights.
+
+    Attributes:
+        made: values that it makes, the weights themselves included, each with the name of its decoder, or of what it
+            calls.
+        data: the values among them that come from code words, and the code words; what else it reads are tables.
+    """
+
+    made: Mapping[str, str]
+    data: frozenset[str]
+
+    def is_table(self, value: str, reader: onnx.NodeProto) -> bool:
+        """Return whether a node reads a value in order to decode others."""
+        return value not in self.data and not self.made.keys().isdisjoint(reader.output)
+
+    def decoder(self, reader: onnx.NodeProto) -> str:
+        """Return the label of the decoder that a node of it belongs to."""
+        return next(self.made[output] for output in reader.output if output in self.made)
+
+
+def decoding(graph: onnx.GraphProto) -> Decoding:
+    """Return the part of a graph that decodes weights: all that they, and the report on health, are made of.
+
+    Nothing is left out here, whether it is a table, a shape or an axis: each steers what a weight becomes.
+
+    Raises:
+        ModelError: if the file has a code that is not known here.
+    """
+    coded = coded_in(graph)
+    if not coded:
+        return Decoding(made={}, data=frozenset())
+    makers = {output: node for node in graph.node for output in node.output if output}
+    made: dict[str, str] = {}
+    label = ""
+    given = {value.name for value in graph.output}
+    for wanted in (*(each.weight for each in coded), *({HEALTH} & given)):
+        found, waiting = dict[str, onnx.NodeProto](), [wanted]
+        while waiting:
+            node = makers.get(waiting.pop())
+            if node is not None and node.output[0] not in found and node.output[0] not in made:
+                found[node.output[0]] = node
+                waiting += node.input
+        label = next((node.name or node.op_type for node in found.values() if node.domain == DOMAIN), label)
+        made.update((output, label) for node in found.values() for output in node.output if output)
+    data = {name for each in coded for name in each.stored}
+    for node in graph.node:
+        if not made.keys().isdisjoint(node.output) and not data.isdisjoint(node.input):
+            data.update(node.output)
+    return Decoding(made=made, data=frozenset(data))
 
 
 def coded_weights(model: onnx.ModelProto) -> tuple[Coded, ...]:

@@ -30,7 +30,7 @@ class Opened:
     """A model as it was read.
 
     Attributes:
-        model: self-contained, functions written out, every parameter in `raw_data`, no name for two values.
+        model: self-contained, functions written out but for the decoders of codes, every parameter in `raw_data`, no name for two values.
         digest: SHA-256 that names the file together with its external data.
         sources: where the bytes of stored values lie in the file, by place.
         left_out: what the file stores and the model does not hold.
@@ -55,7 +55,8 @@ def read_model(path: pathlib.Path) -> tuple[onnx.ModelProto, str]:
 def open_model(path: pathlib.Path) -> Opened:
     """Read a model with every parameter in `raw_data`, whatever way the file stores it.
 
-    Model functions are written out, as onnxruntime does, so that every parameter lies in a graph.
+    Model functions are written out, as onnxruntime does, so that every parameter lies in a graph; those that decode
+    weights, and store nothing themselves, stay.
 
     Raises:
         ModelError: if the file cannot be read, is not an ONNX model, is larger than 2 GiB, its graph is not one, or
@@ -82,7 +83,7 @@ def _opened(model: onnx.ModelProto, sha256: str, folder: pathlib.Path) -> Opened
     del model.training_info[:]
     digests, sources = external.take_in((stored.holder for stored in everything(model)), folder, MAX_BYTES)
     marks = mark(model, sources)
-    model = written_out(model)
+    model = written_out(model, decoders=False)
     found, lost = unmark(model, marks)
     _check_names(model)
     for part in graphs(model.graph):

@@ -5,11 +5,13 @@ before functions are written out, in the documentation strings of tensors and at
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 from onnx import inliner
 
+from resq_deploy.deployed.coded import DOMAIN
 from resq_deploy.deployed.nesting import graphs, inner_graphs
 from resq_deploy.deployed.stored import (
     Form,
@@ -107,21 +109,34 @@ def _holders(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto | onnx.Attribu
             yield from node.attribute
 
 
-def written_out(model: onnx.ModelProto) -> onnx.ModelProto:
+def written_out(model: onnx.ModelProto, *, decoders: bool = True) -> onnx.ModelProto:
     """Return the model with its functions written out where they are called.
+
+    Args:
+        model: the model.
+        decoders: whether those that decode weights are written out too; False leaves those that store nothing as they
+            are, so that one sees at a glance what is decoded.
 
     Raises:
         ModelError: if they call each other without end, or cannot be written out.
     """
-    if not model.functions:
+    kept = [] if decoders else [made for made in model.functions if made.domain == DOMAIN and not _stores(made)]
+    if len(kept) == len(model.functions):
         return model
     _check_size(model)
     _bind_defaults(model)
     try:
-        return inliner.inline_local_functions(model)
+        names = [(made.domain, made.name) for made in kept]
+        return inliner.inline_selected_functions(model, names, exclude=True)
     except Exception as error:  # onnx raises its own C++ types here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"its functions cannot be inlined ({reason}): inline them on export") from error
+
+
+def _stores(function: onnx.FunctionProto) -> bool:
+    """Return whether a function holds values of its own."""
+    defaults = (stored_in_attribute(onnx.NodeProto(), attribute) for attribute in function.attribute_proto)
+    return any(itertools.chain(stored_in_nodes(function.node), *defaults))
 
 
 def _check_size(model: onnx.ModelProto) -> None:

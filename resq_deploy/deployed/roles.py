@@ -106,7 +106,7 @@ def _role(tensor: onnx.TensorProto, use: Use) -> Role:
     What no slot names is a parameter left in the graph, unless it is a single number, a table of integers, or shaped
     and used like anchors or masks.
     """
-    if use.hint is not Hint.NONE:
+    if use.hint is not Hint.NONE and use.role is not Role.CODE:
         if math.prod(tensor.dims) == 1:
             return Role.CONSTANT
         if use.hint is Hint.LAST and sum(size > 1 for size in tensor.dims) > 1:
@@ -146,7 +146,9 @@ class RoleReader:
         """Return each use of a stored value, looking through nodes that only pass it on."""
         found = Uses()
         for node, slot in self._wiring.readers(value):
-            if steering(node, slot) is None:
+            if self._wiring.decoding.is_table(value, node):
+                found.add(Use(Role.CODE, self._wiring.decoding.decoder(node)))
+            elif steering(node, slot) is None:
                 for use in self._in_slot(node, slot):
                     found.add(use)
         for name in filter(None, self._wiring.onward(value)):

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import onnx
 
+from resq_deploy.deployed.coded import DOMAIN, decoding
 from resq_deploy.deployed.graph import in_order, stored_tensors
 from resq_deploy.deployed.nesting import node_label, subgraphs
 from resq_deploy.deployed.operators import INTEGER_PRODUCTS, PASSED_ON, PRODUCTS, SELECTIONS, Slots, slots
 from resq_deploy.deployed.tensors import FLOATS, WIDTHS
 
 _OF_SHAPES = ("Shape", "Size")
-_STILL_CODES = (PASSED_ON | SELECTIONS | {"Sub"}) - {"DequantizeLinear", "QuantizeLinear"}
+_STILL_CODES = (PASSED_ON | SELECTIONS | {"Concat", "Sub"}) - {"DequantizeLinear", "QuantizeLinear"}
 _CODES = {kind for kind, width in WIDTHS.items() if width <= 16} - FLOATS - {onnx.TensorProto.BOOL}
 
 
@@ -28,6 +29,7 @@ class Wiring:
         held: these, and values that are one of several stored ones: what an If returns, what a Loop begins with.
         codes: stored integers of at most 16 bits, and what is picked from them or cast, before it is dequantized.
         varying: the values that depend on the inputs of the graph, and not on their shapes alone.
+        decoding: what decodes weights that are stored under a code.
         returned: values that the graph or the body of a loop returns, each with the name of what it is returned by.
     """
 
@@ -39,6 +41,7 @@ class Wiring:
         self.codes = {name for tensor, name in stored if tensor.data_type in _CODES}
         self.varying = {value.name for value in graph.input} - self.parameters
         self.returned = {value.name: value.name for value in graph.output}
+        self.decoding = decoding(graph)
         self._makers: dict[str, onnx.NodeProto] = {}
         self._products: dict[str, str] = {}
         self._readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
@@ -119,7 +122,7 @@ class Wiring:
             self.parameters.update(outputs)
         if self.parameters.issuperset(outputs) or (passed and first in self.held):
             self.held.update(outputs)
-        if first in self.codes and node.op_type in _STILL_CODES:
+        if first in self.codes and (node.op_type in _STILL_CODES or node.domain == DOMAIN):
             self.codes.update(outputs)
         self._follow_product(node)
 
