@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.deployed.session import Deployment, Session, first_line
+from resq_deploy.deployed.session import Deployment, Health, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.outcomes import Judge
 
@@ -21,12 +21,14 @@ class Golden:
         labels: right classes, shape [N].
         logits: outputs of the fault-free file, shape [N, C].
         judge: compares faulty outputs with these.
+        health: what the fault-free file reports of its code words; None where it reports nothing.
     """
 
     inputs: NDArray[Any]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     judge: Judge
+    health: Health | None = None
 
     @property
     def right(self) -> int:
@@ -58,10 +60,10 @@ def golden_on(model: bytes, deployment: Deployment, dataset: Dataset, evaluation
     session = Session(model, deployment)
     inputs = session.input.prepare(evaluation.images)
     try:
-        logits = session.run(inputs)
+        logits, health = session.run(inputs), session.health(inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelError(f"the model cannot be run on these images: {first_line(error)}") from error
     dataset.check_outputs(logits.shape[1])
     if not np.isfinite(logits).all():
         raise ModelError("the fault-free model gives outputs that are not finite: it cannot serve as a golden run")
-    return Golden(inputs, evaluation.labels, logits, Judge(logits, evaluation.labels))
+    return Golden(inputs, evaluation.labels, logits, Judge(logits, evaluation.labels), health)

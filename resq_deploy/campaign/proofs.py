@@ -196,10 +196,12 @@ def _group(plan: Plan, record: Record) -> tuple[str, ...]:
 
 
 def same(truth: Record, other: Record) -> bool:
-    """Return whether two records say the same: outcome, counts, right answers, and every bit of the outputs."""
-    return (truth.outcome, truth.counts, truth.right, truth.logits) == (
+    """Return whether two records say the same: outcome, counts, right answers, every bit of the outputs, and health."""
+    return (truth.outcome, truth.counts, truth.right, truth.logits, truth.health, truth.detected) == (
         other.outcome,
         other.counts,
         other.right,
         other.logits,
+        other.health,
+        other.detected,
     )

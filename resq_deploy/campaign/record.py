@@ -24,6 +24,8 @@ class Way(enum.StrEnum):
     """The faulty file optimised anew, and run from the first node that differs."""
     VOTES = "votes"
     """Outvoted by the copies that agree: nothing to run."""
+    CODES = "codes"
+    """Corrected by the code that weights are stored under, so that they are decoded as they were: nothing to run."""
     UNCHANGED = "unchanged"
     """No stored bit changes, or the memory corrects it or stops it: nothing to run."""
 
@@ -43,6 +45,8 @@ class Record:
         changed: stored bits that the fault really changed.
         reason: why the fault is `due`; empty otherwise.
         way: how it was evaluated.
+        health: what the faulty file reports of its code words: corrected, uncorrectable; None where it reports nothing.
+        detected: whether that is something else than what the fault-free file reports.
     """
 
     number: int
@@ -55,6 +59,8 @@ class Record:
     changed: int
     reason: str = ""
     way: Way = Way.RELOAD
+    health: tuple[int, int] | None = None
+    detected: bool = False
 
     @property
     def reloaded(self) -> bool:
@@ -62,7 +68,17 @@ class Record:
         return self.way is Way.RELOAD
 
     @classmethod
-    def of(cls, number: int, judgement: Judgement, changed: int, logits: Logits, *, way: Way = Way.RELOAD) -> "Record":
+    def of(
+        cls,
+        number: int,
+        judgement: Judgement,
+        changed: int,
+        logits: Logits,
+        *,
+        way: Way = Way.RELOAD,
+        health: tuple[int, int] | None = None,
+        detected: bool = False,
+    ) -> "Record":
         """Make the record of a fault whose images were judged."""
         return cls(
             number=number,
@@ -74,6 +90,8 @@ class Record:
             right=np.packbits(judgement.right).tobytes(),
             changed=changed,
             way=way,
+            health=health,
+            detected=detected,
         )
 
     @classmethod

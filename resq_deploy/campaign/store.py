@@ -14,10 +14,13 @@ from resq_deploy.campaign.record import Record, Way
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 
-SCHEMA = 3
+SCHEMA = 4
 FILE = "campaign.sqlite"
 
-_COLUMNS = ("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "way")
+_COLUMNS = (
+    *("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "way"),
+    *("detected", "words_corrected", "words_uncorrectable"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,8 @@ class Store:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
             f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, logits TEXT NOT NULL, right BLOB NOT NULL,"
-            " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL)"
+            " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL, detected INTEGER NOT NULL,"
+            " words_corrected INTEGER, words_uncorrectable INTEGER)"
         )
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS audits (number INTEGER PRIMARY KEY, evenly INTEGER NOT NULL,"
@@ -173,6 +177,8 @@ def _as_row(record: Record) -> tuple[object, ...]:
         record.changed,
         record.reason,
         str(record.way),
+        int(record.detected),
+        *(record.health or (None, None)),
     )
 
 
@@ -181,4 +187,6 @@ def _from_row(row: tuple[object, ...]) -> Record:
     counts = {name: values.pop(name) for name in COUNTS}
     values["outcome"] = Outcome(str(values["outcome"]))
     values["way"] = Way(str(values["way"]))
+    words = values.pop("words_corrected"), values.pop("words_uncorrectable")
+    values |= {"detected": bool(values["detected"]), "health": None if None in words else words}
     return Record(counts=counts, **values)  # type: ignore[arg-type]  # the schema above fixes the types

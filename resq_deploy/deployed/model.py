@@ -5,6 +5,7 @@ import pathlib
 
 import onnx
 
+from resq_deploy.deployed.coded import Coded, coded_weights
 from resq_deploy.deployed.graph import open_model
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.stored import LeftOut
@@ -48,6 +49,10 @@ class DeployedModel:
     def patcher(self) -> Patcher:
         """Return a maker of faulty copies of this model."""
         return Patcher(self.proto, self.surfaces)
+
+    def coded(self) -> tuple[Coded, ...]:
+        """Return the weights that are stored under a code."""
+        return coded_weights(self.proto)
 
     def votes(self) -> tuple[Vote, ...]:
         """Return the votes whose copies are surfaces of their own: not of one range of bytes, and not left out."""

@@ -150,6 +150,12 @@ class RuntimeGraph:
             for place, node in enumerate(self.nodes)
         ]
 
+    def constant(self, output: str) -> NDArray[Any] | None:
+        """Return what an output of the model is whatever its input; None if there is no such output, or it depends."""
+        stored = (tensor for tensor in self._model.graph.initializer if tensor.name == output)
+        tensor = next(stored, None)
+        return None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor))
+
     def learn_types(self, deployment: Deployment) -> None:
         """Find out the element type of every value, by asking onnxruntime.
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 from resq_deploy.data.dataset import to_model_input
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
+from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.inlining import written_out
 from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import DataError, ModelError
@@ -161,6 +162,13 @@ class InputSpec:
         return ready
 
 
+class Health(NamedTuple):
+    """What a file reports of its code words: how many were corrected when it was loaded, and how many cannot be."""
+
+    corrected: int
+    uncorrectable: int
+
+
 class Session:
     """A session over a serialised model, one thread, with a clear error for what it cannot be used for.
 
@@ -171,6 +179,7 @@ class Session:
     Attributes:
         input: what the model takes.
         output: name of the output that holds the class scores.
+        reports: whether the model has an output that says what became of its code words.
         batch: images a run.
 
     Raises:
@@ -181,6 +190,7 @@ class Session:
         self._session = create(model, deployment)
         self.input = _input_spec(self._session)
         self.output = _output_name(self._session)
+        self.reports = any(value.name == HEALTH for value in self._session.get_outputs())
         self.batch = self.input.shape[0] or deployment.batch
 
     def run(self, images: NDArray[Any], terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
@@ -197,6 +207,21 @@ class Session:
             parts.append(as_scores(output, len(batch))[:count])
         return np.concatenate(parts)
 
+    def health(self, images: NDArray[Any]) -> Health | None:
+        """Return what the model says of its code words; None where it says nothing.
+
+        It depends on no image, but none is a run without one: the first of some prepared images serves.
+
+        Raises:
+            ModelError: if it says anything else than two whole numbers.
+            Exception: whatever onnxruntime raises.
+        """
+        if not self.reports:
+            return None
+        batch, _ = next(self.batches(images[:1]))
+        (said,) = self._session.run([HEALTH], {self.input.name: batch})
+        return read_health(np.asarray(said))
+
     def batches(self, images: NDArray[Any]) -> Iterator[tuple[NDArray[Any], int]]:
         """Yield the batches that are run for prepared images, and how many images of each count."""
         for start in range(0, len(images), self.batch):
@@ -205,6 +230,17 @@ class Session:
             if self.input.shape[0] is not None and count < self.batch:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch - count, axis=0)])
             yield batch, count
+
+
+def read_health(said: NDArray[Any]) -> Health:
+    """Return what a model's report on its code words says.
+
+    Raises:
+        ModelError: if it says anything else than two whole numbers.
+    """
+    if said.shape != (2,) or said.dtype.kind not in "iu":
+        raise ModelError(f"the model's output {HEALTH!r} is no count of corrected and of uncorrectable words")
+    return Health(*map(int, said))
 
 
 def as_scores(output: object, images: int) -> NDArray[np.float32]:
@@ -341,7 +377,7 @@ def _input_spec(session: ort.InferenceSession) -> InputSpec:
 
 
 def _output_name(session: ort.InferenceSession) -> str:
-    outputs = session.get_outputs()
+    outputs = [value for value in session.get_outputs() if value.name != HEALTH]
     floats = [value for value in outputs if value.type in ("tensor(float)", "tensor(float16)", "tensor(double)")]
     if not outputs:
         raise ModelError("the model has no outputs; class scores are needed")

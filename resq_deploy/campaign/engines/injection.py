@@ -46,6 +46,11 @@ class Injector:
         self._surfaces = surfaces
         self._ecc = ecc
 
+    @property
+    def surfaces(self) -> list[Surface]:
+        """The tensors that may be hit."""
+        return list(self._surfaces.values())
+
     def knows(self, tensor: str) -> bool:
         """Return whether a tensor is one of the surfaces."""
         return tensor in self._surfaces

@@ -11,7 +11,7 @@ from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, Watchdog, first_line
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Health, Session, Watchdog, first_line
 from resq_deploy.errors import FailedError, ModelError, OutOfMemoryError
 from resq_deploy.faults.fault import Fault
 from resq_deploy.faults.outcomes import Logits
@@ -82,10 +82,12 @@ class ReloadEngine:
             found = self._attempt(faulty)
         if isinstance(found, str):
             return Record.due(number, changed, found)
-        return Record.of(number, self._golden.judge(found), changed, found)
+        logits, health = found
+        detected = health != self._golden.health
+        return Record.of(number, self._golden.judge(logits), changed, logits, health=health, detected=detected)
 
-    def _attempt(self, model: bytes) -> Logits | str:
-        """Return the outputs of a file for all images, or why there are none.
+    def _attempt(self, model: bytes) -> tuple[Logits, Health | None] | str:
+        """Return the outputs of a file for all images and what it reports of its code words, or why there are none.
 
         Raises:
             OutOfMemoryError: if memory ran out, which says nothing about the file.
@@ -95,6 +97,7 @@ class ReloadEngine:
             session = Session(model, self._options.deployment)
             with watchdog:
                 logits = session.run(self._golden.inputs, watchdog.options)
+            health = session.health(self._golden.inputs)
         except _FAILURES as error:
             if lacks_memory(error):
                 raise OutOfMemoryError(f"memory ran out while a fault was run ({first_line(error)})") from error
@@ -103,7 +106,7 @@ class ReloadEngine:
             return f"load error: {first_line(error)}" if isinstance(error, ModelError) else first_line(error)
         if watchdog.expired:
             return self._late
-        return logits if logits.shape == self._golden.logits.shape else f"outputs of shape {logits.shape}"
+        return (logits, health) if logits.shape == self._golden.logits.shape else f"outputs of shape {logits.shape}"
 
     def _check_golden(self, reason: str) -> None:
         """Check that the golden file still does what it did, now that a fault seems to have stopped the other.
@@ -117,7 +120,7 @@ class ReloadEngine:
                 f"a fault was about to be counted as due ({reason}), but the golden file fails, too ({found}): "
                 "see what this machine lacks, time perhaps, then --resume"
             )
-        if found.tobytes() != self._golden.logits.tobytes():
+        if found[0].tobytes() != self._golden.logits.tobytes() or found[1] != self._golden.health:
             raise FailedError(
                 f"a fault was about to be counted as due ({reason}), but the golden file does not answer as it did: "
                 "this machine cannot be trusted with a campaign"
@@ -134,7 +137,8 @@ def without_run(injection: Injection, golden: Golden) -> Record | None:
     if injection.detected:
         return Record.due(number, 0, "memory: ECC detected an error it cannot correct", way=Way.UNCHANGED)
     if not injection.masks:
-        return Record.of(number, golden.judge(golden.logits), 0, golden.logits, way=Way.UNCHANGED)
+        judgement = golden.judge(golden.logits)
+        return Record.of(number, judgement, 0, golden.logits, way=Way.UNCHANGED, health=golden.health)
     return None
 
 

@@ -4,7 +4,8 @@ A fault is placed in the optimised graph that onnxruntime runs. What comes befor
 cached; what comes behind it is golden again and is run for the images whose values really differ. Two ways lead to
 the faulty part: a flip in the integers of a layer needs no session of its own (`channels`); for every other fault the
 faulty file is optimised anew and compared, node by node, with the golden graph (`cuts`). Of a fault in stored copies
-that are voted on, only what the votes let through counts (`voting`).
+that are voted on, only what the votes let through counts (`voting`), and of one in code words what decoding leaves
+(`decoding`).
 
 Whatever is not proven to be exact that way is left to reload-and-run.
 """
@@ -13,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
 from resq_deploy.campaign.engines.cuts import COSTLY, Cut, changed_nodes, cut, with_cheap_readers
+from resq_deploy.campaign.engines.decoding import Decoding, health_of
 from resq_deploy.campaign.engines.group import Group
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.recent import Recent
@@ -29,8 +32,9 @@ from resq_deploy.campaign.engines.voting import Values, Voting
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
+from resq_deploy.deployed.decoding import Left
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, as_scores, first_line
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Health, Session, as_scores, first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
@@ -43,6 +47,13 @@ _LEAST_ROOM = 2**25
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
 
 Logits = NDArray[np.float32]
+
+
+class _Leaving(NamedTuple):
+    """What a fault leaves behind votes and codes: new bytes of voted, decoded and plain tensors; and of code words."""
+
+    values: Values
+    words: Left
 
 
 class NotReplayableError(Exception):
@@ -87,7 +98,10 @@ class ReplayEngine:
             raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
         golden_nodes = self._graph.signatures()
         self._signatures = frozenset(golden_nodes)
+        if golden.health is not None and health_of(self._graph) != golden.health:
+            raise NotReplayableError("onnxruntime does not fold what the file reports of its code words")
         self._voting = Voting(injector, self._graph, golden_nodes, self._optimised_or_none)
+        self._decoding = Decoding(injector, self._graph, golden_nodes, golden.health, self._optimised_or_none)
         self._kept = self._find_kept()
         self._portions: dict[int, int] = {}
         sessions = options.worker_count + 1  # a layer each, and the one that comes next
@@ -113,7 +127,7 @@ class ReplayEngine:
 
     def group(self, tensors: Sequence[str]) -> Group | None:
         """Return which faults those in these tensors are best evaluated with; None if with no others."""
-        exposed = self._voting.exposed(tensors)
+        exposed = self._exposed(tensors)
         if tensors and not exposed:
             return Group(len(self._graph.nodes), "", _OUTVOTED)
         if len(exposed) != 1:
@@ -122,6 +136,17 @@ class ReplayEngine:
         if not readers:
             return Group(len(self._graph.nodes), exposed[0], 1)
         return Group(readers[0], "", self._portion(readers[0]))
+
+    def _exposed(self, tensors: Sequence[str]) -> list[str]:
+        """Return the tensors that faults in some stored ones can change; of code words, that is not known without."""
+        return [name for name in self._voting.exposed(tensors) if name not in self._decoding.words]
+
+    def _left(self, injection: Injection) -> "_Leaving":
+        """Return what a fault leaves behind votes and codes."""
+        left = self._decoding.left(injection.masks)
+        voted = self._voting.outcome(injection.values)
+        values = {name: value for name, value in voted.items() if name not in self._decoding.words}
+        return _Leaving({**values, **self._decoding.values(left)}, left)
 
     def _portion(self, place: int) -> int:
         """Return how many faults at a node make a portion; 64 layers to run for all of them together, or so."""
@@ -135,16 +160,20 @@ class ReplayEngine:
         injection = self._injector.inject(fault)
         if without_run(injection, self._golden):
             return Way.UNCHANGED
-        values = self._voting.outcome(injection.values)
+        values = self._left(injection).values
         if not values:
-            return Way.VOTES
+            return self._way_without_run(injection)
         if self._layer_of(values) is not None:
             return Way.CHANNELS
         return Way.REBUILD if self._options.time_limit is None else Way.RELOAD
 
+    def _way_without_run(self, injection: Injection) -> Way:
+        """Return how it is known of a fault that it leaves nothing behind votes and codes."""
+        return Way.VOTES if self._decoding.words.isdisjoint(injection.masks) else Way.CODES
+
     def widest(self, tensors: Sequence[str], elements: int) -> NDArray[np.int64]:
         """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
-        exposed = self._voting.exposed(tensors)
+        exposed = self._exposed(tensors)
         places = self._graph.readers(exposed[0]) if len(exposed) == 1 and exposed[0] in self._kept else []
         layer = self._layer(places[0]) if len(places) == 1 else None
         if layer is None or exposed[0] not in layer.tensors:
@@ -159,20 +188,22 @@ class ReplayEngine:
             FailedError: what reload-and-run raises of the faults that are left to it.
         """
         records = []
-        by_layer: dict[int, list[tuple[Injection, Values]]] = {}
+        by_layer: dict[int, list[tuple[Injection, _Leaving]]] = {}
         for fault in faults:
             injection = self._injector.inject(fault)
-            values = self._voting.outcome(injection.values)
-            place = self._layer_of(values)
             settled = without_run(injection, self._golden)
             if settled:
                 records.append(settled)
-            elif not values:  # every change was outvoted
-                records.append(self._record(injection, self._golden.logits, Way.VOTES))
+                continue
+            left = self._left(injection)
+            place = self._layer_of(left.values)
+            if not left.values:  # every change was outvoted or corrected
+                way, health = self._way_without_run(injection), self._decoding.health(left.words)
+                records.append(self._record(injection, self._golden.logits, way, health))
             elif place is not None:
-                by_layer.setdefault(place, []).append((injection, values))
+                by_layer.setdefault(place, []).append((injection, left))
             else:
-                records.append(self._rebuild(injection))
+                records.append(self._rebuild(injection, left))
         for place, injections in by_layer.items():
             for start in range(0, len(injections), MOST):
                 portion = injections[start : start + MOST]
@@ -218,9 +249,18 @@ class ReplayEngine:
         """
         patcher = self._injector.patcher
         masks: dict[str, Bytes] = {}
+        codes, changes = self._decoding.codes, dict[str, Bytes]()
+        decoded = codes.weights if self._decoding.words else {}
         for place, node in enumerate(self._graph.nodes):
             for name in integer_operands(node):
-                parameter, copies = self._graph.parameters.get(name), self._voting.copies(name)
+                parameter = self._graph.parameters.get(name)
+                if name in decoded:
+                    stored = codes.value(name).tobytes()
+                    if parameter is not None and parameter.raw_data == stored and len(stored) > 1:
+                        changes[name] = np.zeros(len(stored), dtype=np.uint8)
+                        changes[name][-1] = 1
+                    continue
+                copies = self._voting.copies(name)
                 known = all(self._injector.knows(copy) and not patcher.shared(copy) for copy in copies)
                 if parameter is None or not known or self._graph.readers(name) != [place]:
                     continue
@@ -229,9 +269,9 @@ class ReplayEngine:
                     mask: Bytes = np.zeros(len(stored), dtype=np.uint8)
                     mask[-1] = 0x40
                     masks.update(dict.fromkeys(copies, mask))
-        values = self._voting.outcome(patcher.values(masks))
+        values = {**self._voting.outcome(patcher.values(masks)), **self._decoding.values(codes.left(codes.masks(changes)))}
         try:
-            faulty = self._optimised(patcher.apply(masks))
+            faulty = self._optimised(patcher.apply({**masks, **codes.masks(changes)}))
         except NotReplayableError:
             return frozenset()
         changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
@@ -243,15 +283,15 @@ class ReplayEngine:
         )
         return frozenset(kept if alike else ())
 
-    def _channels(self, place: int, injections: Sequence[tuple[Injection, Values]]) -> list[Record]:
-        """Evaluate faults in the integers of one layer, all at once; each with the new bytes that the layer reads."""
+    def _channels(self, place: int, injections: Sequence[tuple[Injection, "_Leaving"]]) -> list[Record]:
+        """Evaluate faults in the integers of one layer, all at once; each with what it leaves there."""
         layer = self._layer(place)
         if layer is None:
             raise NotReplayableError("the layer cannot be computed by channels")
         where, link = self._behind_layer(place)
         rest = self._rest(where)
-        channels = [layer.touched(values) for _, values in injections]
-        stored = [layer.faulty(values, at) for (_, values), at in zip(injections, channels, strict=True)]
+        channels = [layer.touched(left.values) for _, left in injections]
+        stored = [layer.faulty(left.values, at) for (_, left), at in zip(injections, channels, strict=True)]
         outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, len(injections))
         names = dict.fromkeys((layer.data, layer.output, *(link.inputs if link else ()), *(rest.names if rest else ())))
         for batch in range(len(self._activations)):
@@ -266,8 +306,10 @@ class ReplayEngine:
                     outputs.add(owner, batch, golden, link.run_named(whole))
                 elif len(changed):
                     outputs.add_rows(owner, batch, golden, changed, overlay)
-        done = zip(injections, outputs.done(), strict=True)
-        return [self._record(injection, logits, Way.CHANNELS) for (injection, _), logits in done]
+        return [
+            self._record(injection, logits, Way.CHANNELS, self._decoding.health(left.words))
+            for (injection, left), logits in zip(injections, outputs.done(), strict=True)
+        ]
 
     def _behind_layer(self, place: int) -> tuple[Cut, Part | None]:
         """Return where to cut behind a layer, and the cheap nodes between the layer and that cut, ready to run."""
@@ -284,17 +326,42 @@ class ReplayEngine:
 
     # Any other fault.
 
-    def _rebuild(self, injection: Injection) -> Record:
-        """Evaluate a fault by optimising the faulty file anew and running what differs from the golden graph."""
+    def _rebuild(self, injection: Injection, left: "_Leaving") -> Record:
+        """Evaluate a fault by optimising the faulty file anew and running what differs from the golden graph.
+
+        Where the fault hits none of what decodes weights, the file without code is optimised in its place.
+        """
         if self._options.time_limit is not None:
             return self._truth.run(injection)  # how long the whole file would run is not known from a part of it
         try:
-            faulty = self._optimised(self._injector.patcher.apply(injection.masks))
+            masks = {
+                name: mask
+                for name, mask in injection.masks.items()
+                if name not in self._decoding.words and self._voting.voted(name) in left.values
+            }
+            if self._decoding.covers(masks):
+                faulty = self._optimised(self._decoding.file(masks, left.words))
+                health = self._decoding.health(left.words)
+            else:
+                faulty = self._optimised(self._injector.patcher.apply(injection.masks))
+                health = self._folded_health(faulty)
             changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
             logits = self._behind(faulty, changed) if changed else self._golden.logits
         except NotReplayableError:
             return self._truth.run(injection)
-        return self._record(injection, logits, Way.REBUILD)
+        return self._record(injection, logits, Way.REBUILD, health)
+
+    def _folded_health(self, faulty: RuntimeGraph) -> Health | None:
+        """Return what a faulty file reports of its code words, as it is folded."""
+        if self._golden.health is None:
+            return None
+        try:
+            health = health_of(faulty)
+        except ModelError as error:
+            raise NotReplayableError(first_line(error)) from error
+        if health is None:
+            raise NotReplayableError("the report on code words is not folded")
+        return health
 
     def _optimised_or_none(self, model: bytes) -> RuntimeGraph | None:
         try:
@@ -334,9 +401,10 @@ class ReplayEngine:
             lambda: Rest(self._graph, where, self._activations, self._golden.logits, self._deployment),
         )
 
-    def _record(self, injection: Injection, logits: Logits, way: Way) -> Record:
+    def _record(self, injection: Injection, logits: Logits, way: Way, health: Health | None) -> Record:
         number, judgement = injection.fault.number, self._golden.judge(logits)
-        return Record.of(number, judgement, injection.changed, logits, way=way)
+        detected = health != self._golden.health
+        return Record.of(number, judgement, injection.changed, logits, way=way, health=health, detected=detected)
 
 
 def _most_touched(layer: ChannelLayer) -> int:

@@ -74,6 +74,10 @@ class Voting:
                 left[output] = voted
         return left
 
+    def voted(self, tensor: str) -> str:
+        """Return the tensor that is voted from a stored one; itself if none is."""
+        return self._of[tensor].output if tensor in self._of else tensor
+
     def exposed(self, tensors: Sequence[str]) -> list[str]:
         """Return the tensors that a fault in some stored ones can change: no voted one if it hits one copy only."""
         found = [name for name in tensors if name not in self._of]

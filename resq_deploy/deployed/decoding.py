@@ -1,0 +1,247 @@
+"""Weights that a file stores under codes, decoded in numpy: what they are, what flips leave, and the file without code.
+
+onnxruntime decodes when it creates the session. What is said of that here holds for code words that are sound before
+the flips, and for tables as `protect` wrote them; whoever relies on it tries it out on the file first.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from resq_deploy.codes.code import Code
+from resq_deploy.codes.layout import Bytes
+from resq_deploy.codes.words import Status, decode, encode, left_by_flips
+from resq_deploy.deployed.coded import DOMAIN, HEALTH, Coded, decoding
+from resq_deploy.deployed.nesting import captured
+from resq_deploy.deployed.stored import Site
+from resq_deploy.deployed.surfaces import Role, Surface
+from resq_deploy.errors import ModelError
+
+_FIRST = re.compile(r"^(initializer|node)\[(\d+)\]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Left:
+    """What changed bits of code words leave.
+
+    Attributes:
+        changes: XOR mask of each decoded weight that is changed, a byte a value, uint8 [values].
+        corrected: words that were corrected.
+        uncorrectable: words that could not be.
+    """
+
+    changes: Mapping[str, Bytes]
+    corrected: int
+    uncorrectable: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Weights that are stored one behind the other under one code.
+
+    Attributes:
+        code: the code.
+        stored: the initializers that hold the words, each with the byte at which it begins.
+        weights: the weights, ascending by the byte that stores the first value.
+        values: all decoded bytes, those of the padding too, uint8 [bytes].
+        sound: whether the file's words are.
+    """
+
+    code: Code
+    stored: Mapping[str, int]
+    weights: Sequence[Coded]
+    values: Bytes
+    sound: bool
+
+    def left(self, bits: NDArray[np.int64]) -> Left:
+        """Return what flips of some bits of the words leave; addresses 8 byte + bit, counted over all initializers."""
+        found = left_by_flips(self.code, bits)
+        starts = np.array([weight.start for weight in self.weights])
+        owner = np.searchsorted(starts, found.index, side="right") - 1
+        changes = {}
+        for place in np.unique(owner[owner >= 0]):
+            weight = self.weights[place]
+            index, change = found.index[owner == place] - weight.start, found.change[owner == place]
+            inside = index < weight.count  # the rest is padding
+            if inside.any():
+                changes[weight.weight] = np.zeros(weight.count, dtype=np.uint8)
+                changes[weight.weight][index[inside]] = change[inside]
+        corrected, uncorrectable = (int((found.status == s).sum()) for s in (Status.CORRECTED, Status.UNCORRECTABLE))
+        return Left(changes=changes, corrected=corrected, uncorrectable=uncorrectable)
+
+
+class Codes:
+    """What a file stores under codes.
+
+    Args:
+        coded: where its weights are stored.
+        stored: returns the stored bytes of an initializer.
+
+    Attributes:
+        groups: weights that share code words.
+        words: the initializers that hold code words.
+
+    Raises:
+        ModelError: if these are no whole blocks.
+    """
+
+    def __init__(self, coded: Iterable[Coded], stored: Callable[[str], Bytes]) -> None:
+        together: dict[tuple[str, ...], list[Coded]] = {}
+        for each in coded:
+            together.setdefault(each.stored, []).append(each)
+        self.groups = tuple(_group(names, members, stored) for names, members in together.items())
+        self._of = {name: group for group in self.groups for name in group.stored}
+        self._group_of = {weight.weight: group for group in self.groups for weight in group.weights}
+        self.words = frozenset(self._of)
+
+    def group_of(self, tensor: str) -> Group:
+        """Return the group of a weight, or of an initializer that holds code words."""
+        return self._group_of.get(tensor) or self._of[tensor]
+
+    @property
+    def weights(self) -> dict[str, Coded]:
+        """The decoded weights by name."""
+        return {weight.weight: weight for group in self.groups for weight in group.weights}
+
+    def value(self, weight: str) -> Bytes:
+        """Return the decoded bytes of a weight, uint8 [values]; not to be written to."""
+        where = self.weights[weight]
+        return self._group_of[weight].values[where.start : where.start + where.count]
+
+    def left(self, masks: Mapping[str, Bytes]) -> Left:
+        """Return what is left where stored bytes change.
+
+        Args:
+            masks: XOR mask of the bytes of each initializer that changes; those without code words are ignored.
+        """
+        bits: dict[int, list[NDArray[np.int64]]] = {}
+        for name in masks.keys() & self.words:
+            group = self._of[name]
+            bits.setdefault(self.groups.index(group), []).append(8 * group.stored[name] + set_bits(masks[name]))
+        parts = [self.groups[place].left(np.concatenate(found)) for place, found in bits.items()]
+        return Left(
+            changes={name: change for part in parts for name, change in part.changes.items()},
+            corrected=sum(part.corrected for part in parts),
+            uncorrectable=sum(part.uncorrectable for part in parts),
+        )
+
+    def masks(self, changes: Mapping[str, Bytes]) -> dict[str, Bytes]:
+        """Return how the stored bytes change where weights do: from code words to code words.
+
+        Args:
+            changes: XOR masks of weights, within their bits, sign included; uint8 [values].
+        """
+        found: dict[str, Bytes] = {}
+        for group in self.groups:
+            flat = np.zeros_like(group.values)
+            for weight in group.weights:
+                if weight.weight in changes:
+                    flat[weight.start : weight.start + weight.count] = changes[weight.weight]
+            if flat.any():
+                words = encode(group.code, flat.view(np.int8))
+                ends = [*list(group.stored.values())[1:], len(words)]
+                found |= {name: words[start:end] for (name, start), end in zip(group.stored.items(), ends, strict=True)}
+        return found
+
+
+def set_bits(mask: Bytes) -> NDArray[np.int64]:
+    """Return the addresses of the bits that are set in a mask, ascending, at a cost that grows with them."""
+    byte = np.flatnonzero(mask)
+    which, bit = np.nonzero(np.unpackbits(mask[byte][:, None], axis=1, bitorder="little"))
+    return (8 * byte[which] + bit).astype(np.int64)
+
+
+def _group(names: Sequence[str], members: Sequence[Coded], stored: Callable[[str], Bytes]) -> Group:
+    parts = [stored(name) for name in names]
+    if any(len(part) % members[0].code.block for part in parts):
+        raise ModelError(f"the code words of {names[0]!r} are no whole blocks: the file is damaged")
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+    decoded = decode(members[0].code, np.concatenate(parts))
+    return Group(
+        code=members[0].code,
+        stored=dict(zip(names, starts, strict=False)),
+        weights=sorted(members, key=lambda each: each.start),
+        values=decoded.weights.view(np.uint8),
+        sound=not decoded.status.any(),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Baked:
+    """A file whose weights are stored as they are decoded.
+
+    Attributes:
+        model: the file, without code words, tables, decoders, and without its report on health.
+        surfaces: those that are left of the protected file's, and the weights.
+    """
+
+    model: onnx.ModelProto
+    surfaces: tuple[Surface, ...]
+
+
+def bake(model: onnx.ModelProto, codes: Codes, surfaces: Collection[Surface] = ()) -> Baked:
+    """Return what a file computes once its weights are decoded, as a file without code.
+
+    Args:
+        model: the protected file; not changed.
+        codes: what it stores under codes.
+        surfaces: of the protected file.
+    """
+    parts = decoding(model.graph)
+    dropped = {value for node in model.graph.node if _decodes(node, parts.made) for value in node.input}
+    others = [node for node in model.graph.node if not _decodes(node, parts.made)]
+    dropped -= {value for node in others for value in (*node.input, *captured(node))}
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.node[:], plain.graph.initializer[:], plain.functions[:], plain.graph.output[:]
+    places = {}
+    for kind, kept, new in (
+        ("initializer", [tensor.name not in dropped for tensor in model.graph.initializer], plain.graph.initializer),
+        ("node", [not _decodes(node, parts.made) for node in model.graph.node], plain.graph.node),
+    ):
+        for old, (part, stays) in enumerate(zip(getattr(model.graph, kind), kept, strict=True)):
+            if stays:
+                places[f"{kind}[{old}]"] = f"{kind}[{len(new)}]"
+                new.append(part)
+    plain.functions.extend(function for function in model.functions if function.domain != DOMAIN)
+    plain.graph.output.extend(value for value in model.graph.output if value.name != HEALTH)
+    left = [moved for surface in surfaces if (moved := _moved(surface, places))]
+    for weight in codes.weights.values():
+        place = f"initializer[{len(plain.graph.initializer)}]"
+        number, shape = onnx.TensorProto.INT8, weight.shape
+        raw = codes.value(weight.weight).tobytes()
+        plain.graph.initializer.append(helper.make_tensor(weight.weight, number, shape, raw, raw=True))
+        left.append(
+            Surface(
+                tensor=weight.weight,
+                role=Role.WEIGHT,
+                layer=weight.weight,
+                dtype="int8",
+                shape=shape,
+                width=8,
+                sites=(Site(place, 0, weight.count),),
+            )
+        )
+    return Baked(model=plain, surfaces=tuple(left))
+
+
+def _decodes(node: onnx.NodeProto, made: Mapping[str, str]) -> bool:
+    return not made.keys().isdisjoint(node.output)
+
+
+def _moved(surface: Surface, places: Mapping[str, str]) -> Surface | None:
+    """Return a surface at its new places; None where one of them is gone."""
+    sites = []
+    for site in surface.sites:
+        first = _FIRST.match(site.place)
+        where = site.place if first is None else places.get(first[0])
+        if where is None:
+            return None
+        place = site.place if first is None else where + site.place[first.end() :]
+        sites.append(Site(place, site.start, site.length))
+    return dataclasses.replace(surface, sites=tuple(sites))
