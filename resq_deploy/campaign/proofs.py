@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.campaign.store import Audited
+from resq_deploy.deployed.decoding import Codes
 from resq_deploy.deployed.votes import Vote
 from resq_deploy.errors import FailedError
 from resq_deploy.faults import draws
@@ -51,18 +52,22 @@ class _Target:
         return Fault(0, tuple(Edit.of(tensor, places, bit) for tensor in tensors or self.tensors))
 
 
-def canary(plan: Plan, engine: Engine, executor: Executor, votes: Sequence[Vote] = ()) -> dict[str, Any]:
+def canary(
+    plan: Plan, engine: Engine, executor: Executor, votes: Sequence[Vote] = (), codes: Codes | None = None
+) -> dict[str, Any]:
     """Check that faults nobody could miss are seen, by every way in which the campaign's own will be evaluated.
 
     The top bits are flipped of as much of a large tensor as a way allows; the campaign's workers and reload-and-run
     must see it, and alike. Of a tensor that is voted from stored copies all are hit, since damage to one is outvoted.
-    That it is, whichever copy it hits, is looked at as well: the canaries that need not change anything.
+    That it is, whichever copy it hits, is looked at as well: the canaries that need not change anything. Code words are
+    hit by one flip more than they correct, and bytes of them, which are corrected.
 
     Args:
         plan: the campaign's; what it may hit is hit.
         engine: knows how faults will be evaluated.
         executor: evaluates them, as it will the campaign's.
         votes: of the file.
+        codes: what the file stores under codes.
 
     Returns:
         What was seen, by way: `{tensor, flips, outcome}`; `masked` where nothing that goes this way does any harm in
@@ -73,7 +78,7 @@ def canary(plan: Plan, engine: Engine, executor: Executor, votes: Sequence[Vote]
             then not be trusted.
     """
     seen: dict[Way, dict[str, Any]] = {}
-    for way, faults in _canaries(plan, engine, votes).items():
+    for way, faults in _canaries(plan, engine, votes, codes).items():
         for fault in faults:
             (record,) = _evaluated(plan, fault, executor)
             tensor = fault.tensors[0]
@@ -90,14 +95,23 @@ def canary(plan: Plan, engine: Engine, executor: Executor, votes: Sequence[Vote]
     return {str(way): seen[way] for way in Way if way in seen}
 
 
-def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote]) -> Mapping[Way, Sequence[Fault]]:
+def _canaries(
+    plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | None
+) -> Mapping[Way, Sequence[Fault]]:
     """Return faults that nobody could miss, a few for each way that faults of a plan can be evaluated in."""
     found: dict[Way, list[Fault]] = defaultdict(list)
+    for fault in _broken_words(plan, engine, codes) if codes else ():
+        way = engine.way(fault)
+        if len(found[way]) < _CANDIDATES:
+            found[way].append(fault)
     targets = _targets(plan, votes)
     for target in targets:
         if len(target.tensors) > 1 and Way.VOTES not in found:
             found[Way.VOTES] = [target.hit(range(target.elements), [copy]) for copy in target.tensors]
         way = engine.way(target.hit([0]))
+        if way is Way.CODES:
+            found.setdefault(way, [target.hit([0])])
+            continue
         if len(found[way]) < _CANDIDATES:
             found[way].append(target.hit(engine.widest(target.tensors, target.elements)))
     if plan.model in (FaultModel.BER, FaultModel.LIST):  # one fault in many tensors
@@ -105,6 +119,18 @@ def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote]) -> Mapping[Way,
         fault = Fault(0, tuple(edit for edits in whole for edit in edits))
         found[engine.way(fault)].insert(0, fault)
     return found
+
+
+def _broken_words(plan: Plan, engine: Engine, codes: Codes) -> Iterator[Fault]:
+    """Yield faults that code words cannot correct, in as much of a decoded weight as goes the way of a single flip."""
+    hit = {surface.tensor for surface in plan.surfaces}
+    for name, weight in sorted(codes.weights.items(), key=lambda entry: -entry[1].count):
+        group = codes.group_of(name)
+        if hit.issuperset(group.stored):
+            index = np.asarray(engine.widest((name,), weight.count))[:_ELEMENTS]
+            bits = group.broken(weight.start + index)
+            if bits.size:
+                yield Fault(0, group.as_edits(bits))
 
 
 def _targets(plan: Plan, votes: Sequence[Vote]) -> list[_Target]:

@@ -85,6 +85,7 @@ class Campaign:
         self._units = _units(model, self.plan) if options.scrub_hours is not None else []
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
+        self._codes = model.codes(patcher)
         self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
         kit = Kit(
             patcher=patcher,
@@ -157,7 +158,7 @@ class Campaign:
                 resume=resume,
             ) as folder,
         ):
-            seen = canary(self.plan, self.testbed.engine, executor, self._votes)
+            seen = canary(self.plan, self.testbed.engine, executor, self._votes, self._codes)
             begin = time.perf_counter()
             with Store(folder.path / FILE) as store:
                 before = len(store.numbers())

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from resq_deploy.codes.code import Code
+from resq_deploy.codes.code import WORDS, Code
 from resq_deploy.codes.layout import Bytes
 from resq_deploy.codes.words import Status, decode, encode, left_by_flips
 from resq_deploy.deployed.coded import DOMAIN, HEALTH, Coded, decoding
@@ -21,6 +21,7 @@ from resq_deploy.deployed.nesting import captured
 from resq_deploy.deployed.stored import Site
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError
+from resq_deploy.faults.fault import Edit
 
 _FIRST = re.compile(r"^(initializer|node)\[(\d+)\]")
 
@@ -73,6 +74,36 @@ class Group:
                 changes[weight.weight][index[inside]] = change[inside]
         corrected, uncorrectable = (int((found.status == s).sum()) for s in (Status.CORRECTED, Status.UNCORRECTABLE))
         return Left(changes=changes, corrected=corrected, uncorrectable=uncorrectable)
+
+    def broken(self, bytes_: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return flips that no word they hit can be corrected of, though each is sure to detect them.
+
+        One more than a word corrects: all of them stay, and nothing else changes.
+
+        Args:
+            bytes_: the bytes to hit, of those that store weights; the highest bits of each word are taken.
+
+        Returns:
+            Addresses of bits, ascending; none where too few bytes share a word.
+        """
+        wanted = self.code.corrects + 1
+        byte = np.repeat(bytes_, self.code.weight_bits)
+        bit = np.tile(np.arange(self.code.weight_bits), len(bytes_))
+        word = byte // self.code.block * WORDS + (byte + bit) % WORDS
+        order = np.lexsort((byte, -bit, word))
+        _, first, count = np.unique(word[order], return_index=True, return_counts=True)
+        taken = order[(first[count >= wanted, None] + np.arange(wanted)).reshape(-1)]
+        return np.sort(8 * byte[taken] + bit[taken]).astype(np.int64)
+
+    def as_edits(self, bits: NDArray[np.int64]) -> tuple[Edit, ...]:
+        """Return flips of some bits, counted over all initializers, by initializer."""
+        names, starts = list(self.stored), np.array(list(self.stored.values()))
+        owner = np.searchsorted(starts, bits // 8, side="right") - 1
+        return tuple(
+            Edit.of(names[place], (mine // 8).tolist(), (mine % 8).tolist())
+            for place in np.unique(owner)
+            for mine in [bits[owner == place] - 8 * starts[place]]
+        )
 
 
 class Codes:
@@ -151,7 +182,7 @@ class Codes:
 
 def set_bits(mask: Bytes) -> NDArray[np.int64]:
     """Return the addresses of the bits that are set in a mask, ascending, at a cost that grows with them."""
-    byte = np.flatnonzero(mask)
+    byte = np.flatnonzero(mask != 0)  # much faster on truth values than on bytes
     which, bit = np.nonzero(np.unpackbits(mask[byte][:, None], axis=1, bitorder="little"))
     return (8 * byte[which] + bit).astype(np.int64)
 

@@ -5,7 +5,9 @@ import pathlib
 
 import onnx
 
-from resq_deploy.deployed.coded import Coded, coded_weights
+from resq_deploy.codes.layout import Bytes
+from resq_deploy.deployed.coded import coded_weights
+from resq_deploy.deployed.decoding import Codes
 from resq_deploy.deployed.graph import open_model
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.stored import LeftOut
@@ -50,9 +52,14 @@ class DeployedModel:
         """Return a maker of faulty copies of this model."""
         return Patcher(self.proto, self.surfaces)
 
-    def coded(self) -> tuple[Coded, ...]:
-        """Return the weights that are stored under a code."""
-        return coded_weights(self.proto)
+    def codes(self, patcher: Patcher | None = None) -> Codes:
+        """Return what is stored under codes.
+
+        Args:
+            patcher: of this model, where there is one already.
+        """
+        coded = coded_weights(self.proto)
+        return Codes(coded, (patcher or self.patcher()).stored) if coded else Codes((), dict[str, Bytes]().__getitem__)
 
     def votes(self) -> tuple[Vote, ...]:
         """Return the votes whose copies are surfaces of their own: not of one range of bytes, and not left out."""
