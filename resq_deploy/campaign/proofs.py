@@ -95,9 +95,7 @@ def canary(
     return {str(way): seen[way] for way in Way if way in seen}
 
 
-def _canaries(
-    plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | None
-) -> Mapping[Way, Sequence[Fault]]:
+def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | None) -> Mapping[Way, Sequence[Fault]]:
     """Return faults that nobody could miss, a few for each way that faults of a plan can be evaluated in."""
     found: dict[Way, list[Fault]] = defaultdict(list)
     for fault in _broken_words(plan, engine, codes) if codes else ():

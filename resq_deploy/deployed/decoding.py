@@ -223,19 +223,22 @@ def bake(model: onnx.ModelProto, codes: Codes, surfaces: Collection[Surface] = (
         codes: what it stores under codes.
         surfaces: of the protected file.
     """
-    parts = decoding(model.graph)
-    dropped = {value for node in model.graph.node if _decodes(node, parts.made) for value in node.input}
-    others = [node for node in model.graph.node if not _decodes(node, parts.made)]
-    dropped -= {value for node in others for value in (*node.input, *captured(node))}
+    kept = _kept_nodes(model.graph, codes.weights)
+    read = {value for node, stays in zip(model.graph.node, kept, strict=True) if stays for value in _reads(node)}
+    serving = {value for node, stays in zip(model.graph.node, kept, strict=True) if not stays for value in node.input}
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
     del plain.graph.node[:], plain.graph.initializer[:], plain.functions[:], plain.graph.output[:]
     places = {}
-    for kind, kept, new in (
-        ("initializer", [tensor.name not in dropped for tensor in model.graph.initializer], plain.graph.initializer),
-        ("node", [not _decodes(node, parts.made) for node in model.graph.node], plain.graph.node),
+    for kind, stay, new in (
+        (
+            "initializer",
+            [t.name in read or t.name not in serving for t in model.graph.initializer],
+            plain.graph.initializer,
+        ),
+        ("node", kept, plain.graph.node),
     ):
-        for old, (part, stays) in enumerate(zip(getattr(model.graph, kind), kept, strict=True)):
+        for old, (part, stays) in enumerate(zip(getattr(model.graph, kind), stay, strict=True)):
             if stays:
                 places[f"{kind}[{old}]"] = f"{kind}[{len(new)}]"
                 new.append(part)
@@ -261,8 +264,22 @@ def bake(model: onnx.ModelProto, codes: Codes, surfaces: Collection[Surface] = (
     return Baked(model=plain, surfaces=tuple(left))
 
 
-def _decodes(node: onnx.NodeProto, made: Mapping[str, str]) -> bool:
-    return not made.keys().isdisjoint(node.output)
+def _kept_nodes(graph: onnx.GraphProto, weights: Collection[str]) -> list[bool]:
+    """Return which nodes still serve once weights are stored as they are decoded: all but those that decoded them."""
+    made = decoding(graph).made
+    makers = {output: node for node in graph.node for output in node.output if output and output not in weights}
+    served, waiting = set[str](), [value.name for value in graph.output if value.name != HEALTH]
+    waiting += [value for node in graph.node if made.keys().isdisjoint(node.output) for value in _reads(node)]
+    while waiting:
+        name = waiting.pop()
+        if name in makers and name not in served:
+            served.update(makers[name].output)
+            waiting += _reads(makers[name])
+    return [made.keys().isdisjoint(node.output) or not served.isdisjoint(node.output) for node in graph.node]
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    return [*filter(None, node.input), *captured(node)]
 
 
 def _moved(surface: Surface, places: Mapping[str, str]) -> Surface | None:

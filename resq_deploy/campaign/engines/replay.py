@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
 from resq_deploy.campaign.engines.cuts import COSTLY, Cut, changed_nodes, cut, with_cheap_readers
-from resq_deploy.campaign.engines.decoding import Decoding, health_of
+from resq_deploy.campaign.engines.decoding import Decoding
 from resq_deploy.campaign.engines.group import Group
+from resq_deploy.campaign.engines.health import HealthReport, health_of
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
@@ -50,10 +51,19 @@ Logits = NDArray[np.float32]
 
 
 class _Leaving(NamedTuple):
-    """What a fault leaves behind votes and codes: new bytes of voted, decoded and plain tensors; and of code words."""
+    """What a fault leaves behind votes and codes.
+
+    Attributes:
+        values: new bytes of voted, decoded and plain tensors; of tables as well.
+        words: what is left of code words.
+        health: what the faulty file reports; None where it reports nothing.
+        known: whether that follows.
+    """
 
     values: Values
     words: Left
+    health: Health | None
+    known: bool
 
 
 class NotReplayableError(Exception):
@@ -102,6 +112,9 @@ class ReplayEngine:
             raise NotReplayableError("onnxruntime does not fold what the file reports of its code words")
         self._voting = Voting(injector, self._graph, golden_nodes, self._optimised_or_none)
         self._decoding = Decoding(injector, self._graph, golden_nodes, golden.health, self._optimised_or_none)
+        self._health = HealthReport(
+            golden.health, injector.patcher, self._voting, self._decoding, self._optimised_or_none
+        )
         self._kept = self._find_kept()
         self._portions: dict[int, int] = {}
         sessions = options.worker_count + 1  # a layer each, and the one that comes next
@@ -146,7 +159,9 @@ class ReplayEngine:
         left = self._decoding.left(injection.masks)
         voted = self._voting.outcome(injection.values)
         values = {name: value for name, value in voted.items() if name not in self._decoding.words}
-        return _Leaving({**values, **self._decoding.values(left)}, left)
+        known = self._health.follows(injection.masks)
+        health = self._health.of(injection, left) if known else None
+        return _Leaving({**values, **self._decoding.values(left)}, left, health, known)
 
     def _portion(self, place: int) -> int:
         """Return how many faults at a node make a portion; 64 layers to run for all of them together, or so."""
@@ -160,10 +175,10 @@ class ReplayEngine:
         injection = self._injector.inject(fault)
         if without_run(injection, self._golden):
             return Way.UNCHANGED
-        values = self._left(injection).values
-        if not values:
+        left = self._left(injection)
+        if not left.values and left.known:
             return self._way_without_run(injection)
-        if self._layer_of(values) is not None:
+        if self._layer_of(left) is not None:
             return Way.CHANNELS
         return Way.REBUILD if self._options.time_limit is None else Way.RELOAD
 
@@ -196,10 +211,10 @@ class ReplayEngine:
                 records.append(settled)
                 continue
             left = self._left(injection)
-            place = self._layer_of(left.values)
-            if not left.values:  # every change was outvoted or corrected
-                way, health = self._way_without_run(injection), self._decoding.health(left.words)
-                records.append(self._record(injection, self._golden.logits, way, health))
+            place = self._layer_of(left)
+            if not left.values and left.known:  # every change was outvoted or corrected
+                way = self._way_without_run(injection)
+                records.append(self._record(injection, self._golden.logits, way, left.health))
             elif place is not None:
                 by_layer.setdefault(place, []).append((injection, left))
             else:
@@ -215,10 +230,11 @@ class ReplayEngine:
 
     # A fault in the integers of one layer.
 
-    def _layer_of(self, values: Values) -> int | None:
-        """Return the layer whose channels can be computed by themselves for new stored bytes, if there is one."""
+    def _layer_of(self, left: "_Leaving") -> int | None:
+        """Return the layer whose channels can be computed by themselves for what a fault leaves, if there is one."""
+        values = left.values
         places = {place for tensor in values for place in self._graph.readers(tensor)}
-        if len(places) != 1:
+        if len(places) != 1 or not left.known:
             return None
         place = places.pop()
         if not self._kept.issuperset(values):
@@ -269,7 +285,10 @@ class ReplayEngine:
                     mask: Bytes = np.zeros(len(stored), dtype=np.uint8)
                     mask[-1] = 0x40
                     masks.update(dict.fromkeys(copies, mask))
-        values = {**self._voting.outcome(patcher.values(masks)), **self._decoding.values(codes.left(codes.masks(changes)))}
+        values = {
+            **self._voting.outcome(patcher.values(masks)),
+            **self._decoding.values(codes.left(codes.masks(changes))),
+        }
         try:
             faulty = self._optimised(patcher.apply({**masks, **codes.masks(changes)}))
         except NotReplayableError:
@@ -307,7 +326,7 @@ class ReplayEngine:
                 elif len(changed):
                     outputs.add_rows(owner, batch, golden, changed, overlay)
         return [
-            self._record(injection, logits, Way.CHANNELS, self._decoding.health(left.words))
+            self._record(injection, logits, Way.CHANNELS, left.health)
             for (injection, left), logits in zip(injections, outputs.done(), strict=True)
         ]
 
@@ -339,9 +358,8 @@ class ReplayEngine:
                 for name, mask in injection.masks.items()
                 if name not in self._decoding.words and self._voting.voted(name) in left.values
             }
-            if self._decoding.covers(masks):
-                faulty = self._optimised(self._decoding.file(masks, left.words))
-                health = self._decoding.health(left.words)
+            if left.known and self._decoding.covers(masks):
+                faulty, health = self._optimised(self._decoding.file(masks, left.words)), left.health
             else:
                 faulty = self._optimised(self._injector.patcher.apply(injection.masks))
                 health = self._folded_health(faulty)

@@ -78,6 +78,24 @@ class Voting:
         """Return the tensor that is voted from a stored one; itself if none is."""
         return self._of[tensor].output if tensor in self._of else tensor
 
+    @property
+    def votes(self) -> list[Vote]:
+        """The votes."""
+        return list(self._votes.values())
+
+    def differing(self, values: Values) -> int:
+        """Return how many voted values have copies that are not all alike.
+
+        Args:
+            values: new stored bytes of the tensors that a fault changes.
+        """
+        count = 0
+        for output in dict.fromkeys(self._of[name].output for name in values if name in self._of):
+            vote = self._votes[output]
+            a, b, c = (np.frombuffer(values.get(copy) or self._stored(copy), vote.dtype) for copy in vote.copies)
+            count += int(((a != b) | (a != c)).sum())
+        return count
+
     def exposed(self, tensors: Sequence[str]) -> list[str]:
         """Return the tensors that a fault in some stored ones can change: no voted one if it hits one copy only."""
         found = [name for name in tensors if name not in self._of]
