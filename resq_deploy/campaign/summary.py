@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.detection import detection, detections
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
+from resq_deploy.deployed.session import Health
 from resq_deploy.faults import stratified
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 from resq_deploy.faults.statistics import Estimate, cluster, proportion, share, spread
@@ -31,15 +33,29 @@ class Figures:
         plan: what was drawn, from which population.
         records: all its faults, in the order of the plan.
         confidence: coverage of the intervals.
+        health: what the fault-free file reports of its code words; None where it reports nothing.
+
+    Attributes:
+        reports: whether the file reports on its code words.
+        detected: which faults change that report, shape [n].
+        uncorrectable: which faults make it count more uncorrectable words, shape [n].
     """
 
-    def __init__(self, plan: Plan, records: Sequence[Record], confidence: float) -> None:
+    def __init__(self, plan: Plan, records: Sequence[Record], confidence: float, health: Health | None = None) -> None:
         self.plan = plan
         self.records = records
-        self._confidence = confidence
+        self.confidence = confidence
+        self.reports = health is not None
+        self.detected: Flags = np.array([record.detected for record in records], dtype=bool)
+        least = health.uncorrectable if health else 0
+        words = [record.health[1] if record.health else 0 for record in records]
+        self.uncorrectable: Flags = np.array(words) > least
         self.judged: Flags = np.array([record.outcome is not Outcome.DUE for record in records], dtype=bool)
         images = np.array([max(record.images, 1) for record in records], dtype=np.float64)
         self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in COUNTS}
+        if self.reports:  # what is wrong, and whether one is told so
+            self._rates["sdc1_detected"] = self._rates["sdc1"] * self.detected
+            self._rates["sdc1_silent"] = self._rates["sdc1"] * ~self.detected
         self._accuracy = np.array([record.accuracy for record in records])
 
     def rates(self, domain: Flags, group: Group | None = None) -> dict[str, JsonEstimate | None]:
@@ -52,8 +68,10 @@ class Figures:
             group: the role, layer or bit that the domain is.
         """
         if not (domain & self.judged).any():
-            return dict.fromkeys(COUNTS, None)
-        return {name: self.estimate(self._rates[name], domain, group, self.judged).as_dict() for name in COUNTS}
+            return dict.fromkeys(self._rates, None)
+        return {
+            name: self.estimate(values, domain, group, self.judged).as_dict() for name, values in self._rates.items()
+        }
 
     def of_each(self, name: str) -> NDArray[np.float64]:
         """Return the rate of one kind of outcome of each fault, 0 for one that is `due`, shape [n]."""
@@ -88,14 +106,14 @@ class Figures:
             part = None if group is None else self.plan.part(*group)
             within = sample if part is None else sample.inside(domain, part)
             rated = None if known is None else known[domain]
-            return stratified.estimate(figures[domain], within, self._confidence, rated)
+            return stratified.estimate(figures[domain], within, self.confidence, rated)
         found = figures[domain if known is None else domain & known]
         population = self.plan.size if group is None else self.plan.group_size(*group)
         if domain.sum() >= population:
             population = len(found)  # all were seen, those without such a figure among them
         if values.dtype == np.bool_ and not self._stopped:
-            return proportion(int(found.sum()), len(found), population, self._confidence)
-        return cluster(found, population, self._confidence, stopped=self._stopped)
+            return proportion(int(found.sum()), len(found), population, self.confidence)
+        return cluster(found, population, self.confidence, stopped=self._stopped)
 
     @property
     def _stopped(self) -> bool:
@@ -112,7 +130,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
         records: its faults, in the order of the plan.
     """
     confidence = plan.options.confidence
-    figures = Figures(plan, records, confidence)
+    figures = Figures(plan, records, confidence, golden.health)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "fault_model": str(plan.model),
@@ -120,6 +138,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
         "golden": {
             "accuracy": share(golden.right, len(golden.labels), confidence).as_dict(),
             "images": len(golden.labels),
+            "health": golden.health and golden.health._asdict(),
         },
         "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size), **_layers(plan)},
         "faults": {
@@ -134,6 +153,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
     return {
         **summary,
         **_whole(figures, everything),
+        "detection": detections(figures),
         **{f"by_{key}": _by_group(figures, key) for key in ("role", "layer", "bit")},
     }
 
@@ -177,6 +197,7 @@ def _point(figures: Figures, rate: float) -> dict[str, Any]:
         "ber": rate,
         "chips": len(accuracy),
         **_whole(figures, chosen),
+        "detection": detection(figures, chosen),
         "worst": float(accuracy.min()),
         "spread": {"accuracy": spread(accuracy), "sdc1": spread(judged) if len(judged) else None},
     }

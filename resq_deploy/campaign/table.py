@@ -9,15 +9,22 @@ from resq_deploy.faults.fault import Op, digest
 from resq_deploy.faults.outcomes import COUNTS
 
 _BITS = ("fault", "op", "tensor", "role", "layer", "index", "bit", "value")
+_HEALTH = ("detected", "words_corrected", "words_uncorrectable")
 _MASKS = ("fault", "ber", "chip", "flips", "mask")
 
 
 def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
-    """Return the table of a campaign's faults and what each did; `images` and the outcomes are counts of images."""
+    """Return the table of a campaign's faults and what each did; `images` and the outcomes are counts of images.
+
+    Where the file reports on its code words, it is told of each fault what it reports, and whether that is another
+    report than the fault-free file's; nothing of a fault that is `due`.
+    """
     stream = _Lines()
     head = _MASKS if plan.masks else _BITS
     # What ends a line is quoted within a field: with both characters, whatever a tensor is called can be read again.
-    writer = csv.DictWriter(stream, (*head, "outcome", "images", *COUNTS, "accuracy"), lineterminator="\r\n")
+    health = _HEALTH if any(record.health for record in records) else ()
+    columns = (*head, "outcome", "images", *COUNTS, "accuracy", *health)
+    writer = csv.DictWriter(stream, columns, lineterminator="\r\n", extrasaction="ignore")
     writer.writeheader()
     for record in records:
         result: Mapping[str, object] = {
@@ -25,6 +32,9 @@ def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
             "images": record.images,
             **record.counts,
             "accuracy": f"{record.accuracy:.6f}",
+            **dict(
+                zip(_HEALTH, (int(record.detected), *record.health) if record.health else ("", "", ""), strict=True)
+            ),
         }
         for row in _rows(plan, record):
             writer.writerow({**row, **result})

@@ -253,6 +253,10 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     else:
         print_table("Image runs", ("outcome", "rate"), [(name, percent(summary["rates"][name])) for name in _SHOWN])
         _print_roles(summary)
+    for where, found in _detections(summary):
+        covered = found["diagnostic_coverage"]
+        told = f"diagnostic coverage of failing faults {percent(covered)}" if covered else "no fault failed"
+        click.echo(f"health output{where}: {percent(found['detected'])} of the faults detected; {told}")
     engine, audit = summary["engine"], summary["audit"]
     if engine["fallback"]:
         click.echo(f"evaluated by reload-and-run, as replay cannot be exact here: {engine['fallback']}")
@@ -262,6 +266,13 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
         click.echo(_audited(audit, golden["accuracy"]["confidence"]))
     speed = summary["throughput"]
     click.echo(f"{speed['faults_per_s']:.1f} faults/s, {speed['image_runs_per_s']:,.0f} image runs/s; written to {out}")
+
+
+def _detections(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what a file that reports its own health detects: of all faults, or at each bit error rate."""
+    curve = summary.get("curve")
+    found = [(f" at {p['ber']:g}", p["detection"]) for p in curve] if curve else [("", summary["detection"])]
+    return [(where, detection) for where, detection in found if detection]
 
 
 def _audited(audit: Mapping[str, Any], confidence: float) -> str:

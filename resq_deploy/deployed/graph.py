@@ -30,7 +30,8 @@ class Opened:
     """A model as it was read.
 
     Attributes:
-        model: self-contained, functions written out but for the decoders of codes, every parameter in `raw_data`, no name for two values.
+        model: self-contained, functions written out but for the decoders of codes, every parameter in `raw_data`, no
+            name for two values.
         digest: SHA-256 that names the file together with its external data.
         sources: where the bytes of stored values lie in the file, by place.
         left_out: what the file stores and the model does not hold.

@@ -7,6 +7,7 @@ import numpy as np
 
 from resq_deploy.faults.outcomes import COUNTS
 from resq_deploy.faults.statistics import as_estimate
+from resq_deploy.report.detection_section import detection_section
 from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
@@ -31,8 +32,11 @@ _MEANING = {
     "nonfinite": "outputs hold NaN or infinity",
     "corrected": "wrong answer became right",
     "corrupted": "right answer became wrong",
+    "sdc1_detected": "another top-1, and the file's health output says that something is wrong",
+    "sdc1_silent": "another top-1, and the file's health output is the fault-free one",
     "due": "file no longer loads or runs (share of faults)",
 }
+_SPLIT = ("sdc1_detected", "sdc1_silent")  # of files that report their own health
 _CHIPS_DUE = "file no longer loads or runs (share of chips)"
 
 
@@ -54,9 +58,11 @@ def fault_sections(campaigns: Sequence[Run]) -> list[Section]:
     """
     curves, others = with_curve(campaigns), without_curve(campaigns)
     sections = [_bit_errors(curves)] if curves else []
+    sections += [detection_section(run) for run in curves if run.summary["curve"][0].get("detection")]
     if others:
         tables = [read_faults(run, worst=_WORST_SHOWN) for run in others]
         sections += [_outcomes(others)]
+        sections += [detection_section(run) for run in others if run.summary.get("detection")]
         sections += [exposed(*one) for one in zip(others, tables, strict=True) if one[0].summary["exposure"]]
         sections += [_places(*one) for one in zip(others, tables, strict=True)]
     return sections
@@ -127,10 +133,16 @@ def _quartiles(point: Mapping[str, Any]) -> str:
 def _rates_table(run: Run) -> Table:
     """Return every outcome at every bit error rate of one run."""
     curve = run.summary["curve"]
-    rows = [[name, _MEANING[name], *(percent(point["rates"][name]) for point in curve)] for name in COUNTS]
+    names = [*COUNTS, *(_SPLIT if any(point.get("detection") for point in curve) else ())]
+    rows = [[name, _MEANING[name], *(_rate(point, name) for point in curve)] for name in names]
     rows.append(["due", _CHIPS_DUE, *(percent(point["due"]) for point in curve)])
     headers = ["outcome", "meaning", *(f"at {rate(point['ber'])}" for point in curve)]
     return Table(headers=headers, rows=rows, folded=f"{run.label}: image runs by outcome, at each bit error rate")
+
+
+def _rate(figures: Mapping[str, Any], name: str) -> str:
+    """Return a rate in words; none where a file does not report what it takes to know."""
+    return percent(figures["rates"].get(name))
 
 
 def _outcomes(runs: Sequence[Run]) -> Section:
@@ -155,7 +167,8 @@ def _outcomes(runs: Sequence[Run]) -> Section:
                 description=f"Share of image runs by kind of silent data corruption. {title}.",
             )
         )
-    rows = [[name, _MEANING[name], *(percent(run.summary["rates"][name]) for run in runs)] for name in COUNTS]
+    names = [*COUNTS, *(_SPLIT if any(run.summary.get("detection") for run in runs) else ())]
+    rows = [[name, _MEANING[name], *(_rate(run.summary, name) for run in runs)] for name in names]
     rows.append(["due", _MEANING["due"], *(percent(run.summary["due"]) for run in runs)])
     rows.append(["accuracy", "under a fault", *(percent(run.summary["accuracy"]) for run in runs)])
     blocks.append(Table(headers=["outcome", "meaning", *(run.label for run in runs)], rows=rows))

@@ -18,7 +18,7 @@ from resq_deploy.errors import RunFolderError
 from resq_deploy.report.runs import Run
 from resq_deploy.report.text import listed
 
-STORE_SCHEMAS = (1, 2, 3)
+STORE_SCHEMAS = (1, 2, 3, 4)
 """Schema versions of the store that can be read: answers are kept alike in both."""
 
 GROUPS = ("role", "layer", "bit")

@@ -79,7 +79,7 @@ class Decoding:
         return True
 
     def _trials(self) -> Iterator[dict[str, Bytes]]:
-        """Yield faults in all initializers with code words: of some bits in each word, and of one byte in each block."""
+        """Yield faults in all initializers with code words: of some bits a word, and of one byte a block."""
         source = np.random.default_rng(0)  # any mixture will do; a fixed one keeps runs alike
         words, bytes_ = dict[str, Bytes](), dict[str, Bytes]()
         for group in self.codes.groups:

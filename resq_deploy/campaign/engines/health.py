@@ -64,7 +64,7 @@ class HealthReport:
         return self._reads.isdisjoint(tensors)
 
     def of(self, injection: Injection, left: Left) -> Health | None:
-        """Return what a file with a fault reports, where that follows; `left` is what the fault leaves of code words."""
+        """Return what a file with a fault reports, where that follows; `left` is what it leaves of code words."""
         if self._golden is None:
             return None
         corrected = self._golden.corrected + left.corrected + self._voting.differing(injection.values)

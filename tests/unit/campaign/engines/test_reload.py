@@ -141,6 +141,9 @@ class Troubled:
             raise self.failures.pop(0)
         return self._session.run(*arguments)
 
+    def health(self, images):
+        return self._session.health(images)
+
 
 @pytest.fixture
 def trouble(monkeypatch):

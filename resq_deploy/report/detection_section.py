@@ -1,0 +1,46 @@
+"""What a file that reports its own health says of faults: how many of those that do harm it tells."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from resq_deploy.report.document import Section, Table
+from resq_deploy.report.runs import Run
+from resq_deploy.report.text import NONE, count, percent, rate
+
+_ABOUT = (
+    "The file has an output that counts, when it is loaded, code words and votes that were corrected and words that "
+    "cannot be. A fault is detected if that is another report than the fault-free file's. Diagnostic coverage "
+    "(ISO 26262) is the share of failing faults, those that change any answer, that are detected; files that no longer "
+    "load or run are not among them. Where a fault is taken for a smaller one, a word is reported as corrected that is "
+    "not: the last column counts only faults that are reported as uncorrectable."
+)
+_HEADERS = (
+    "detected, of all faults",
+    "failing faults seen",
+    "diagnostic coverage",
+    "diagnostic coverage, as uncorrectable",
+)
+
+
+def detection_section(run: Run) -> Section:
+    """Return the section on what one run's file detects."""
+    if "curve" in run.summary:
+        rows = [[rate(point["ber"]), *_row(point["detection"])] for point in run.summary["curve"]]
+        what, found = "bit error rate", run.summary["curve"][-1]["detection"]
+    else:
+        found = run.summary["detection"]
+        rows = [["all", *_row(found)], *([role, *_row(part)] for role, part in found["by_role"].items())]
+        what = "role"
+    covered = found["diagnostic_coverage"]
+    title = f"no fault changed an answer: {percent(found['detected'])} of the faults were detected all the same"
+    if covered:
+        at = f" at {rate(run.summary['curve'][-1]['ber'])}" if "curve" in run.summary else ""
+        title = f"{percent(covered)} of the failing faults are detected{at}"
+    table = Table(headers=[what, *_HEADERS], rows=rows)
+    return Section(title=f"{run.label}: {title}", topic="Detection", blocks=[_ABOUT, table])
+
+
+def _row(found: Mapping[str, Any]) -> list[str]:
+    covered = [found["diagnostic_coverage"], found["diagnostic_coverage_uncorrectable"]]
+    shares = [percent(share) if share else NONE for share in covered]
+    return [percent(found["detected"]), count(found["failing"]), *shares]
