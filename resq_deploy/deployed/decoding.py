@@ -49,7 +49,7 @@ class Group:
         code: the code.
         stored: the initializers that hold the words, each with the byte at which it begins.
         weights: the weights, ascending by the byte that stores the first value.
-        values: all decoded bytes, those of the padding too, uint8 [bytes].
+        values: all decoded bytes as they are read, those of the padding too, uint8 [bytes].
         sound: whether the file's words are.
     """
 
@@ -62,18 +62,28 @@ class Group:
     def left(self, bits: NDArray[np.int64]) -> Left:
         """Return what flips of some bits of the words leave; addresses 8 byte + bit, counted over all initializers."""
         found = left_by_flips(self.code, bits)
+        read = self._as_read(found.change)
         starts = np.array([weight.start for weight in self.weights])
         owner = np.searchsorted(starts, found.index, side="right") - 1
         changes = {}
         for place in np.unique(owner[owner >= 0]):
             weight = self.weights[place]
-            index, change = found.index[owner == place] - weight.start, found.change[owner == place]
+            index, change = found.index[owner == place] - weight.start, read[owner == place]
             inside = index < weight.count  # the rest is padding
             if inside.any():
                 changes[weight.weight] = np.zeros(weight.count, dtype=np.uint8)
                 changes[weight.weight][index[inside]] = change[inside]
         corrected, uncorrectable = (int((found.status == s).sum()) for s in (Status.CORRECTED, Status.UNCORRECTABLE))
         return Left(changes=changes, corrected=corrected, uncorrectable=uncorrectable)
+
+    def _as_read(self, bytes_: Bytes) -> Bytes:
+        """Return bytes that are decoded to int8 as those of the type that weights have: of uint8, spare bits are 0."""
+        return bytes_ & np.uint8(self.code.data_mask) if self.unsigned else bytes_
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether the weights are uint8; otherwise int8."""
+        return self.weights[0].unsigned
 
     def broken(self, bytes_: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return flips that no word they hit can be corrected of, though each is sure to detect them.
@@ -174,7 +184,8 @@ class Codes:
                 if weight.weight in changes:
                     flat[weight.start : weight.start + weight.count] = changes[weight.weight]
             if flat.any():
-                words = encode(group.code, flat.view(np.int8))
+                spare = 8 - group.code.weight_bits  # the sign, whatever the type
+                words = encode(group.code, (flat << np.uint8(spare)).view(np.int8) >> np.int8(spare))
                 ends = [*list(group.stored.values())[1:], len(words)]
                 found |= {name: words[start:end] for (name, start), end in zip(group.stored.items(), ends, strict=True)}
         return found
@@ -193,11 +204,12 @@ def _group(names: Sequence[str], members: Sequence[Coded], stored: Callable[[str
         raise ModelError(f"the code words of {names[0]!r} are no whole blocks: the file is damaged")
     starts = np.cumsum([0, *map(len, parts)]).tolist()
     decoded = decode(members[0].code, np.concatenate(parts))
+    values = decoded.weights.view(np.uint8)
     return Group(
         code=members[0].code,
         stored=dict(zip(names, starts, strict=False)),
         weights=sorted(members, key=lambda each: each.start),
-        values=decoded.weights.view(np.uint8),
+        values=values & np.uint8(members[0].code.data_mask) if members[0].unsigned else values,
         sound=not decoded.status.any(),
     )
 
@@ -247,7 +259,7 @@ def bake(model: onnx.ModelProto, codes: Codes, surfaces: Collection[Surface] = (
     left = [moved for surface in surfaces if (moved := _moved(surface, places))]
     for weight in codes.weights.values():
         place = f"initializer[{len(plain.graph.initializer)}]"
-        number, shape = onnx.TensorProto.INT8, weight.shape
+        number, shape = onnx.TensorProto.UINT8 if weight.unsigned else onnx.TensorProto.INT8, weight.shape
         raw = codes.value(weight.weight).tobytes()
         plain.graph.initializer.append(helper.make_tensor(weight.weight, number, shape, raw, raw=True))
         left.append(
@@ -255,7 +267,7 @@ def bake(model: onnx.ModelProto, codes: Codes, surfaces: Collection[Surface] = (
                 tensor=weight.weight,
                 role=Role.WEIGHT,
                 layer=weight.weight,
-                dtype="int8",
+                dtype="uint8" if weight.unsigned else "int8",
                 shape=shape,
                 width=8,
                 sites=(Site(place, 0, weight.count),),
