@@ -272,7 +272,7 @@ def _detections(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
     """Return what a file that reports its own health detects: of all faults, or at each bit error rate."""
     curve = summary.get("curve")
     found = [(f" at {p['ber']:g}", p["detection"]) for p in curve] if curve else [("", summary["detection"])]
-    return [(where, detection) for where, detection in found if detection]
+    return [(where, detection) for where, detection in found if detection and detection["detected"]]
 
 
 def _audited(audit: Mapping[str, Any], confidence: float) -> str:

@@ -1,6 +1,6 @@
 """How `attackcamp` shows the bit-flip attack and the matrix of faults and attacks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,11 +16,14 @@ def print_bit_flip(figures: Mapping[str, Any]) -> None:
     reached = (
         f"all in class {target}" if target is not None else f"chance + 1 point ({goal['chance'] + goal['margin']:.1%})"
     )
+    reports = any(batch.get("health") for batch in figures["batches"])
     rows = []
     for number, batch in enumerate(figures["batches"]):
         shares = [percent(batch["accuracy"]), *([percent(batch["on_target"])] if target is not None else [])]
-        rows.append([str(number), str(batch["flips"]), _ENDS.get(batch["end"], reached), *shares])
+        told = [_reported(batch["health"])] if reports else []
+        rows.append([str(number), str(batch["flips"]), _ENDS.get(batch["end"], reached), *shares, *told])
     headers = ["attack batch", "flips", "end", "accuracy", *(["on target"] if target is not None else [])]
+    headers += ["health output"] if reports else []
     print_table("Bit-flip attack", headers, rows)
     speed = f"{figures['seconds_per_flip']:.1f} s a flip"
     click.echo(f"flips to {reached}: {_flips(figures['flips'])}; loss {figures['loss']}, {speed}")
@@ -28,8 +31,15 @@ def print_bit_flip(figures: Mapping[str, Any]) -> None:
         f"the attacker knows the file, has {figures['sample']['images']} images a batch that are no test images, and "
         f"may flip {attacked['bits']:,} stored bits in {attacked['tensors']} tensors"
         + (f", {attacked['voted_tensors']} of them voted: two flips a bit" if attacked["voted_tensors"] else "")
+        + (", under a code: every flip of a word counts" if attacked.get("coded_tensors") else "")
         + f"; accuracy without flips {percent(figures['golden'])}; bitflips.csv replays with faultcamp --fault-list"
     )
+
+
+def _reported(health: Sequence[int]) -> str:
+    """Write what a file reports of its code words."""
+    corrected, uncorrectable = health
+    return f"{corrected} corrected, {uncorrectable} uncorrectable"
 
 
 def _flips(flips: Mapping[str, Any]) -> str:

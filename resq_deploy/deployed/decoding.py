@@ -62,7 +62,7 @@ class Group:
     def left(self, bits: NDArray[np.int64]) -> Left:
         """Return what flips of some bits of the words leave; addresses 8 byte + bit, counted over all initializers."""
         found = left_by_flips(self.code, bits)
-        read = self._as_read(found.change)
+        read = self.as_read(found.change)
         starts = np.array([weight.start for weight in self.weights])
         owner = np.searchsorted(starts, found.index, side="right") - 1
         changes = {}
@@ -76,7 +76,7 @@ class Group:
         corrected, uncorrectable = (int((found.status == s).sum()) for s in (Status.CORRECTED, Status.UNCORRECTABLE))
         return Left(changes=changes, corrected=corrected, uncorrectable=uncorrectable)
 
-    def _as_read(self, bytes_: Bytes) -> Bytes:
+    def as_read(self, bytes_: Bytes) -> Bytes:
         """Return bytes that are decoded to int8 as those of the type that weights have: of uint8, spare bits are 0."""
         return bytes_ & np.uint8(self.code.data_mask) if self.unsigned else bytes_
 
@@ -125,6 +125,7 @@ class Codes:
 
     Attributes:
         groups: weights that share code words.
+        weights: the decoded weights by name.
         words: the initializers that hold code words.
 
     Raises:
@@ -138,16 +139,12 @@ class Codes:
         self.groups = tuple(_group(names, members, stored) for names, members in together.items())
         self._of = {name: group for group in self.groups for name in group.stored}
         self._group_of = {weight.weight: group for group in self.groups for weight in group.weights}
+        self.weights = {weight.weight: weight for group in self.groups for weight in group.weights}
         self.words = frozenset(self._of)
 
     def group_of(self, tensor: str) -> Group:
         """Return the group of a weight, or of an initializer that holds code words."""
         return self._group_of.get(tensor) or self._of[tensor]
-
-    @property
-    def weights(self) -> dict[str, Coded]:
-        """The decoded weights by name."""
-        return {weight.weight: weight for group in self.groups for weight in group.weights}
 
     def value(self, weight: str) -> Bytes:
         """Return the decoded bytes of a weight, uint8 [values]; not to be written to."""

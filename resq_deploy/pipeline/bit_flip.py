@@ -21,7 +21,7 @@ from scipy import stats
 
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Session
+from resq_deploy.deployed.session import Health, Session
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import DataError, OptionError, RunFolderError
 from resq_deploy.faults.outcomes import Judge, top1
@@ -42,6 +42,9 @@ _SCHEMA = 1
 _MARGIN = 0.01  # an attack has reached its end this close to chance, or to the whole of the images
 _CONFIDENCE = 0.95
 _COLUMNS = ("fault", "tensor", "role", "layer", "index", "bit", "step", "loss", "twin_loss", "accuracy")
+
+Verdict = dict[str, Any]
+"""What a file does on the test images; see `_Jury.golden`."""
 
 Batch = dict[str, Any]
 """One attack batch in `bitflips.json`: `end` (`reached`, `limit`, `stuck`; None while it runs) and its `steps`."""
@@ -146,6 +149,7 @@ class BitFlipAttack:
                     "accuracy": share(verdict["right"], images, _CONFIDENCE).as_dict(),
                     "nonfinite": verdict["nonfinite"],
                     "on_target": share(verdict["on_target"], images, _CONFIDENCE).as_dict() if self._targeted else None,
+                    **_told(verdict.get("health"), self._jury.golden["health"]),
                 }
                 for batch, count, verdict in zip(batches, flips, last, strict=True)
             ],
@@ -169,10 +173,10 @@ class BitFlipAttack:
     def _targeted(self) -> bool:
         return self._target is not None
 
-    def _is_over(self, verdict: Mapping[str, int]) -> bool:
+    def _is_over(self, verdict: Mapping[str, Any]) -> bool:
         if self._targeted:
-            return verdict["on_target"] >= (1 - _MARGIN) * self._jury.images
-        return verdict["right"] <= (self._jury.chance + _MARGIN) * self._jury.images + 1e-9
+            return bool(verdict["on_target"] >= (1 - _MARGIN) * self._jury.images)
+        return bool(verdict["right"] <= (self._jury.chance + _MARGIN) * self._jury.images + 1e-9)
 
     def _search(self, number: int) -> BitSearch:
         sample = self._sample[number]
@@ -198,7 +202,8 @@ class _Jury:
 
     Attributes:
         golden: the verdict on the fault-free file: how many images are answered `right`, are given the class
-            `on_target`, and have `nonfinite` scores.
+            `on_target`, and have `nonfinite` scores; and its `health`: words that were corrected and that cannot be,
+            None where the file reports nothing.
         images: how many images there are.
         chance: the best accuracy of one answer to all images, which is the share of their commonest class.
         prepare: brings images into the layout and type that the model takes.
@@ -217,11 +222,12 @@ class _Jury:
         scores = self._scores(golden)
         dataset.check_outputs(scores.shape[1])
         self._judge = Judge(scores, test.labels)
-        self.golden = self._verdict(scores)
+        self.golden = self._verdict(scores, golden.health(self._inputs))
 
-    def __call__(self, file: bytes) -> dict[str, int]:
+    def __call__(self, file: bytes) -> Verdict:
         """Return the verdict on a serialised model."""
-        return self._verdict(self._scores(Session(file, self._deployment)))
+        session = Session(file, self._deployment)
+        return self._verdict(self._scores(session), session.health(self._inputs))
 
     def _scores(self, session: Session) -> NDArray[np.float32]:
         """Run all images, several batches at a time; each batch is the one that a single run would have."""
@@ -230,11 +236,19 @@ class _Jury:
             parts = pool.map(lambda start: session.run(self._inputs[start : start + session.batch]), starts)
             return np.concatenate(list(parts))
 
-    def _verdict(self, scores: NDArray[np.float32]) -> dict[str, int]:
+    def _verdict(self, scores: NDArray[np.float32], health: Health | None) -> Verdict:
         judgement = self._judge(scores)
         finite = np.isfinite(scores).all(axis=1)
         on_target = 0 if self._target is None else int(((top1(scores) == self._target) & finite).sum())
-        return {"right": int(judgement.right.sum()), "on_target": on_target, "nonfinite": int((~finite).sum())}
+        counts = {"right": int(judgement.right.sum()), "on_target": on_target, "nonfinite": int((~finite).sum())}
+        return {**counts, "health": health and list(health)}
+
+
+def _told(health: Sequence[int] | None, golden: Sequence[int] | None) -> dict[str, Any]:
+    """Return what a file with all flips of a batch reports of its code words, and whether that gives them away."""
+    if health is None or golden is None:
+        return {"health": None, "detected": None, "uncorrectable": None}
+    return {"health": list(health), "detected": list(health) != list(golden), "uncorrectable": health[1] > golden[1]}
 
 
 def _read_state(path: pathlib.Path) -> list[Batch]:
@@ -321,6 +335,7 @@ def _attacked(prey: Sequence[Prey], options: BitFlipOptions) -> dict[str, Any]:
         "tensors": len(prey),
         "bits": sum(one.surface.bits for one in prey),
         "voted_tensors": sum(one.voted for one in prey),
+        "coded_tensors": sum(one.coded for one in prey),
     }
 
 

@@ -222,11 +222,25 @@ def _bit_flip(run: Run) -> Section:
             Notice(text=f"{flips['censored']} of {flips['n']} batches did not reach their goal: more flips are needed.")
         )
     rows = [
-        [str(number), str(batch["flips"]), percent(batch["accuracy"]), str(batch["end"])]
+        [str(number), str(batch["flips"]), percent(batch["accuracy"]), str(batch["end"]), *_told(batch)]
         for number, batch in enumerate(found["batches"])
     ]
-    blocks.append(Table(headers=["attack batch", "flips", "accuracy after the last", "end"], rows=rows))
+    headers = ["attack batch", "flips", "accuracy after the last", "end"]
+    headers += ["words corrected", "uncorrectable", "detected"] if any(map(_told, found["batches"])) else []
+    blocks.append(Table(headers=headers, rows=rows))
+    if found["attacked"].get("coded_tensors"):
+        blocks.append(
+            "Weights are stored under a code: a word stays changed only if more of its bits are flipped than it "
+            "corrects, and every one counts. What the file's health output says of its words is that after the last "
+            "flip; a word that is taken for another one counts as corrected."
+        )
     return Section(title=title, topic="Bit-flip attack", blocks=blocks)
+
+
+def _told(batch: Mapping[str, Any]) -> list[str]:
+    """Return what the file reports of its code words after the last flip; nothing where it reports nothing."""
+    health = batch.get("health")
+    return [str(health[0]), str(health[1]), "yes" if batch["detected"] else "no"] if health else []
 
 
 def _fault_attack(run: Run) -> Section:

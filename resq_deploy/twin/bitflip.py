@@ -6,7 +6,8 @@ flipped, in a session of onnxruntime. The flip that raises the objective most is
 kept, and by how much it raised the objective, the session says.
 
 A tensor that is voted from three stored copies cannot be changed through one of them, whatever the gradient that runs
-through the vote: its bits are flipped in two copies at once, and count as two flips.
+through the vote: its bits are flipped in two copies at once, and count as two flips. A weight that is stored under a
+code is changed by the cheapest flips of the words that its code cannot correct (`coded_flips`), each of which counts.
 """
 
 import concurrent.futures
@@ -21,11 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resq_deploy.cores import usable_cores
+from resq_deploy.deployed.decoding import Group
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError, OptionError
+from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Edit, Fault
+from resq_deploy.twin.coded_flips import CodedFlips
 from resq_deploy.twin.flip_gains import Flip, best_flips
 from resq_deploy.twin.flip_objective import Aim, AttackBatch, Harm, Objective
 from resq_deploy.twin.twin import Twin
@@ -41,14 +45,17 @@ class Prey:
     """A stored tensor as the network reads it.
 
     Attributes:
-        surface: the tensor; of a voted one its first copy.
-        flipped: the stored tensors in which a bit must be flipped to be read flipped: itself, or two of three copies.
-        read: the stored tensors whose slopes add up to that of the value read: itself, or all three copies.
+        surface: the tensor; of a voted one its first copy; of one that is stored under a code, the decoded weight.
+        flipped: the stored tensors in which a bit must be flipped to be read flipped: itself, or two of three copies;
+            or those that hold code words.
+        read: the tensors of the twin whose slopes add up to that of the value read: itself, or all three copies.
+        coded: whether it is stored under a code.
     """
 
     surface: Surface
     flipped: tuple[str, ...]
     read: tuple[str, ...]
+    coded: bool = False
 
     @property
     def voted(self) -> bool:
@@ -70,6 +77,8 @@ def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tupl
         OptionError: if there is none.
     """
     copies = {name: vote.copies for vote in model.votes() for name in vote.copies}
+    codes = model.codes()
+    first_words = {next(iter(group.stored)): _coded_prey(group, model) for group in codes.groups}
     found = []
     for surface in model.surfaces:
         name = surface.tensor
@@ -78,11 +87,34 @@ def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tupl
             continue
         if name in twin.stored and surface.width % 8 == 0 and _dtype(surface).kind in "iuf":
             found.append(Prey(surface=surface, flipped=three[:2], read=three))
+        elif name in first_words:
+            found += first_words[name]
     if not found:
         wanted = ", ".join(roles) or "any role"
         present = ", ".join(sorted({str(surface.role) for surface in model.surfaces}))
         raise OptionError(f"bit-flip: the model stores nothing to attack in {wanted}; it stores {present}")
     return tuple(found)
+
+
+def _coded_prey(group: Group, model: DeployedModel) -> list[Prey]:
+    """Return the weights of one group."""
+    layer = next(surface.layer for surface in model.surfaces if surface.tensor in group.stored)
+    return [
+        Prey(
+            surface=Surface(
+                tensor=weight.weight,
+                role=Role.WEIGHT,
+                layer=layer,
+                dtype="uint8" if weight.unsigned else "int8",
+                shape=weight.shape,
+                width=8,
+            ),
+            flipped=tuple(group.stored),
+            read=(weight.weight,),
+            coded=True,
+        )
+        for weight in group.weights
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +166,7 @@ class BitSearch:
         self._twin = twin
         self._prey = prey
         self._patcher = model.patcher()
+        self._codes = model.codes(self._patcher)
         self._images = batch.images
         self._workers = workers or len(usable_cores())
         self._deployment = deployment
@@ -179,8 +212,9 @@ class BitSearch:
         worst, found = self._harm(scores, aim), None
         trials = 0
         earlier: list[tuple[Flip, ...]] = []
+        coded = self._coded_flips(slopes, done)
         for count in range(1, _MOST_BITS + 1):
-            wanted = [flips for prey in self._prey if (flips := _proposal(prey, slopes, done, count))]
+            wanted = [flips for prey in self._prey if (flips := _proposal(prey, slopes, done, count, coded))]
             wanted = [flips for flips in wanted if flips not in earlier]  # a tensor without further bits that gain
             earlier += wanted
             trials += len(wanted)
@@ -194,6 +228,13 @@ class BitSearch:
             if not wanted:
                 break
         return None
+
+    def _coded_flips(self, slopes: _Slopes, done: Sequence[Flip]) -> dict[str, CodedFlips]:
+        """Return what can be flipped in code words, by the weights that they store."""
+        wanted = {prey.read[0] for prey in self._prey if prey.coded}
+        groups = [group for group in self._codes.groups if any(weight.weight in wanted for weight in group.weights)]
+        found = {group: CodedFlips(group, slopes.slopes, done) for group in groups}
+        return {weight.weight: flips for group, flips in found.items() for weight in group.weights}
 
     def _harm(self, scores: Scores, aim: Aim) -> Harm:
         return self._objective(torch.from_numpy(scores), aim)[0]
@@ -213,12 +254,10 @@ class BitSearch:
             flips: what is flipped.
             scores: what the session gives, which decides what the next flip is to do.
         """
-        values = self._patcher.values(self._patcher.masks(_as_fault(flips)))
+        masks = self._patcher.masks(_as_fault(flips))
+        changes = {**masks, **self._codes.left(masks).changes}
         surfaces = {name: prey.surface for prey in self._prey for name in prey.read}
-        stored = {
-            name: np.frombuffer(values.get(name) or self._patcher.stored(name).tobytes(), _dtype(surface))
-            for name, surface in surfaces.items()
-        }
+        stored = {name: self._value(name, changes).view(_dtype(surface)) for name, surface in surfaces.items()}
         given = {name: self._leaf(name, codes) for name, codes in stored.items()}
         with torch.enable_grad():
             outputs = self._twin(torch.from_numpy(self._images), stored=given)
@@ -234,13 +273,22 @@ class BitSearch:
         }
         return _Slopes(self._objective.loss(outputs), stored, slopes)
 
+    def _value(self, name: str, changes: Mapping[str, Bytes]) -> Bytes:
+        """Return the bytes of a tensor as the twin reads it, with some bits changed."""
+        golden = self._codes.value(name) if name in self._codes.weights else self._patcher.stored(name)
+        return golden ^ changes[name] if name in changes else golden
+
     def _leaf(self, name: str, codes: NDArray[Any]) -> Tensor:
         like = self._twin.stored[name]
         return torch.from_numpy(codes.astype(np.float64)).to(like.dtype).reshape(like.shape).requires_grad_()
 
 
-def _proposal(prey: Prey, slopes: _Slopes, done: Sequence[Flip], count: int) -> tuple[Flip, ...]:
+def _proposal(
+    prey: Prey, slopes: _Slopes, done: Sequence[Flip], count: int, coded: Mapping[str, CodedFlips]
+) -> tuple[Flip, ...]:
     """Return the flips that promise most in one tensor, in each stored copy that they must be made in."""
+    if prey.coded:
+        return coded[prey.read[0]].best(prey.read[0], count)
     name = prey.flipped[0]
     slope = np.sum([slopes.slopes[copy] for copy in prey.read], axis=0)
     taken = {(flip.index, flip.bit) for flip in done if flip.tensor == name}

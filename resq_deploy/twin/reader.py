@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
+from resq_deploy.deployed.decoding import bake
 from resq_deploy.deployed.graph import in_order, node_label, stored_tensors
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.operators import Slots, slots
@@ -41,6 +42,9 @@ def read_twin(model: DeployedModel, *, deployment: Deployment | None = None, cli
         clip_gradient: give what saturates a zero gradient (BPDA, Athalye et al. 2018); False passes it on: an
             attacker's way round gradients that saturation masks.
 
+    Weights that are stored under a code are read as they are decoded, under their own names; what decodes them is no
+    part of the twin.
+
     The integers are those of processors that add up 8-bit products exactly: x86 with VNNI, ARM. Older x86 processors
     saturate sums of two of them at 16 bits, unless the weights are uint8 or have 7 bits; there `agreement` tells how
     far the file is from its twin.
@@ -51,18 +55,19 @@ def read_twin(model: DeployedModel, *, deployment: Deployment | None = None, cli
     """
     deployment = deployment or Deployment()
     session = Session(model.proto.SerializeToString(), deployment)
+    codes = model.codes()
+    baked = bake(model.proto, codes, model.surfaces) if codes.words else None
+    proto, surfaces = (baked.model, baked.surfaces) if baked else (model.proto, model.surfaces)
     reader = _Reader(session.input, session.output, deployment, clip_gradient)
-    sparse = {tensor.values.name for tensor in model.proto.graph.sparse_initializer}  # in the nodes they are dense
-    arrays = {
-        name: numpy_helper.to_array(tensor) for tensor, name in stored_tensors(model.proto.graph) if name not in sparse
-    }
+    sparse = {tensor.values.name for tensor in proto.graph.sparse_initializer}  # in the nodes they are dense
+    arrays = {name: numpy_helper.to_array(tensor) for tensor, name in stored_tensors(proto.graph) if name not in sparse}
     # A tensor that several places of the graph hold has several names here, and cannot be changed under one.
-    alone = [surface for surface in model.surfaces if surface.tensor in arrays and len(surface.sites) == 1]
-    steering = {surface.tensor for surface in model.surfaces if surface.role not in _OPERANDS}
-    listing = reader.list_nodes(model.proto)
+    alone = [surface for surface in surfaces if surface.tensor in arrays and len(surface.sites) == 1]
+    steering = {surface.tensor for surface in surfaces if surface.role not in _OPERANDS}
+    listing = reader.list_nodes(proto)
     source = Source(
         listing=listing,
-        relist=lambda replaced: reader.list_nodes(_with_values(model.proto, replaced)),
+        relist=lambda replaced: reader.list_nodes(_with_values(proto, replaced)),
         stored={s.tensor: as_tensor(arrays[s.tensor]) for s in alone},
         steering=frozenset((steering | listing.quantized) & arrays.keys()),
         input=session.input,
