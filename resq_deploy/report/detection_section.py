@@ -1,6 +1,6 @@
 """What a file that reports its own health says of faults: how many of those that do harm it tells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resq_deploy.report.document import Section, Table
@@ -25,19 +25,28 @@ _HEADERS = (
 def detection_section(run: Run) -> Section:
     """Return the section on what one run's file detects."""
     if "curve" in run.summary:
-        rows = [[rate(point["ber"]), *_row(point["detection"])] for point in run.summary["curve"]]
-        what, found = "bit error rate", run.summary["curve"][-1]["detection"]
+        points = run.summary["curve"]
+        rows = [[rate(point["ber"]), *_row(point["detection"])] for point in points]
+        what, told = "bit error rate", [(f" at {rate(point['ber'])}", point["detection"]) for point in points]
     else:
         found = run.summary["detection"]
         rows = [["all", *_row(found)], *([role, *_row(part)] for role, part in found["by_role"].items())]
-        what = "role"
-    covered = found["diagnostic_coverage"]
-    title = f"no fault changed an answer: {percent(found['detected'])} of the faults were detected all the same"
-    if covered:
-        at = f" at {rate(run.summary['curve'][-1]['ber'])}" if "curve" in run.summary else ""
-        title = f"{percent(covered)} of the failing faults are detected{at}"
+        what, told = "role", [("", found)]
     table = Table(headers=[what, *_HEADERS], rows=rows)
-    return Section(title=f"{run.label}: {title}", topic="Detection", blocks=[_ABOUT, table])
+    return Section(title=f"{run.label}: {_told(told)}", topic="Detection", blocks=[_ABOUT, table])
+
+
+def _told(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Say what is detected, at the highest bit error rate at which anything fails if there are several."""
+    covered = [(at, detection["diagnostic_coverage"]) for at, detection in found if detection["diagnostic_coverage"]]
+    if covered:
+        at, coverage = covered[-1]
+        return f"{percent(coverage)} of the failing faults are detected{at}"
+    judged = [(at, detection["detected"]) for at, detection in found if detection["detected"]]
+    if not judged:
+        return "no fault could be judged"
+    at, detected = judged[-1]
+    return f"no fault changed an answer; {percent(detected)} of them are detected{at}"
 
 
 def _row(found: Mapping[str, Any]) -> list[str]:
