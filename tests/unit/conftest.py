@@ -176,3 +176,31 @@ def model_file(models, tmp_path_factory):
 def file_kind(request):
     """The name of every kind of file, one after the other."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def protected_files():
+    """The builders of protected_files.py."""
+    spec = importlib.util.spec_from_file_location("protected_files", SOURCE.with_name("protected_files.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def protected_file(protected_files, model_file, tmp_path_factory):
+    """Return a function that protects the file of a name once and gives the paths of it and of the plain one."""
+    made = {}
+
+    def write(name, kind=("secded", 7), **wanted):
+        key = (name, kind, *sorted(wanted.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("protected")
+            source = name if isinstance(name, pathlib.Path) else model_file(name)
+            protos = protected_files.protected(source, kind, **wanted)
+            for place, proto in zip(("protected.onnx", "plain.onnx"), protos, strict=True):
+                (folder / place).write_bytes(proto.SerializeToString())
+            made[key] = folder / "protected.onnx", folder / "plain.onnx"
+        return made[key]
+
+    return write
