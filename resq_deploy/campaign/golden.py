@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.deployed.session import Deployment, Health, Session, first_line
+from resq_deploy.deployed.health import Health
+from resq_deploy.deployed.session import Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.outcomes import Judge
 

@@ -12,7 +12,7 @@ from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
-from resq_deploy.deployed.session import Health
+from resq_deploy.deployed.health import Health
 from resq_deploy.faults import stratified
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 from resq_deploy.faults.statistics import Estimate, cluster, proportion, share, spread

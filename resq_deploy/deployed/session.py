@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from resq_deploy.data.dataset import to_model_input
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.coded import HEALTH
+from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.inlining import written_out
 from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import DataError, ModelError
@@ -162,13 +163,6 @@ class InputSpec:
         return ready
 
 
-class Health(NamedTuple):
-    """What a file reports of its code words: how many were corrected when it was loaded, and how many cannot be."""
-
-    corrected: int
-    uncorrectable: int
-
-
 class Session:
     """A session over a serialised model, one thread, with a clear error for what it cannot be used for.
 
@@ -230,17 +224,6 @@ class Session:
             if self.input.shape[0] is not None and count < self.batch:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch - count, axis=0)])
             yield batch, count
-
-
-def read_health(said: NDArray[Any]) -> Health:
-    """Return what a model's report on its code words says.
-
-    Raises:
-        ModelError: if it says anything else than two whole numbers.
-    """
-    if said.shape != (2,) or said.dtype.kind not in "iu":
-        raise ModelError(f"the model's output {HEALTH!r} is no count of corrected and of uncorrectable words")
-    return Health(*map(int, said))
 
 
 def as_scores(output: object, images: int) -> NDArray[np.float32]:

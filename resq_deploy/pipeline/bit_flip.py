@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Health, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import DataError, OptionError, RunFolderError
 from resq_deploy.faults.outcomes import Judge, top1

@@ -16,9 +16,9 @@ from resq_deploy.codes.code import WORDS
 from resq_deploy.codes.layout import byte_of
 from resq_deploy.deployed.coded import HEALTH, coded_weights
 from resq_deploy.deployed.decoding import Codes, Left, bake
+from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, Signature
-from resq_deploy.deployed.session import Health
 from resq_deploy.faults.bits import Bytes
 
 Optimise = Callable[[bytes], RuntimeGraph | None]

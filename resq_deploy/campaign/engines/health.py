@@ -14,9 +14,9 @@ from resq_deploy.campaign.engines.injection import Injection
 from resq_deploy.campaign.engines.voting import Voting
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.decoding import Left
+from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.runtime_graph import RuntimeGraph
-from resq_deploy.deployed.session import Health, read_health
 from resq_deploy.faults.bits import Bytes
 
 Optimise = Callable[[bytes], RuntimeGraph | None]

@@ -11,7 +11,8 @@ from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Health, Session, Watchdog, first_line
+from resq_deploy.deployed.health import Health
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, Watchdog, first_line
 from resq_deploy.errors import FailedError, ModelError, OutOfMemoryError
 from resq_deploy.faults.fault import Fault
 from resq_deploy.faults.outcomes import Logits

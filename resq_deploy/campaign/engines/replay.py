@@ -14,7 +14,6 @@ import resource
 import sys
 import time
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +21,19 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
 from resq_deploy.campaign.engines.cuts import COSTLY, Cut, changed_nodes, cut, with_cheap_readers
-from resq_deploy.campaign.engines.decoding import Decoding
 from resq_deploy.campaign.engines.group import Group
-from resq_deploy.campaign.engines.health import HealthReport, health_of
+from resq_deploy.campaign.engines.health import health_of
 from resq_deploy.campaign.engines.injection import Injection, Injector
+from resq_deploy.campaign.engines.protection import Leaving, Protection
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
 from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
-from resq_deploy.campaign.engines.voting import Values, Voting
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
-from resq_deploy.deployed.decoding import Left
+from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Health, Session, as_scores, first_line
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, as_scores, first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
@@ -48,22 +46,6 @@ _LEAST_ROOM = 2**25
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
 
 Logits = NDArray[np.float32]
-
-
-class _Leaving(NamedTuple):
-    """What a fault leaves behind votes and codes.
-
-    Attributes:
-        values: new bytes of voted, decoded and plain tensors; of tables as well.
-        words: what is left of code words.
-        health: what the faulty file reports; None where it reports nothing.
-        known: whether that follows.
-    """
-
-    values: Values
-    words: Left
-    health: Health | None
-    known: bool
 
 
 class NotReplayableError(Exception):
@@ -110,11 +92,7 @@ class ReplayEngine:
         self._signatures = frozenset(golden_nodes)
         if golden.health is not None and health_of(self._graph) != golden.health:
             raise NotReplayableError("onnxruntime does not fold what the file reports of its code words")
-        self._voting = Voting(injector, self._graph, golden_nodes, self._optimised_or_none)
-        self._decoding = Decoding(injector, self._graph, golden_nodes, golden.health, self._optimised_or_none)
-        self._health = HealthReport(
-            golden.health, injector.patcher, self._voting, self._decoding, self._optimised_or_none
-        )
+        self._protection = Protection(injector, self._graph, golden_nodes, golden.health, self._optimised_or_none)
         self._kept = self._find_kept()
         self._portions: dict[int, int] = {}
         sessions = options.worker_count + 1  # a layer each, and the one that comes next
@@ -140,7 +118,7 @@ class ReplayEngine:
 
     def group(self, tensors: Sequence[str]) -> Group | None:
         """Return which faults those in these tensors are best evaluated with; None if with no others."""
-        exposed = self._exposed(tensors)
+        exposed = self._protection.exposed(tensors)
         if tensors and not exposed:
             return Group(len(self._graph.nodes), "", _OUTVOTED)
         if len(exposed) != 1:
@@ -149,19 +127,6 @@ class ReplayEngine:
         if not readers:
             return Group(len(self._graph.nodes), exposed[0], 1)
         return Group(readers[0], "", self._portion(readers[0]))
-
-    def _exposed(self, tensors: Sequence[str]) -> list[str]:
-        """Return the tensors that faults in some stored ones can change; of code words, that is not known without."""
-        return [name for name in self._voting.exposed(tensors) if name not in self._decoding.words]
-
-    def _left(self, injection: Injection) -> "_Leaving":
-        """Return what a fault leaves behind votes and codes."""
-        left = self._decoding.left(injection.masks)
-        voted = self._voting.outcome(injection.values)
-        values = {name: value for name, value in voted.items() if name not in self._decoding.words}
-        known = self._health.follows(injection.masks)
-        health = self._health.of(injection, left) if known else None
-        return _Leaving({**values, **self._decoding.values(left)}, left, health, known)
 
     def _portion(self, place: int) -> int:
         """Return how many faults at a node make a portion; 64 layers to run for all of them together, or so."""
@@ -175,20 +140,16 @@ class ReplayEngine:
         injection = self._injector.inject(fault)
         if without_run(injection, self._golden):
             return Way.UNCHANGED
-        left = self._left(injection)
+        left = self._protection.left(injection)
         if not left.values and left.known:
-            return self._way_without_run(injection)
+            return self._protection.way(injection)
         if self._layer_of(left) is not None:
             return Way.CHANNELS
         return Way.REBUILD if self._options.time_limit is None else Way.RELOAD
 
-    def _way_without_run(self, injection: Injection) -> Way:
-        """Return how it is known of a fault that it leaves nothing behind votes and codes."""
-        return Way.VOTES if self._decoding.words.isdisjoint(injection.masks) else Way.CODES
-
     def widest(self, tensors: Sequence[str], elements: int) -> NDArray[np.int64]:
         """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
-        exposed = self._exposed(tensors)
+        exposed = self._protection.exposed(tensors)
         places = self._graph.readers(exposed[0]) if len(exposed) == 1 and exposed[0] in self._kept else []
         layer = self._layer(places[0]) if len(places) == 1 else None
         if layer is None or exposed[0] not in layer.tensors:
@@ -203,17 +164,17 @@ class ReplayEngine:
             FailedError: what reload-and-run raises of the faults that are left to it.
         """
         records = []
-        by_layer: dict[int, list[tuple[Injection, _Leaving]]] = {}
+        by_layer: dict[int, list[tuple[Injection, Leaving]]] = {}
         for fault in faults:
             injection = self._injector.inject(fault)
             settled = without_run(injection, self._golden)
             if settled:
                 records.append(settled)
                 continue
-            left = self._left(injection)
+            left = self._protection.left(injection)
             place = self._layer_of(left)
             if not left.values and left.known:  # every change was outvoted or corrected
-                way = self._way_without_run(injection)
+                way = self._protection.way(injection)
                 records.append(self._record(injection, self._golden.logits, way, left.health))
             elif place is not None:
                 by_layer.setdefault(place, []).append((injection, left))
@@ -230,7 +191,7 @@ class ReplayEngine:
 
     # A fault in the integers of one layer.
 
-    def _layer_of(self, left: "_Leaving") -> int | None:
+    def _layer_of(self, left: Leaving) -> int | None:
         """Return the layer whose channels can be computed by themselves for what a fault leaves, if there is one."""
         values = left.values
         places = {place for tensor in values for place in self._graph.readers(tensor)}
@@ -265,29 +226,30 @@ class ReplayEngine:
         """
         patcher = self._injector.patcher
         masks: dict[str, Bytes] = {}
-        codes, changes = self._decoding.codes, dict[str, Bytes]()
-        decoded = codes.weights if self._decoding.words else {}
+        codes, changes = self._protection.decoding.codes, dict[str, Bytes]()
+        decoded = codes.weights if self._protection.decoding.words else {}
         for place, node in enumerate(self._graph.nodes):
             for name in integer_operands(node):
                 parameter = self._graph.parameters.get(name)
                 if name in decoded:
                     stored = codes.value(name).tobytes()
-                    if parameter is not None and parameter.raw_data == stored and len(stored) > 1:
+                    alone = self._graph.readers(name) == [place]
+                    if alone and parameter is not None and parameter.raw_data == stored and len(stored) > 1:
                         changes[name] = np.zeros(len(stored), dtype=np.uint8)
                         changes[name][-1] = 1
                     continue
-                copies = self._voting.copies(name)
+                copies = self._protection.voting.copies(name)
                 known = all(self._injector.knows(copy) and not patcher.shared(copy) for copy in copies)
                 if parameter is None or not known or self._graph.readers(name) != [place]:
                     continue
-                stored = self._voting.stored(name)
+                stored = self._protection.voting.stored(name)
                 if parameter.data_type in INTEGERS and parameter.raw_data == stored and len(stored) > 1:
                     mask: Bytes = np.zeros(len(stored), dtype=np.uint8)
                     mask[-1] = 0x40
                     masks.update(dict.fromkeys(copies, mask))
         values = {
-            **self._voting.outcome(patcher.values(masks)),
-            **self._decoding.values(codes.left(codes.masks(changes))),
+            **self._protection.voting.outcome(patcher.values(masks)),
+            **self._protection.decoding.values(codes.left(codes.masks(changes))),
         }
         try:
             faulty = self._optimised(patcher.apply({**masks, **codes.masks(changes)}))
@@ -302,7 +264,7 @@ class ReplayEngine:
         )
         return frozenset(kept if alike else ())
 
-    def _channels(self, place: int, injections: Sequence[tuple[Injection, "_Leaving"]]) -> list[Record]:
+    def _channels(self, place: int, injections: Sequence[tuple[Injection, Leaving]]) -> list[Record]:
         """Evaluate faults in the integers of one layer, all at once; each with what it leaves there."""
         layer = self._layer(place)
         if layer is None:
@@ -345,7 +307,7 @@ class ReplayEngine:
 
     # Any other fault.
 
-    def _rebuild(self, injection: Injection, left: "_Leaving") -> Record:
+    def _rebuild(self, injection: Injection, left: Leaving) -> Record:
         """Evaluate a fault by optimising the faulty file anew and running what differs from the golden graph.
 
         Where the fault hits none of what decodes weights, the file without code is optimised in its place.
@@ -353,33 +315,12 @@ class ReplayEngine:
         if self._options.time_limit is not None:
             return self._truth.run(injection)  # how long the whole file would run is not known from a part of it
         try:
-            masks = {
-                name: mask
-                for name, mask in injection.masks.items()
-                if name not in self._decoding.words and self._voting.voted(name) in left.values
-            }
-            if left.known and self._decoding.covers(masks):
-                faulty, health = self._optimised(self._decoding.file(masks, left.words)), left.health
-            else:
-                faulty = self._optimised(self._injector.patcher.apply(injection.masks))
-                health = self._folded_health(faulty)
+            faulty, health = self._protection.optimised(injection, left, self._optimised)
             changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
             logits = self._behind(faulty, changed) if changed else self._golden.logits
-        except NotReplayableError:
+        except (NotReplayableError, ModelError):
             return self._truth.run(injection)
         return self._record(injection, logits, Way.REBUILD, health)
-
-    def _folded_health(self, faulty: RuntimeGraph) -> Health | None:
-        """Return what a faulty file reports of its code words, as it is folded."""
-        if self._golden.health is None:
-            return None
-        try:
-            health = health_of(faulty)
-        except ModelError as error:
-            raise NotReplayableError(first_line(error)) from error
-        if health is None:
-            raise NotReplayableError("the report on code words is not folded")
-        return health
 
     def _optimised_or_none(self, model: bytes) -> RuntimeGraph | None:
         try:

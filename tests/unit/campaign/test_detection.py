@@ -144,14 +144,14 @@ def test_a_canary_goes_by_every_way_through_codes(campaign):
 def test_an_engine_that_takes_broken_words_for_corrected_ones_is_caught(campaign, monkeypatch):
     made, run = campaign(samples=5, audit=0.0, roles=(Role.WEIGHT,))
     blind = Left(changes={}, corrected=0, uncorrectable=0)
-    monkeypatch.setattr(made.testbed.engine._decoding, "left", lambda _: blind)
+    monkeypatch.setattr(made.testbed.engine._protection.decoding, "left", lambda _: blind)
     with pytest.raises(FailedError, match=r"canary: replay \(codes\) differs from reload-and-run"):
         run()
 
 
 def test_an_engine_that_reports_otherwise_is_caught(campaign, monkeypatch):
     made, run = campaign(samples=5, audit=0.0, roles=(Role.WEIGHT,))
-    monkeypatch.setattr(made.testbed.engine._health, "of", lambda *_: made.golden.health)
+    monkeypatch.setattr(made.testbed.engine._protection.report, "of", lambda *_: made.golden.health)
     with pytest.raises(FailedError, match=r"canary: replay .* differs from reload-and-run"):
         run()
 

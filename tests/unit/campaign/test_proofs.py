@@ -87,7 +87,7 @@ def test_a_canary_in_every_copy_is_seen_and_one_in_a_single_copy_is_outvoted(pre
 
 def test_a_vote_that_hides_what_gets_past_it_is_caught_by_a_canary(prepare, guarded, tmp_path, monkeypatch):
     campaign = prepare(model=guarded, samples=5, audit=0.0)
-    voting = campaign.testbed.engine._voting
+    voting = campaign.testbed.engine._protection.voting
     monkeypatch.setattr(Vote, "outcome", lambda vote, _: voting.stored(vote.output))
     with pytest.raises(FailedError, match=r"canary: replay \(votes\) differs from reload-and-run"):
         campaign.run(tmp_path / "run")

@@ -9,8 +9,9 @@ from onnx import helper, numpy_helper
 
 from resq_deploy.deployed.coded import DOMAIN, HEALTH
 from resq_deploy.deployed.graph import open_model
+from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Health, Session, read_health
+from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import ModelError
 

@@ -13,8 +13,9 @@ from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.proofs import same
 from resq_deploy.campaign.record import Way
 from resq_deploy.codes.words import Left
+from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Health, Session
+from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
@@ -214,7 +215,7 @@ def broken_file(path):
 def test_a_file_that_is_damaged_already_is_not_decoded_by_what_sound_words_do(testbed):
     """Flips on top of flips leave something else than on sound words."""
     bed, model = testbed("QDQ", damage=broken_file)
-    assert not bed.engine._decoding.words
+    assert not bed.engine._protection.decoding.words
     assert bed.engine._golden.health.uncorrectable
     (surface,) = words(model)
     faults = [[Edit.of(surface.tensor, [index], [bit])] for index, bit in itertools.product((0, 3, 70, 200), (1, 6))]
@@ -232,7 +233,7 @@ def test_what_numpy_says_is_tried_out_before_it_is_relied_on(testbed, monkeypatc
 
     monkeypatch.setattr("resq_deploy.deployed.decoding.left_by_flips", nothing)
     bed, model = testbed("QDQ")
-    assert not bed.engine._decoding.words
+    assert not bed.engine._protection.decoding.words
     monkeypatch.undo()
     records = compare(bed, numbered(in_one_word(model, flips, 0) for flips in (1, 2)))
     assert {record.way for record in records} == {Way.REBUILD}
@@ -241,9 +242,9 @@ def test_what_numpy_says_is_tried_out_before_it_is_relied_on(testbed, monkeypatc
 def test_what_numpy_counts_is_tried_out_too(testbed, monkeypatch):
     monkeypatch.setattr(decoding, "_reports", lambda *_: False)
     bed, _ = testbed("QDQ")
-    assert not bed.engine._decoding.words
+    assert not bed.engine._protection.decoding.words
     bed, _ = testbed("QDQ", health=False)
-    assert bed.engine._decoding.words
+    assert bed.engine._protection.decoding.words
 
 
 def test_votes_that_are_counted_otherwise_leave_the_report_to_the_file(testbed, monkeypatch):

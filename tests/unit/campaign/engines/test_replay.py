@@ -498,7 +498,7 @@ def test_faults_that_a_vote_hides_are_one_cheap_group(guarded):
 
 def test_without_folding_votes_are_ordinary_nodes(guarded):
     bed, surfaces, votes = guarded("cnn-qdq-channel-s8", deployment=Deployment(batch=4, optimization="none"))
-    assert bed.engine._voting.exposed([votes[0].copies[0]]) == [votes[0].copies[0]]
+    assert bed.engine._protection.voting.exposed([votes[0].copies[0]]) == [votes[0].copies[0]]
     compare(bed, singles(list(surfaces.values())[::5], 1))
 
 
@@ -510,7 +510,7 @@ def test_a_copy_that_is_faulty_in_the_file_already(model_file, models):
     stored = next(tensor for tensor in model.graph.initializer if tensor.name == vote.copies[0])
     stored.raw_data = bytes([stored.raw_data[0] ^ 0x40]) + stored.raw_data[1:]
     bed, _ = bed_of(model, models.images(IMAGES))
-    hidden = [other for other in find_votes(model) if not bed.engine._voting.exposed(other.copies[:1])]
+    hidden = [other for other in find_votes(model) if not bed.engine._protection.voting.exposed(other.copies[:1])]
     assert len(hidden) == len(names) - 1
     faults = [Fault(number, (Edit.of(copy, [0], [7]),)) for number, copy in enumerate(vote.copies)]
     records = compare(bed, faults)

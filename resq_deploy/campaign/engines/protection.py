@@ -1,0 +1,111 @@
+"""What votes and codes let through: of a fault in stored bytes, what is left in the tensors that layers read.
+
+A file that protects what it stores is decided on by what is left: nothing, a fault in the channels of one layer, or a
+file that is to be optimised anew - without decoders, where the fault hits none of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from resq_deploy.campaign.engines.decoding import Decoding
+from resq_deploy.campaign.engines.health import HealthReport, health_of
+from resq_deploy.campaign.engines.injection import Injection, Injector
+from resq_deploy.campaign.engines.voting import Values, Voting
+from resq_deploy.campaign.record import Way
+from resq_deploy.deployed.decoding import Left
+from resq_deploy.deployed.health import Health
+from resq_deploy.deployed.runtime_graph import RuntimeGraph, Signature
+from resq_deploy.errors import ModelError
+
+Optimise = Callable[[bytes], RuntimeGraph | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leaving:
+    """What a fault leaves behind votes and codes.
+
+    Attributes:
+        values: new bytes of voted, decoded and plain tensors; of tables as well.
+        words: what is left of code words.
+        health: what the faulty file reports; None where it reports nothing.
+        known: whether that follows.
+    """
+
+    values: Values
+    words: Left
+    health: Health | None
+    known: bool
+
+
+class Protection:
+    """Votes, codes and report of a file.
+
+    Args:
+        injector: knows the stored bytes and which tensors may be hit.
+        graph: the golden graph.
+        golden: its signatures.
+        health: what the golden file reports; None where it reports nothing.
+        optimise: returns the optimised graph of a faulty file; None if there is none.
+
+    Attributes:
+        voting: its votes.
+        decoding: its codes.
+    """
+
+    def __init__(
+        self,
+        injector: Injector,
+        graph: RuntimeGraph,
+        golden: Sequence[Signature],
+        health: Health | None,
+        optimise: Optimise,
+    ) -> None:
+        self._patcher = injector.patcher
+        self._golden_health = health
+        self.voting = Voting(injector, graph, golden, optimise)
+        self.decoding = Decoding(injector, graph, golden, health, optimise)
+        self.report = HealthReport(health, injector.patcher, self.voting, self.decoding, optimise)
+
+    def exposed(self, tensors: Sequence[str]) -> list[str]:
+        """Return the tensors that faults in some stored ones can change.
+
+        Of code words that is not known by their names alone: they count as corrected.
+        """
+        return [name for name in self.voting.exposed(tensors) if name not in self.decoding.words]
+
+    def left(self, injection: Injection) -> Leaving:
+        """Return what a fault leaves."""
+        left = self.decoding.left(injection.masks)
+        voted = self.voting.outcome(injection.values)
+        values = {name: value for name, value in voted.items() if name not in self.decoding.words}
+        known = self.report.follows(injection.masks)
+        health = self.report.of(injection, left) if known else None
+        return Leaving({**values, **self.decoding.values(left)}, left, health, known)
+
+    def way(self, injection: Injection) -> Way:
+        """Return how it is known of a fault that it leaves nothing."""
+        return Way.VOTES if self.decoding.words.isdisjoint(injection.masks) else Way.CODES
+
+    def optimised(
+        self, injection: Injection, left: Leaving, optimise: Callable[[bytes], RuntimeGraph]
+    ) -> tuple[RuntimeGraph, Health | None]:
+        """Return the optimised graph of a file with a fault, and what the file reports.
+
+        Raises:
+            ModelError: if it has to be run to know what it reports.
+            Exception: whatever `optimise` raises.
+        """
+        masks = {
+            name: mask
+            for name, mask in injection.masks.items()
+            if name not in self.decoding.words and self.voting.voted(name) in left.values
+        }
+        if left.known and self.decoding.covers(masks):
+            return optimise(self.decoding.file(masks, left.words)), left.health
+        graph = optimise(self._patcher.apply(injection.masks))
+        if self._golden_health is None:
+            return graph, None
+        health = health_of(graph)
+        if health is None:
+            raise ModelError("the report on code words is not folded")
+        return graph, health
