@@ -16,6 +16,7 @@ from resq_deploy.deployed.decoding import Left
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, Signature
 from resq_deploy.errors import ModelError
+from resq_deploy.faults.bits import Bytes
 
 Optimise = Callable[[bytes], RuntimeGraph | None]
 
@@ -86,6 +87,18 @@ class Protection:
         """Return how it is known of a fault that it leaves nothing."""
         return Way.VOTES if self.decoding.words.isdisjoint(injection.masks) else Way.CODES
 
+    def without_code(self, injection: Injection, left: Leaving) -> bool:
+        """Return whether a file without code is optimised to the graph of the file with a fault: a plain file's time."""
+        return left.known and self.decoding.covers(self._beside(injection, left))
+
+    def _beside(self, injection: Injection, left: Leaving) -> dict[str, Bytes]:
+        """Return the masks of what a fault changes beside code words and is not outvoted."""
+        return {
+            name: mask
+            for name, mask in injection.masks.items()
+            if name not in self.decoding.words and self.voting.voted(name) in left.values
+        }
+
     def optimised(
         self, injection: Injection, left: Leaving, optimise: Callable[[bytes], RuntimeGraph]
     ) -> tuple[RuntimeGraph, Health | None]:
@@ -95,13 +108,8 @@ class Protection:
             ModelError: if it has to be run to know what it reports.
             Exception: whatever `optimise` raises.
         """
-        masks = {
-            name: mask
-            for name, mask in injection.masks.items()
-            if name not in self.decoding.words and self.voting.voted(name) in left.values
-        }
-        if left.known and self.decoding.covers(masks):
-            return optimise(self.decoding.file(masks, left.words)), left.health
+        if self.without_code(injection, left):
+            return optimise(self.decoding.file(self._beside(injection, left), left.words)), left.health
         graph = optimise(self._patcher.apply(injection.masks))
         if self._golden_health is None:
             return graph, None
