@@ -88,7 +88,7 @@ class Protection:
         return Way.VOTES if self.decoding.words.isdisjoint(injection.masks) else Way.CODES
 
     def without_code(self, injection: Injection, left: Leaving) -> bool:
-        """Return whether a file without code is optimised to the graph of the file with a fault: a plain file's time."""
+        """Return whether a file without code is optimised to what the file with a fault is, in a plain file's time."""
         return left.known and self.decoding.covers(self._beside(injection, left))
 
     def _beside(self, injection: Injection, left: Leaving) -> dict[str, Bytes]:
