@@ -10,6 +10,7 @@ import onnx
 
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.known import KNOWN, known_code
+from resq_deploy.deployed.majority import find_majorities, voted
 from resq_deploy.errors import ModelError
 
 DOMAIN = "resq.codes"
@@ -187,7 +188,9 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
 
     They are stored as bytes that are voted; what they are is left to onnx to compute.
     """
-    constant = {tensor.name for tensor in graph.initializer}
+    majorities = [voted(graph, found) for found in find_majorities(graph)]
+    computed = {tensor.name for tensor in majorities}
+    constant = {tensor.name for tensor in (*graph.initializer, *majorities)}
     makers: dict[str, onnx.NodeProto] = {}
     decoded: set[str] = set()
     wanted: dict[str, None] = {}
@@ -203,10 +206,11 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
                 wanted.update(dict.fromkeys(constant.intersection(node.input)))
     needed = set(wanted)
     for name in reversed(makers):
-        if name in needed:
+        if name in needed and name not in computed:
             needed.update(makers[name].input)
-    tables = [tensor for tensor in graph.initializer if tensor.name in needed]
-    return _computed([node for node in graph.node if needed.intersection(node.output)], tables, wanted)
+    tables = [tensor for tensor in (*graph.initializer, *majorities) if tensor.name in needed]
+    nodes = [node for node in graph.node if needed.intersection(node.output) and computed.isdisjoint(node.output)]
+    return _computed(nodes, tables, wanted)
 
 
 def _computed(

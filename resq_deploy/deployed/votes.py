@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.graph import in_order, stored_tensors
+from resq_deploy.deployed.majority import find_majorities
 from resq_deploy.deployed.nesting import captured, graphs
 from resq_deploy.deployed.tensors import WIDTHS
 from resq_deploy.deployed.wiring import Wiring
@@ -81,6 +82,16 @@ def find_votes(model: onnx.ModelProto) -> tuple[Vote, ...]:
             added = added_bytes(tensors, (equal, node), node.output[0])
             found.append(Vote(output=node.output[0], copies=copies, dtype=dtype, bytes_added=added))
     return tuple(found)
+
+
+def repeated(model: onnx.ModelProto) -> set[str]:
+    """Return the names of all that a model stores several times: copies of votes, and of bitwise majorities.
+
+    Raises:
+        ModelError: if the graph has a cycle.
+    """
+    names = {copy for vote in find_votes(model) for copy in vote.copies}
+    return names.union(*(found.copies for found in find_majorities(model.graph)))
 
 
 def holds_negative_zero(values: NDArray[Any]) -> bool:

@@ -2,7 +2,7 @@
 
     python check.py FILE.onnx [--repair HEALED.onnx]
 
-It finds code words with a syndrome that is not 0, idle bits that are set, and values whose three copies do not agree.
+It finds code words with a syndrome that is not 0, idle bits that are set, and values whose copies do not agree.
 Exit status: 0 sound; 3 all that was found can be corrected; 1 some of it cannot; 2 no protected file. --repair writes
 the file with what can be corrected; if that is all, byte for byte as it was written.
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SOUND, DAMAGED, UNUSABLE, HEALABLE = 0, 1, 2, 3  # exit statuses
 CORRECTED, UNCORRECTABLE = 1, 2  # a word or value that is not SOUND
 _DOMAIN, _HEALTH, _OWN = "resq.codes", "resq_health", ("", "ai.onnx")
+_BITWISE = {"BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor}
 _CHUNK = 1 << 15  # blocks
 
 
@@ -48,7 +49,7 @@ class Code(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found of a tensor in code words, or of three copies of one.
+    """What was found of a tensor in code words, or of the copies of one.
 
     `stored` and `healed`: its bytes, [blocks, bytes] or [values, bytes], by the name they are stored under; `status`:
     SOUND, CORRECTED or UNCORRECTABLE for each word, [blocks, 8], or value, [values]; `idle`: such bits set, [blocks].
@@ -71,6 +72,7 @@ def examine(data: bytes) -> list[Found]:
     stored = {tensor.name: tensor for tensor in graph.initializer}
     coded = {node.input[0]: node.op_type for node in graph.node if node.domain == _DOMAIN and node.input}
     words = [_check_words(name, make_code(operator), _raw(stored, name)) for name, operator in coded.items()]
+    words += [_check_most(output, copies, stored) for output, copies in _majorities(graph, stored)]
     return words + [_check_copies(output, copies, stored) for output, copies in _triples(graph, stored)]
 
 
@@ -200,6 +202,52 @@ def _check_copies(output: str, copies: list[str], stored: dict[str, onnx.TensorP
     healed = {name: np.where(lost, copy, winner) for name, copy in own.items()}
     status = np.where(lost[:, 0], UNCORRECTABLE, np.where(ab & ac, SOUND, CORRECTED)).astype(np.uint8)
     return Found(output, None, own, healed, status, np.zeros(1, np.int64))
+
+
+def _majorities(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto]) -> Iterator[tuple[str, list[str]]]:
+    """Yield bitwise majorities of five or seven stored vectors: nodes that give it for each combination of bits."""
+    makers = {node.output[0]: node for node in graph.node if node.op_type in _BITWISE and node.domain in _OWN}
+    inner = {name for node in makers.values() for name in node.input}
+    for output in makers.keys() - inner:
+        leaves: set[str] = set()
+        waiting = [output]
+        while waiting:
+            names = makers[waiting.pop()].input
+            leaves.update(name for name in names if name not in makers)
+            waiting += [name for name in names if name in makers]
+        if len(leaves) in (5, 7) and leaves <= stored.keys():
+            bits = np.arange(1 << len(leaves)) >> np.arange(len(leaves))[:, None] & 1
+            values = dict(zip(sorted(leaves), bits))  # noqa: B905 - Python 3.8
+            for name in reversed(_below(output, makers)):
+                values[name] = _BITWISE[makers[name].op_type](*(values[each] for each in makers[name].input))
+            if (values[output] == (2 * bits.sum(0) > len(leaves))).all():
+                yield output, sorted(leaves)
+
+
+def _below(output: str, makers: dict[str, onnx.NodeProto]) -> list[str]:
+    """Return a value and all that bitwise nodes make it of, each before those that it is made of."""
+    order: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name in makers and name not in order:
+            for each in makers[name].input:
+                visit(each)
+            order[name] = None
+
+    visit(output)
+    return list(reversed(order))
+
+
+def _check_most(output: str, copies: list[str], stored: dict[str, onnx.TensorProto]) -> Found:
+    """Compare five or seven copies of bytes, of which most decide each bit: they cannot tell that too many are hit."""
+    held = [np.frombuffer(_raw(stored, name), np.uint8) for name in copies]
+    if len({len(copy) for copy in held}) > 1:
+        raise CheckError(f"the copies of {output!r} are of different length: the framing is damaged")
+    set_bits = np.unpackbits(np.stack(held)[..., None], axis=2).sum(0)
+    winner = np.packbits(2 * set_bits > len(held), axis=1)
+    status = np.any([copy != winner[:, 0] for copy in held], axis=0).astype(np.uint8)
+    own = {name: copy[:, None] for name, copy in zip(copies, held)}  # noqa: B905 - Python 3.8
+    return Found(output, None, own, dict.fromkeys(own, winner), status, np.zeros(1, np.int64))
 
 
 def _raw(stored: dict[str, onnx.TensorProto], name: str) -> bytes:

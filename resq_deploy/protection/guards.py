@@ -89,7 +89,7 @@ def obstacles(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, str
     plain = {tensor.name: tensor for tensor in model.graph.initializer}
     counts = Counter(name for _, name in stored_tensors(model.graph))
     given = {value.name for value in model.graph.input}
-    voted = {copy for vote in votes.find_votes(model) for copy in vote.copies}
+    voted = votes.repeated(model)
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     found = {}
     for name in dict.fromkeys(tensors):

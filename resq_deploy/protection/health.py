@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.graph import stored_tensors
+from resq_deploy.deployed.majority import find_majorities
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.protection.graph_parts import Parts, Pool
 
@@ -43,18 +44,24 @@ class Health:
     def _differing(self, model: onnx.ModelProto, parts: Parts) -> str:
         """Write down how many voted values have copies that are not all alike, int64 [1]."""
         stored = {name: tensor for tensor, name in stored_tensors(model.graph)}
-        alike: dict[int, list[list[str]]] = {}
+        alike: dict[tuple[int, int], list[list[str]]] = {
+            (TensorProto.UINT8, len(found.copies)): [] for found in find_majorities(model.graph)
+        }
+        for found in find_majorities(model.graph):
+            alike[TensorProto.UINT8, len(found.copies)].append(list(found.copies))
         for vote in find_votes(model):
             tensor = stored[vote.copies[0]]
             if not _holds_nan(tensor):
                 flat: tuple[str, ...] = vote.copies
                 if len(tensor.dims) != 1:
                     flat = tuple(parts.node("Reshape", name, self._flat) for name in vote.copies)
-                alike.setdefault(tensor.data_type, []).append(list(flat))
+                alike.setdefault((tensor.data_type, len(flat)), []).append(list(flat))
         numbers = []
         for votes in alike.values():
-            a, b, c = (self._joined(copies, parts) for copies in zip(*votes, strict=True))
-            same = parts.node("And", parts.node("Equal", a, b), parts.node("Equal", a, c))
+            first, *others = (self._joined(copies, parts) for copies in zip(*votes, strict=True))
+            same, *further = (parts.node("Equal", first, other) for other in others)
+            for each in further:
+                same = parts.node("And", same, each)
             numbers.append(parts.cast(parts.node("Not", same), TensorProto.INT64))
         return parts.node("ReduceSum", self._joined(numbers, parts), self._zero)
 

@@ -30,7 +30,7 @@ from resq_deploy.deployed.operators import TRAINING
 from resq_deploy.deployed.steering import UNREAD
 from resq_deploy.deployed.surfaces import Role, Surface, survey
 from resq_deploy.deployed.tensors import WIDTHS
-from resq_deploy.deployed.votes import find_votes
+from resq_deploy.deployed.votes import repeated
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.protection import guards
 from resq_deploy.protection import protect as codes
@@ -221,7 +221,7 @@ def _unprotected(model: onnx.ModelProto, rates: GuardRates | None) -> tuple[tupl
 
     What is protected already adds nothing, and is left out.
     """
-    mended = {copy for vote in find_votes(model) for copy in vote.copies}
+    mended = repeated(model)
     mended |= {name for coded in coded_weights(model) for name in coded.stored}
     surfaces = survey(model).surfaces
     gains = expected_sdc1(surfaces, rates)
@@ -276,7 +276,7 @@ def _steering(model: onnx.ModelProto) -> tuple[list[Item], dict[str, str]]:
 
     Which of them onnxruntime needs before it folds anything only it can tell, so that votes on them are tried.
     """
-    mended = {copy for vote in find_votes(model) for copy in vote.copies}
+    mended = repeated(model)
     read = [
         left.tensor for left in survey(model).left_out if left.reason not in _NOT_READ and left.tensor not in mended
     ]

@@ -8,7 +8,8 @@ Whoever reads the tensor stays as it is, so that QDQ and QOperator files, scales
 of any shape are all alike. onnxruntime decodes when it creates the session; the optimised graph, its outputs and its
 speed are those of the file without code. Faults in storage, before the file is loaded, are corrected; faults in
 memory, after it was loaded, are not. What a file needs to decode - tables, shapes - is stored too, in one vector of
-bytes that is voted from three copies. Attributes and the file's framing are not covered by anything.
+bytes of which there are seven copies (`graph_parts.Repeated`). Attributes and the file's framing are not covered by
+anything.
 """
 
 import hashlib
@@ -231,13 +232,13 @@ class _Writer:
     def write(self, model: onnx.ModelProto) -> None:
         """Put everything into the file, whose weights that are stored here are removed."""
         health = Health(self._pool) if self._health else None
-        voted, nodes = self._pool.written(self._taken)
-        stored = [*(guard.copies[0] for guard in voted), *self._stored, *model.graph.initializer]
-        # As votes are written everywhere: second copies first and third ones last.
-        stored = [*(guard.copies[1] for guard in voted), *stored, *(guard.copies[2] for guard in voted)]
+        tables = self._pool.written(self._taken)
+        # Copies lie far apart in the file: damage to one stretch does not reach all of them.
+        first, middle, last = ([copy for copies in tables.copies for copy in copies[place::3]] for place in range(3))
+        stored = [*middle, *first, *self._stored, *model.graph.initializer, *last]
         del model.graph.initializer[:]
         model.graph.initializer.extend(stored)
-        nodes = [*(node for guard in voted for node in guard.nodes), *nodes, *self._nodes, *model.graph.node]
+        nodes = [*self._pool.nodes, *self._nodes, *model.graph.node]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         model.functions.extend(decoder.function for decoder in self._decoders.values())

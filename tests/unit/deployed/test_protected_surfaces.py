@@ -13,6 +13,7 @@ from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
+from resq_deploy.deployed.votes import repeated
 from resq_deploy.errors import ModelError
 
 FORMS = ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8", "attention-qdq-channel-s8", "cnn-qdq-tensor-u8"]
@@ -47,11 +48,10 @@ def test_code_words_are_weights_of_the_layer_they_store_and_all_else_keeps_its_r
     for surface in plain.surfaces:
         if surface.tensor in roles:
             assert roles[surface.tensor] == {surface.role}
-    copies = {copy for vote in protected.votes() for copy in vote.copies}
     counts = collections.Counter(surface.role for surface in protected.surfaces)
     assert counts[Role.CODE] > 3
     codes_own = {surface.tensor for surface in protected.surfaces if surface.role is Role.CODE}
-    assert codes_own <= copies  # each is voted
+    assert codes_own <= repeated(protected.proto)
 
 
 def test_a_decoder_that_stores_something_is_written_out_so_that_faults_can_hit_it(protected_file, tmp_path):

@@ -18,6 +18,7 @@ from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.deployed.votes import Vote, find_votes
 from resq_deploy.errors import OptionError
 from resq_deploy.protection.apply import apply
+from resq_deploy.protection.code_bytes import CodeBytes
 from resq_deploy.protection.plan import MODES, STEERING, VOTE, plan
 from resq_deploy.protection.rates import BUILT_IN, GuardRates, Rate
 
@@ -189,7 +190,8 @@ def test_second_order_of_a_vote_is_what_two_flips_do_to_it(model, dtype):
     assert found.second_order == pytest.approx(found.before["bias"] * 65)
 
 
-def test_second_order_of_a_code_is_what_two_flips_do_to_a_word(model):
+def test_second_order_of_a_code_is_what_two_flips_do_to_a_word(model, monkeypatch):
+    monkeypatch.setattr("resq_deploy.protection.plan.code_bytes", lambda *_, **__: CodeBytes(decoder=1, tensor=1))
     wrong = 0
     weights = np.arange(-4, 4, dtype=np.int8).repeat(SECDED.block // 8)
     stored = encode(SECDED, weights)
