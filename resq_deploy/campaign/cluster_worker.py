@@ -8,6 +8,7 @@ from typing import Any
 
 from resq_deploy.campaign.engines.rest import differing
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
+from resq_deploy.campaign.golden import run_in_pieces
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.arithmetic import Arithmetic
@@ -88,7 +89,8 @@ def _built(kit: Kit, where: str) -> Testbed:
         InputError: if they are others.
     """
     session = Session(kit.patcher.golden, kit.options.deployment)
-    if differing(session.run(kit.golden.inputs), kit.golden.logits).any():
+    logits = run_in_pieces(session, kit.golden.inputs, kit.golden.pieces(None))
+    if differing(logits, kit.golden.logits).any():
         raise InputError(
             f"Dask worker {where} does not give the outputs of the golden run bit by bit: use workers that are like "
             "this machine"

@@ -9,6 +9,10 @@ Three kinds of failure, each a figure of its own:
 - due: the share of faults that leave a file which no longer loads or runs.
 
 A fault that is `due` gives no answers: it is counted as due, and neither as a wrong answer nor as a failing fault.
+
+Whether a fault fails takes all images to know. Where each was judged on some of them (`faults.two_stage`), those that
+were seen to fail are counted, which are fewer than do: of failing faults the lower end alone is known, `value` and
+`high` are None, and `at_least` of the exposure names these kinds.
 """
 
 import dataclasses
@@ -28,6 +32,9 @@ from resq_deploy.faults.statistics import Estimate
 
 KINDS = ("wrong_answers", "failing_faults", "failing_faults_over_share", "due")
 """The kinds of failure, by their names in the file formats."""
+
+NEED_ALL_IMAGES = ("failing_faults", "failing_faults_over_share")
+"""Kinds that a fault is of, or is not, by what it does on all images."""
 
 _MBIT = 1e6
 _NO_EXPOSURE = {
@@ -69,21 +76,25 @@ def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:
         units: what fails as one in the file, where codes or votes protect it.
 
     Returns:
-        `bits`, `complete` (whether a fault fell on every role), `failing_share`, `roles` (bits, share of bits and of
-        the risk, failures of a fault in the role), for each of `KINDS` its share of the faults (`total`, `by_role` and
-        `by_layer`, parts of the total), `at` (one entry a bit error rate) and `fit`, with `scrubbing` where that was
-        asked.
+        `bits`, `complete` (whether a fault fell on every role), `failing_share`, `at_least` (the kinds of which lower
+        ends alone are known), `roles` (bits, share of bits and of the risk, failures of a fault in the role), for each
+        of `KINDS` its share of the faults (`total`, `by_role` and `by_layer`, parts of the total), `at` (one entry a
+        bit error rate) and `fit`, with `scrubbing` where that was asked.
     """
     options = figures.plan.options
     split = _Split(figures)
-    kinds = {kind: split.parts(values) for kind, values in _failures(figures, options.failing_share).items()}
+    at_least = () if figures.all_images else NEED_ALL_IMAGES
+    kinds = {
+        kind: split.parts(values, at_least=kind in at_least)
+        for kind, values in _failures(figures, options.failing_share).items()
+    }
     risk = kinds["wrong_answers"].total.value
     roles = {
         role: {
             "bits": bits,
             "share_of_bits": bits / split.bits,
             "share_of_risk": kinds["wrong_answers"].by_role[role].value / risk if role in split.hit and risk else None,
-            **{kind: parts.within[role].as_dict() if role in split.hit else None for kind, parts in kinds.items()},
+            **{kind: parts.told(parts.within[role]) if role in split.hit else None for kind, parts in kinds.items()},
         }
         for role, bits in split.role_bits.items()
     }
@@ -92,6 +103,7 @@ def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:
         "bits": split.bits,
         "complete": len(split.hit) == len(split.role_bits),
         "failing_share": options.failing_share,
+        "at_least": list(at_least),
         "roles": roles,
         **{kind: parts.scaled(1.0, layers=True) for kind, parts in kinds.items()},
         "at": [
@@ -111,9 +123,9 @@ def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:
 
 
 def _failures(figures: Figures, failing_share: float) -> dict[str, Values | Flags]:
-    """Return for each kind how much of it each fault does, in [0, 1], or whether it does, shape [faults]."""
-    wrong = figures.of_each("sdc1")
-    return dict(zip(KINDS, (wrong, wrong > 0.0, wrong > failing_share, ~figures.judged), strict=True))
+    """Return for each kind how much of it each fault does, in [0, 1], or whether it surely does, shape [faults]."""
+    wrong, surely = figures.of_each("sdc1"), figures.at_least("sdc1")
+    return dict(zip(KINDS, (wrong, surely > 0.0, surely > failing_share, ~figures.judged), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,18 +137,24 @@ class _Parts:
         within: its share of the faults of each role hit.
         by_role: what each role adds to the total.
         by_layer: what each layer adds to the total.
+        at_least: whether these are what was seen of it, so that their lower ends alone are known.
     """
 
     total: Estimate
     within: Mapping[str, Estimate]
     by_role: Mapping[str, Estimate]
     by_layer: Mapping[str, Estimate]
+    at_least: bool
+
+    def told(self, estimate: Estimate) -> JsonEstimate:
+        """Return one of its figures as JSON values."""
+        return estimate.at_least() if self.at_least else estimate.as_dict()
 
     def scaled(self, factor: float, *, most: float = math.inf, layers: bool = False) -> dict[str, Any]:
         """Return total and parts times a factor, cut at `most`."""
 
         def times(parts: Mapping[str, Estimate]) -> dict[str, JsonEstimate]:
-            return {name: _times(part, factor, most).as_dict() for name, part in parts.items()}
+            return {name: self.told(_times(part, factor, most)) for name, part in parts.items()}
 
         by_layer = {"by_layer": times(self.by_layer)} if layers else {}
         return {**times({"total": self.total}), "by_role": times(self.by_role), **by_layer}
@@ -196,11 +214,12 @@ class _Split:
         self.role_bits = self._roles.bits
         self.hit = [role for place, role in enumerate(self.role_bits) if (self._roles.of_fault == place).any()]
 
-    def parts(self, values: Values | Flags) -> _Parts:
+    def parts(self, values: Values | Flags, *, at_least: bool) -> _Parts:
         """Return total and parts of one kind of failure.
 
         Args:
             values: how much of it each fault does, in [0, 1], or whether it does, shape [faults].
+            at_least: whether that is what was seen of it, and less than there may be.
         """
         mean = self._figures.estimate(values, np.ones(len(values), dtype=bool))
         within = self._roles.within(values, self._figures)
@@ -214,7 +233,7 @@ class _Split:
             for layer, value in self._by_layer(values, by_role).items()
         }
         total = _stretched(mean, sum(part.value for part in by_role.values()))
-        return _Parts(total=total, within=within, by_role=by_role, by_layer=by_layer)
+        return _Parts(total=total, within=within, by_role=by_role, by_layer=by_layer, at_least=at_least)
 
     def _by_layer(self, values: Values | Flags, by_role: Mapping[str, Estimate]) -> dict[str, float]:
         """Return what each layer adds: the parts of the roles, split as their faults' harm is, or else their bits."""

@@ -108,9 +108,14 @@ def check_reachable(gates: Sequence[Gate], plan: Plan) -> None:
     """Refuse gates that would fail whatever the faults do.
 
     Raises:
-        OptionError: if a gate names a bit error rate that the campaign has not, or cannot pass at the number of chips
-            or faults planned.
+        OptionError: if a gate names a bit error rate that the campaign has not, cannot pass at the number of chips or
+            faults planned, or asks for faults that are due, which takes all images of each.
     """
+    if plan.share < 1.0 and (due := next((gate for gate in gates if gate.metric == "due"), None)):
+        raise OptionError(
+            f"--fail-above {due}: a fault that is due on any image takes all of them to find, and each is judged on "
+            f"{plan.images_per_fault} or so: give --images-per-fault all"
+        )
     for need in needs(gates, plan):
         if not need.reachable:
             mend = "--chips" if need.unit == "chips" else "--samples"
@@ -162,28 +167,32 @@ def _need(gate: Gate, plan: Plan) -> Need:
     return Need(
         gate=gate,
         unit="chips" if chips else "faults",
-        fewest=_fewest(gate.bound, plan.size, options.confidence),
+        fewest=_fewest(gate.bound, plan.size, options.confidence, plan.share),
         planned=planned,
         margin=(DEFAULT_MARGIN if options.margin is None else options.margin) if planned is None else None,
-        reachable=planned is None or _upper_end(planned, plan.size, options.confidence) <= gate.bound,
+        reachable=planned is None or _upper_end(planned, plan.size, options.confidence, plan.share) <= gate.bound,
     )
 
 
-def _upper_end(n: int, population: float, confidence: float) -> float:
-    """Return the upper end that `n` faults or chips without an event leave."""
-    return cluster(np.zeros(n), population, confidence).high
+def _upper_end(n: int, population: float, confidence: float, share: float) -> float:
+    """Return the upper end that `n` faults or chips without an event leave, judged on a share of the images."""
+    return cluster(np.zeros(n), population, confidence, share=share).high
 
 
-def _fewest(bound: float, population: float, confidence: float) -> int | None:
+def _fewest(bound: float, population: float, confidence: float, share: float) -> int | None:
     """Return the least number of faults or chips without an event whose upper end is within a bound."""
     if bound in (0.0, 1.0):
-        return 1 if bound else None if math.isinf(population) else int(population)
+        known = share == 1.0 and not math.isinf(population)
+        return 1 if bound else int(population) if known else None
     binomial = math.ceil(math.log((1.0 - confidence) / 2) / math.log1p(-bound))
+    if share < 1.0 and not math.isinf(population):
+        endless = _fewest(bound, math.inf, confidence, share)
+        return endless if endless is not None and endless <= population else None
     most = int(min(2 * binomial, population))
     if binomial > _MANY:
         return min(binomial, most)
 
     def passes(n: int) -> bool:
-        return n > 0 and _upper_end(n, population, confidence) <= bound
+        return n > 0 and _upper_end(n, population, confidence, share) <= bound
 
     return bisect.bisect_left(range(most), True, key=passes)

@@ -12,6 +12,9 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 
 DEFAULT_MARGIN = 0.01
+PART = 20
+"""Images of a part where `auto` decides how many parts a fault is judged on, and of its pilots' faults."""
+
 DEFAULT_FAILING_SHARE = 0.01
 DEFAULT_LIFETIME = 87_600.0
 """Hours: ten years."""
@@ -39,6 +42,27 @@ ONE_BIT = frozenset({FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Further faults for a campaign that is done, where roles and layers have the widest intervals; one of the two.
+
+    Attributes:
+        margin: half-width wanted of SDC-1 of every role and of every layer with strata of its own, a fraction.
+        samples: how many faults more.
+    """
+
+    margin: float | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.margin is None) == (self.samples is None):
+            raise OptionError("--refine takes --margin, wanted of every role and layer, or --samples, faults more")
+        if self.margin is not None and not 0.0 < self.margin < 0.5:
+            raise OptionError(f"--margin {self.margin}: give a fraction between 0 and 0.5, such as 0.01 for one point")
+        if self.samples is not None and self.samples < 1:
+            raise OptionError(f"--samples {self.samples}: give a whole number from 1 up")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
     """Options of a campaign.
 
@@ -48,6 +72,8 @@ class CampaignOptions:
     Attributes:
         faults: the fault model.
         images: how many test images to judge by.
+        images_per_fault: how many of them each fault is judged on, drawn by seed and fault; `auto` for what is
+            cheapest, `all` for all. None for `auto` where faults are drawn until a margin is reached, else all.
         roles: roles to hit; empty for all.
         layers: shell pattern that the layer's name must match.
         bits: bit positions to hit; empty for all.
@@ -59,6 +85,7 @@ class CampaignOptions:
         margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached,
             of `ber` chips until it is reached at every rate.
         exhaustive: take every fault of the population.
+        refines: what is drawn once the margin is reached, one after the other.
         confidence: coverage of the intervals.
         ecc: `secded` corrects one and detects two flips in every 64-bit word of a tensor; `none` leaves them.
         audit: share of the replayed faults that is evaluated a second time, by reload-and-run, and compared bit by bit;
@@ -80,6 +107,7 @@ class CampaignOptions:
 
     faults: FaultModel = FaultModel.SINGLE
     images: int = 1000
+    images_per_fault: int | Literal["auto", "all"] | None = None
     roles: tuple[Role, ...] = ()
     layers: str = "*"
     bits: tuple[int, ...] = ()
@@ -90,6 +118,7 @@ class CampaignOptions:
     samples: int | None = None
     margin: float | None = None
     exhaustive: bool = False
+    refines: tuple[Refinement, ...] = ()
     confidence: float = 0.95
     ecc: Literal["none", "secded"] = "none"
     audit: float | None = None
@@ -111,6 +140,9 @@ class CampaignOptions:
             raise OptionError("--samples, --margin and --exhaustive exclude each other: give one")
         if (self.fault_list is not None) != (self.faults is FaultModel.LIST):
             raise OptionError("--fault-list names the faults itself: leave --faults out")
+        self._check_images_per_fault()
+        if self.refines and not self.stratified:
+            raise OptionError("--refine goes on with faults that were drawn in strata until a margin was reached")
         if self.faults is FaultModel.BER:
             self._check_ber()
         if self.faults is FaultModel.LIST:
@@ -162,6 +194,19 @@ class CampaignOptions:
         if self.ecc != "none":
             raise OptionError("--scrub-hours counts flips that no memory corrects: leave --ecc out")
 
+    def _check_images_per_fault(self) -> None:
+        asked = self.images_per_fault
+        if isinstance(asked, int) and asked < 1:
+            raise OptionError(f"--images-per-fault {asked}: give a whole number from 1 up, auto or all")
+        if asked in (None, "all"):
+            return
+        if self.faults is FaultModel.BER:
+            raise OptionError("--images-per-fault does not apply to ber: every chip is judged on all images")
+        if asked == "auto" and not self.stratified:
+            raise OptionError(
+                "--images-per-fault auto learns from the pilot of a campaign with --margin: give a number, or all"
+            )
+
     def _check_ber(self) -> None:
         if self.samples is not None or self.exhaustive:
             raise OptionError("--samples and --exhaustive do not apply to ber: its sample is --chips, or --margin")
@@ -193,6 +238,8 @@ class CampaignOptions:
         for how in ("workers", "audit", "engine", "memory", "scheduler", *asked):
             del values[how]
         del values["fault_list"]  # its digest counts, not its path
+        if not self.refines:
+            del values["refines"]
         values["deployment"] = self.deployment.identity()
         values["faults"] = str(self.faults)
         values["roles"] = [str(role) for role in self.roles]
@@ -215,6 +262,22 @@ def parse_bits(text: str) -> tuple[int, ...]:
     if not bits or min(bits) < 0 or max(bits) > _LAST_BIT:
         raise OptionError(f"--bits {text!r}: positions run from 0 (least significant) to {_LAST_BIT}")
     return tuple(sorted(bits))
+
+
+def parse_images_per_fault(text: str) -> int | Literal["auto", "all"]:
+    """Read a number of images, `auto` or `all`.
+
+    Raises:
+        OptionError: if the text is none of them.
+    """
+    if text == "auto":
+        return "auto"
+    if text == "all":
+        return "all"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"--images-per-fault {text!r}: give a whole number from 1 up, auto or all") from error
 
 
 def parse_roles(text: str) -> tuple[Role, ...]:

@@ -12,18 +12,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.fault_list import read_fault_list
-from resq_deploy.campaign.options import DEFAULT_MARGIN, CampaignOptions, FaultModel
+from resq_deploy.campaign.options import DEFAULT_MARGIN, PART, CampaignOptions, FaultModel
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import Strata
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults import draws
-from resq_deploy.faults.allocation import further_units
+from resq_deploy.faults.allocation import further_units, next_images
 from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
-from resq_deploy.faults.fault import Edit, Fault, Op
+from resq_deploy.faults.fault import Edit, Fault, Op, Share
+from resq_deploy.faults.partition import Partition
 from resq_deploy.faults.statistics import planned_sample
 from resq_deploy.faults.stratified import Sample
+
+_MOST_OF_A_PART = 100  # what onnxruntime runs at a time, where the file leaves that open
 
 MOST_CHIPS = 10_000
 """More chips are not drawn at a rate, whatever the margin."""
@@ -44,6 +48,10 @@ class Plan:
         list_digest: SHA-256 of the list.
         strata: where faults are drawn in strata; None otherwise.
         sample: stratum and phase of each fault so far; None without strata.
+        partition: of the images; None where every fault is judged on all of them, whatever they are.
+        counts: parts of a fault's share, by phase; the last number holds for later phases, too.
+        effort: what faults and image runs cost, in counted work.
+        refined: how many of the refinements asked for are done.
     """
 
     options: CampaignOptions
@@ -56,6 +64,10 @@ class Plan:
     list_digest: str | None = None
     strata: Strata | None = None
     sample: Sample | None = None
+    partition: Partition | None = None
+    counts: tuple[int, ...] = (1,)
+    effort: Effort = dataclasses.field(default_factory=Effort)
+    refined: int = 0
 
     def __len__(self) -> int:
         return len(self.masks) or len(self.listed) or len(self.positions)
@@ -83,8 +95,79 @@ class Plan:
             rate, chip = self.masks[number]
             return Fault(number, self._mask(rate, chip), ber=rate, chip=chip)
         if self.population is None:
-            return self.listed[number]
-        return Fault(number, (self.population.edit(int(self.positions[number])),))
+            listed = self.listed[number]
+            return dataclasses.replace(listed, share=self._share(listed.edits, number))
+        edits = (self.population.edit(int(self.positions[number])),)
+        return Fault(number, edits, share=self._share(edits, number))
+
+    def _share(self, edits: Sequence[Edit], number: int) -> Share | None:
+        """Return the images that a fault is judged on; None for all."""
+        if self.partition is None or self.partition.parts == 1:
+            return None
+        phase = 0 if self.sample is None else int(self.sample.phase[number])
+        return self.partition.draw(edits, self.options.seed, self.counts[min(phase, len(self.counts) - 1)])
+
+    @property
+    def sizes_shares(self) -> bool:
+        """Whether the pilots decide on how many images the faults after them are judged."""
+        return self.sample is not None and self.options.images_per_fault in (None, "auto")
+
+    def judged_on(self, partition: Partition, effort: Effort | None = None) -> "Plan":
+        """Return the plan with the images that its faults are judged on.
+
+        Args:
+            partition: of the campaign's images, as the golden run has cut them for `part_size`.
+            effort: what faults and image runs cost; None for that of a small network.
+        """
+        asked, size, count = self._asked_images, self.part_size, partition.parts
+        if asked is not None and size is not None:
+            # Parts are smaller than asked for where they are alike, and larger where the file takes more at a time.
+            count = min(-(-asked // max(size, partition.size)), partition.parts)
+        plan = dataclasses.replace(self, partition=partition, counts=(count,), effort=effort or self.effort)
+        return dataclasses.replace(plan, sample=plan._with_images(self.sample))
+
+    def _with_images(self, sample: Sample | None) -> Sample | None:
+        """Return the sample with how many images its faults are judged on."""
+        if sample is None or self.partition is None:
+            return sample
+        images = tuple(self.least_images(phase) or 0 for phase in range(sample.phases))
+        return dataclasses.replace(sample, images=images, of=self.partition.images)
+
+    @property
+    def part_size(self) -> int | None:
+        """How many images a part had better have: as few parts a fault as are run well; None for all in one."""
+        asked = self._asked_images
+        return None if asked is None else -(-asked // -(-asked // _MOST_OF_A_PART))
+
+    @property
+    def _asked_images(self) -> int | None:
+        """How many images a fault is to be judged on at first; None for all, as where every fault there is is taken."""
+        asked = self.options.images_per_fault
+        if isinstance(asked, int):
+            return asked
+        return PART if self.sample is not None and asked != "all" else None
+
+    def least_images(self, phase: int = 0) -> int | None:
+        """Return on how many images each fault of a phase is judged at least; None where not known to be fewer."""
+        if self.partition is None:
+            return None
+        count = self.counts[min(phase, len(self.counts) - 1)]
+        whole = count >= self.partition.parts
+        return self.partition.images if whole else int(self.partition.sizes(count).min())
+
+    @property
+    def share(self) -> float:
+        """The least part of all images that any fault is judged on, in (0, 1]."""
+        if self.partition is None:
+            return 1.0
+        return min((self.least_images(phase) or 0) for phase in range(len(self.counts))) / self.partition.images
+
+    @property
+    def images_per_fault(self) -> int | None:
+        """How many images the faults of the last phase are judged on, to the next full part; None for all."""
+        if self.partition is None or self.counts[-1] >= self.partition.parts:
+            return None
+        return self.counts[-1] * self.partition.size
 
     def tensors(self, number: int) -> tuple[str, ...]:
         """Return the tensors a fault touches; for random bit errors none, as that takes a whole mask to know."""
@@ -133,17 +216,46 @@ class Plan:
             return self._with_more_chips(rates, self.options.margin)
         if self.strata is None or self.sample is None:
             return None
-        phase = self.strata.following(rates, self.sample, _margin(self.options), self.options.confidence)
-        if phase is None:
-            return None
-        positions, stratum, pilots = phase
+        count = self._next_count(rates)
+        images = None if self.partition is None else min(count * self.partition.size, self.partition.images)
+        if not self.sample.kept:
+            phase = self.strata.following(rates, self.sample, _margin(self.options), self.options.confidence, images)
+            if phase is not None:
+                return self._with_phase(self.sample, count, *phase)
+        kept = dataclasses.replace(self.sample, kept=self.sample.kept or self.sample.phases)
+        for done, step in enumerate(self.options.refines[self.refined :], self.refined):
+            further = self.strata.refining(rates, self.positions, kept, step, self.options.confidence, images)
+            if further is not None:
+                plan = self._with_phase(kept, count, *further, self.sample.pilots)
+                return dataclasses.replace(plan, refined=done + (step.samples is not None))
+        return None
+
+    def _with_phase(
+        self, sample: Sample, count: int, positions: NDArray[np.int64], stratum: NDArray[np.int64], pilots: int
+    ) -> "Plan":
+        """Return the plan with a phase more, and its faults judged on so many parts."""
         sample = dataclasses.replace(
-            self.sample,
-            stratum=np.concatenate([self.sample.stratum, stratum]),
-            phase=np.concatenate([self.sample.phase, np.full(len(stratum), self.sample.phases)]),
+            sample,
+            stratum=np.concatenate([sample.stratum, stratum]),
+            phase=np.concatenate([sample.phase, np.full(len(stratum), sample.phases)]),
             pilots=pilots,
         )
-        return dataclasses.replace(self, positions=np.concatenate([self.positions, positions]), sample=sample)
+        before = (self.counts[min(phase, len(self.counts) - 1)] for phase in range(sample.phases - 1))
+        plan = dataclasses.replace(self, positions=np.concatenate([self.positions, positions]), counts=(*before, count))
+        return dataclasses.replace(plan, sample=plan._with_images(sample))
+
+    def _next_count(self, rates: NDArray[np.float64]) -> int:
+        """Return how many parts the faults of the next phase are judged on.
+
+        The pilots decide, each for the phase after it, where `auto` was asked for; from the main phase on it stays.
+        """
+        sample = self.sample
+        if sample is None or self.strata is None or self.partition is None or not self.sizes_shares:
+            return self.counts[-1]
+        if sample.phases > sample.pilots or self.partition.parts == 1:
+            return self.counts[-1]
+        images = next_images(rates, sample, self.strata.work(self.effort), self.partition.size)
+        return min(self.partition.parts, -(-images // self.partition.size))
 
     def _with_more_chips(self, rates: NDArray[np.float64], margin: float) -> "Plan | None":
         """Return the plan with as many chips more as bring the margin at every rate, or None where all have it."""

@@ -26,6 +26,7 @@ LEAST_AUDITED = 20
 """Faults that an audit runs again at least, if there are so many."""
 
 _CANDIDATES = 5
+_OF_ROLE = 2
 _TOP = 3  # bits flipped of each element: enough in a word for the memory's code to let them pass
 _ELEMENTS = 2**18  # of a tensor, hit at most
 
@@ -50,6 +51,11 @@ class _Target:
         bits = np.arange(self.width)[-_TOP:]
         places, bit = np.repeat(chosen, len(bits)).tolist(), np.tile(bits, len(chosen)).tolist()
         return Fault(0, tuple(Edit.of(tensor, places, bit) for tensor in tensors or self.tensors))
+
+    def flips(self) -> list[Fault]:
+        """Return faults of one bit: of the first element the last but one, and one in the middle."""
+        bits = dict.fromkeys((self.width - 2, self.width // 2 + 1)) if self.width > _TOP else ()
+        return [Fault(0, tuple(Edit.of(tensor, [0], [bit]) for tensor in self.tensors)) for bit in bits]
 
 
 def canary(
@@ -112,6 +118,11 @@ def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | 
             continue
         if len(found[way]) < _CANDIDATES:
             found[way].append(target.hit(engine.widest(target.tensors, target.elements)))
+    known = {*found, Way.UNCHANGED, Way.VOTES}
+    for flip in _single(plan, targets):  # there are ways for single flips alone
+        way = engine.way(flip)
+        if way not in known and len(found[way]) < _CANDIDATES:
+            found[way].append(flip)
     if plan.model in (FaultModel.BER, FaultModel.LIST):  # one fault in many tensors
         whole = [target.hit(range(target.elements)).edits for target in targets[:_CANDIDATES]]
         fault = Fault(0, tuple(edit for edits in whole for edit in edits))
@@ -131,6 +142,16 @@ def _broken_words(plan: Plan, engine: Engine, codes: Codes) -> Iterator[Fault]:
                 yield Fault(0, group.as_edits(bits))
 
 
+def _single(plan: Plan, targets: Sequence[_Target]) -> Iterator[Fault]:
+    """Yield single flips in the largest tensors of each role."""
+    by_role: dict[str, list[_Target]] = defaultdict(list)
+    for target in targets:
+        by_role[str(plan.surface(target.tensors[0]).role)].append(target)
+    for alike in by_role.values():
+        for target in alike[:_OF_ROLE]:
+            yield from target.flips()
+
+
 def _targets(plan: Plan, votes: Sequence[Vote]) -> list[_Target]:
     """Return what a plan may hit, the largest first; copies that are voted belong together."""
     copies = {copy: vote.copies for vote in votes for copy in vote.copies}
@@ -144,7 +165,7 @@ def _targets(plan: Plan, votes: Sequence[Vote]) -> list[_Target]:
 
 def _evaluated(plan: Plan, fault: Fault, executor: Executor, *, truth: bool = False) -> list[Record]:
     """Return the record of one fault that is none of the plan's, evaluated as those are."""
-    listed = dataclasses.replace(plan, population=None, masks=(), listed=(fault,))
+    listed = dataclasses.replace(plan, population=None, masks=(), listed=(fault,), sample=None)
     return [record for records in executor.run(listed, [[0]], truth=truth) for record in records]
 
 
@@ -221,11 +242,9 @@ def _group(plan: Plan, record: Record) -> tuple[str, ...]:
 
 def same(truth: Record, other: Record) -> bool:
     """Return whether two records say the same: outcome, counts, right answers, every bit of the outputs, and health."""
-    return (truth.outcome, truth.counts, truth.right, truth.logits, truth.health, truth.detected) == (
-        other.outcome,
-        other.counts,
-        other.right,
-        other.logits,
-        other.health,
-        other.detected,
-    )
+    return _said(truth) == _said(other)
+
+
+def _said(record: Record) -> tuple[object, ...]:
+    seen = (record.outcome, record.counts, record.right, record.logits, record.share, record.parts)
+    return *seen, record.health, record.detected

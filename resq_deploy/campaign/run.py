@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
+from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
@@ -22,6 +23,7 @@ from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, eq7_sample, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
 from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.refine import Base
 from resq_deploy.campaign.scrubbing import Units, units_of
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.campaign.summary import Figures, summarise
@@ -63,6 +65,7 @@ class Campaign:
         options: what to do.
         say: told what is waited for, such as workers of a cluster.
         gates: bounds that the figures are held against; they decide no figure.
+        base: a finished campaign whose faults are kept, and which the last refinement of the options goes on with.
 
     Raises:
         InputError: if model, data or options cannot be used, a gate cannot pass whatever is found, or the scheduler
@@ -76,8 +79,10 @@ class Campaign:
         options: CampaignOptions,
         say: Say = lambda _: None,
         gates: Sequence[Gate] = (),
+        base: Base | None = None,
     ) -> None:
         self.options = options
+        self._base = base
         self._gates = gates
         check_scheduler(options.scheduler)
         self.plan = make_plan(model.surfaces, options)
@@ -86,7 +91,12 @@ class Campaign:
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
         self._codes = model.codes(patcher)
-        self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images)
+        self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images, self.plan.part_size)
+        counted = (
+            Effort.count(patcher.golden, options.deployment, self.golden.inputs) if self.plan.sizes_shares else None
+        )
+        self.plan = self.plan.judged_on(self.golden.parts, counted)
+        check_reachable(gates, self.plan)  # what a part of the images shows of a fault may not do, where all would
         kit = Kit(
             patcher=patcher,
             surfaces={surface.tensor: surface for surface in model.surfaces},
@@ -112,6 +122,10 @@ class Campaign:
         # Another onnxruntime may round differently, so that a campaign must not be finished with it.
         runtime = provenance()["versions"]["onnxruntime"]
         self._identity = {"dataset": dataset.name, "onnxruntime": runtime, **options.identity()}
+        if base is not None:
+            base.check(self._identity, self._sha256)
+            base.check_plan(self.plan)
+            self._sha256["refined"] = base.digest
 
     def estimate(self) -> dict[str, Any]:
         """Time a few portions of the faults; return population, planned faults and the seconds they would take."""
@@ -127,6 +141,7 @@ class Campaign:
             at_most = max(at_most, eq7_sample(self.plan.population.size, self.options))
         return {
             "population": {"bits": self.plan.bits, "faults": self.plan.size},
+            "images": {"per_fault": self.plan.images_per_fault, "of": len(self.golden.labels)},
             "planned": len(self.plan),
             "at_most": at_most,
             "seconds_per_fault": seconds,
@@ -161,7 +176,8 @@ class Campaign:
             seen = canary(self.plan, self.testbed.engine, executor, self._votes, self._codes)
             begin = time.perf_counter()
             with Store(folder.path / FILE) as store:
-                before = len(store.numbers())
+                self._keep_base(store)
+                before = store.numbers()
                 self._evaluate_rounds(store, executor, report)
                 store.check_complete(len(self.plan))
                 records = store.records()
@@ -177,10 +193,12 @@ class Campaign:
             summary["exposure_reason"] = reason
             figures = Figures(self.plan, records, self.options.confidence)
             summary["exposure"] = exposure(figures, self._units) if not reason else None
+            kept = len(self._base.records) if self._base is not None else None
+            summary["refined"] = None if kept is None else {"kept": kept, "added": len(records) - kept}
             summary["gates"] = held(self._gates, summary)
             summary["canary"] = seen
             summary["audit"] = checked
-            summary["throughput"] = self._throughput(len(records) - before, seconds)
+            summary["throughput"] = _throughput([record for record in records if record.number not in before], seconds)
             write_atomic(folder.path / "faults.csv", faults_csv(self.plan, records))
             write_json(folder.path / "summary.json", summary)
             if checked["mismatches"]:
@@ -191,16 +209,21 @@ class Campaign:
                 )
         return summary
 
+    def _keep_base(self, store: Store) -> None:
+        """Take over the records of the campaign that this one goes on with, all at once, unless that is done."""
+        if self._base is not None and not store.numbers():
+            store.add(self._base.records)
+
     def _evaluate_rounds(self, store: Store, executor: Executor, report: Report) -> None:
         """Evaluate the faults the store does not hold yet, round by round until the plan asks for no more."""
-        rates = {record.number: _sdc1(record) for record in store.records()}
+        rates = {record.number: record.sdc1 for record in store.records()}
         while True:
             missing = [number for number in range(len(self.plan)) if number not in rates]
             portions = self.testbed.shards(self.plan, missing)
             with contextlib.closing(executor.run(self.plan, portions)) as runs:
                 for records in runs:
                     store.add(records)
-                    rates.update((record.number, _sdc1(record)) for record in records)
+                    rates.update((record.number, record.sdc1) for record in records)
                     report(Progress(len(rates), len(self.plan), sum(rates.values()) / len(rates)))
             ordered: NDArray[np.float64] = np.array([rates[number] for number in range(len(self.plan))])
             more = self.plan.continued(ordered)
@@ -208,17 +231,14 @@ class Campaign:
                 return
             self.plan = more
 
-    def _throughput(self, evaluated: int, seconds: float) -> dict[str, float]:
-        """Return the speed of this session; earlier sessions of a resumed campaign are not counted in."""
-        rate = evaluated / seconds if evaluated else 0.0
-        return {"image_runs_per_s": rate * len(self.golden.labels), "faults_per_s": rate, "seconds": seconds}
+
+def _throughput(records: Sequence[Record], seconds: float) -> dict[str, float]:
+    """Return the speed of this session; what earlier sessions of a resumed campaign did is not counted in."""
+    images = sum(record.images for record in records)
+    return {"image_runs_per_s": images / seconds, "faults_per_s": len(records) / seconds, "seconds": seconds}
 
 
 def _units(model: DeployedModel, plan: Plan) -> list[Units]:
     """Return what fails as one of the tensors that a plan may hit."""
     stored = onnx.ModelProto.FromString(model.path.read_bytes())  # functions not written out
     return units_of(stored, {surface.tensor for surface in plan.surfaces})
-
-
-def _sdc1(record: Record) -> float:
-    return record.counts["sdc1"] / record.images if record.images else 0.0

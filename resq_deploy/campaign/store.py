@@ -3,6 +3,7 @@
 What the audit found stays: a fault whose record once differed from reload-and-run is counted for good.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sqlite3
@@ -19,8 +20,10 @@ FILE = "campaign.sqlite"
 
 _COLUMNS = (
     *("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "way"),
+    *("share", "parts"),
     *("detected", "words_corrected", "words_uncorrectable"),
 )
+_ALL = f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,9 @@ class Store:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
             f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, logits TEXT NOT NULL, right BLOB NOT NULL,"
-            " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL, detected INTEGER NOT NULL,"
-            " words_corrected INTEGER, words_uncorrectable INTEGER)"
+            " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL,"
+            " share INTEGER NOT NULL, parts INTEGER NOT NULL,"
+            " detected INTEGER NOT NULL, words_corrected INTEGER, words_uncorrectable INTEGER)"
         )
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS audits (number INTEGER PRIMARY KEY, evenly INTEGER NOT NULL,"
@@ -122,7 +126,7 @@ class Store:
         Raises:
             RunFolderError: if the file is damaged.
         """
-        rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number")
+        rows = self._rows(_ALL)
         try:
             return [_from_row(row) for row in rows]
         except ValueError as error:
@@ -165,6 +169,24 @@ class Store:
         self._database.close()
 
 
+def read_records(path: pathlib.Path) -> list[Record]:
+    """Return the records of a campaign that is finished, in the order of its plan, and leave its store as it is.
+
+    Raises:
+        RunFolderError: if the file is no store of this schema version, or is damaged.
+    """
+    unclean = path.with_name(f"{path.name}-wal").is_file()
+    try:
+        address = f"{path.resolve().as_uri()}?{'mode=ro' if unclean else 'immutable=1'}"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA:
+                raise RunFolderError(f"{path} has schema version {version}, this resq-deploy goes on with {SCHEMA}")
+            return [_from_row(row) for row in database.execute(_ALL)]
+    except (sqlite3.Error, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read as a campaign store ({error})") from error
+
+
 def _as_row(record: Record) -> tuple[object, ...]:
     counts = [record.counts[name] for name in COUNTS]
     head = (record.number, str(record.outcome), record.images)
@@ -177,6 +199,8 @@ def _as_row(record: Record) -> tuple[object, ...]:
         record.changed,
         record.reason,
         str(record.way),
+        record.share,
+        record.parts,
         int(record.detected),
         *(record.health or (None, None)),
     )

@@ -6,10 +6,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.effort import Effort
+from resq_deploy.campaign.options import Refinement
 from resq_deploy.campaign.population import Cell, Population
 from resq_deploy.faults import draws
 from resq_deploy.faults.allocation import next_phase, spread_out
+from resq_deploy.faults.refinement import Row, for_margin, for_number
 from resq_deploy.faults.stratified import Sample, estimate
+from resq_deploy.faults.two_stage import Work
 
 PILOT = 4
 """Faults a stratum in the pilot, on average."""
@@ -71,6 +75,15 @@ class Strata:
         counted = np.bincount(self._of_cell[chosen], weights=self._elements[chosen], minlength=len(self.sizes))
         return counted.astype(np.int64)
 
+    def work(self, effort: Effort) -> Work:
+        """Return what a fault of each stratum costs, and each image that it is judged on."""
+        costs = [effort.of(cell.surface) for cell in self._cells]
+        fault, image = (
+            np.bincount(self._of_cell, weights=self._elements * of_cell) / self.sizes
+            for of_cell in np.array(costs, dtype=np.float64).T
+        )
+        return Work(fault, image)
+
     def pilot(self) -> tuple[Integers, Integers]:
         """Return the pilot's faults and the stratum of each: half of them to all strata alike, half by their sizes."""
         many = len(self.sizes) * PILOT
@@ -78,7 +91,12 @@ class Strata:
         return self._phase(np.zeros_like(self.sizes), spread_out(many, parts, self.sizes))
 
     def following(
-        self, rates: NDArray[np.float64], sample: Sample, margin: float, confidence: float
+        self,
+        rates: NDArray[np.float64],
+        sample: Sample,
+        margin: float,
+        confidence: float,
+        images: int | None = None,
     ) -> tuple[Integers, Integers, int] | None:
         """Return the phase after those drawn, or None when the margin is reached or all faults are drawn.
 
@@ -87,6 +105,7 @@ class Strata:
             sample: where those faults come from.
             margin: half-width wanted.
             confidence: coverage wanted.
+            images: on how many images its faults are to be judged; None for all.
 
         Returns:
             Its faults, the stratum of each, and how many of all phases are then pilots.
@@ -97,11 +116,55 @@ class Strata:
             return None
         # The estimate rests on the main phase: it is no smaller than its pilots. Further ones are worth their while.
         least = _LEAST_FURTHER * drawn if began else drawn
-        counts = next_phase(rates, sample, margin, confidence, least)
+        counts = next_phase(rates, sample, margin, confidence, least, images)
         pilots = sample.pilots
         if not began and counts.sum() > _TRUST * drawn:
             counts, pilots = np.maximum(counts // _TRUST, np.minimum(rest, 1)), pilots + 1
         return *self._phase(self.sizes - rest, counts), pilots
+
+    def refining(
+        self,
+        rates: NDArray[np.float64],
+        positions: Integers,
+        sample: Sample,
+        step: Refinement,
+        confidence: float,
+        images: int | None = None,
+    ) -> tuple[Integers, Integers] | None:
+        """Return a phase for roles and larger layers that are known least; None where a margin is had, or nothing left.
+
+        Args:
+            rates: SDC-1 of each fault so far, in the order of the plan, shape [n].
+            positions: population number of each fault, shape [n].
+            sample: where those faults come from.
+            step: what is wanted.
+            confidence: coverage wanted.
+            images: on how many images its faults are to be judged; None for all.
+
+        Returns:
+            Its faults, and the stratum of each.
+        """
+        rows = self._rows(positions)
+        if step.margin is not None:
+            counts = for_margin(rates, sample, rows, step.margin, confidence, images)
+        else:
+            counts = for_number(rates, sample, rows, step.samples or 0, confidence, images)
+        return self._phase(self.sizes - sample.rest[-1], counts) if counts.any() else None
+
+    def _rows(self, positions: Integers) -> list[Row]:
+        """Return roles and layers, with the faults at these places of the population that lie in each.
+
+        A layer whose strata are mostly those of others, too, is left out: few of the faults drawn for it would hit it.
+        """
+        cell = np.searchsorted(self._starts, positions, side="right") - 1
+        rows = []
+        for key in ("role", "layer"):
+            of_cell = np.array([found.group(key) for found in self._cells])
+            for name in dict.fromkeys(of_cell.tolist()):
+                sizes = self.inside(key, name)
+                if 2 * sizes[sizes == self.sizes].sum() >= sizes.sum():
+                    rows.append(Row((of_cell == name)[cell], sizes))
+        return rows
 
     def _phase(self, first: Integers, count: Integers) -> tuple[Integers, Integers]:
         parts = [self.draw(h, int(first[h]), int(count[h])) for h in range(len(self.sizes)) if count[h]]

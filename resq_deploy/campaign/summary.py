@@ -21,7 +21,9 @@ SCHEMA = 2
 """1: earlier versions, with figures of random bit errors pooled over the rates, and exposure over all stored bits."""
 
 Flags = NDArray[np.bool_]
-JsonEstimate = dict[str, float | int]
+JsonEstimate = dict[str, Any]
+"""An estimate as JSON values; value and upper end are None where the lower end alone is known."""
+
 Group = tuple[str, str]
 """What faults are grouped by (role, layer or bit), and the name of the group."""
 
@@ -39,6 +41,7 @@ class Figures:
         reports: whether the file reports on its code words.
         detected: which faults change that report, shape [n].
         uncorrectable: which faults make it count more uncorrectable words, shape [n].
+        judged: which faults were judged, and are not `due`, shape [n].
     """
 
     def __init__(self, plan: Plan, records: Sequence[Record], confidence: float, health: Health | None = None) -> None:
@@ -57,6 +60,8 @@ class Figures:
             self._rates["sdc1_detected"] = self._rates["sdc1"] * self.detected
             self._rates["sdc1_silent"] = self._rates["sdc1"] * ~self.detected
         self._accuracy = np.array([record.accuracy for record in records])
+        # Of all images, or of its own where it was judged on all of them.
+        self._whole = images if plan.partition is None or plan.share == 1.0 else np.float64(plan.partition.images)
 
     def rates(self, domain: Flags, group: Group | None = None) -> dict[str, JsonEstimate | None]:
         """Return the rate of every kind of outcome over image runs of the faults in a domain.
@@ -73,9 +78,22 @@ class Figures:
             name: self.estimate(values, domain, group, self.judged).as_dict() for name, values in self._rates.items()
         }
 
+    @property
+    def all_images(self) -> bool:
+        """Whether every fault was judged on all images, so that what it does as a whole is known."""
+        return self.plan.share == 1.0
+
     def of_each(self, name: str) -> NDArray[np.float64]:
         """Return the rate of one kind of outcome of each fault, 0 for one that is `due`, shape [n]."""
         return self._rates[name]
+
+    def at_least(self, name: str) -> NDArray[np.float64]:
+        """Return of all images the share on which each fault is known to have an outcome, shape [n].
+
+        That is its rate where it was judged on all of them, and a lower bound of it where not.
+        """
+        counts = np.array([record.counts[name] for record in self.records], dtype=np.float64)
+        return np.asarray(counts / self._whole)
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
@@ -111,9 +129,9 @@ class Figures:
         population = self.plan.size if group is None else self.plan.group_size(*group)
         if domain.sum() >= population:
             population = len(found)  # all were seen, those without such a figure among them
-        if values.dtype == np.bool_ and not self._stopped:
+        if values.dtype == np.bool_ and not self._stopped and self.all_images:
             return proportion(int(found.sum()), len(found), population, self.confidence)
-        return cluster(found, population, self.confidence, stopped=self._stopped)
+        return cluster(found, population, self.confidence, stopped=self._stopped, share=self.plan.share)
 
     @property
     def _stopped(self) -> bool:
@@ -140,6 +158,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
             "images": len(golden.labels),
             "health": golden.health and golden.health._asdict(),
         },
+        "images": _images(plan, golden),
         "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size), **_layers(plan)},
         "faults": {
             "evaluated": len(records),
@@ -156,6 +175,29 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
         "detection": detections(figures),
         **{f"by_{key}": _by_group(figures, key) for key in ("role", "layer", "bit")},
     }
+
+
+def _images(plan: Plan, golden: Golden) -> dict[str, int | str | None]:
+    """Return how many images each fault of the last phase was judged on (None for all), and how they were cut."""
+    partition = golden.parts
+    size, images = partition.size, partition.images
+    return {
+        "per_fault": plan.images_per_fault,
+        "parts": partition.parts,
+        "part_size": size,
+        "of": images,
+        "not_known": not_known(plan),
+    }
+
+
+def not_known(plan: Plan) -> str | None:
+    """Return in words what faults that were judged on some images leave open; None where all were run."""
+    if plan.share == 1.0:
+        return None
+    return (
+        "each fault was judged on some of the images: how many fail on any image is known as a lower bound alone, and "
+        "what is told of single faults, and of those that are due, is what they do on their own images"
+    )
 
 
 def _whole(figures: Figures, domain: Flags) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _MASKS = ("fault", "ber", "chip", "flips", "mask")
 def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
     """Return the table of a campaign's faults and what each did; `images` and the outcomes are counts of images.
 
+    Which images those are, `share` and `parts` say: parts of the campaign's partition, so many from number `share` on.
     Where the file reports on its code words, it is told of each fault what it reports, and whether that is another
     report than the fault-free file's; nothing of a fault that is `due`.
     """
@@ -23,7 +24,7 @@ def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
     head = _MASKS if plan.masks else _BITS
     # What ends a line is quoted within a field: with both characters, whatever a tensor is called can be read again.
     health = _HEALTH if any(record.health for record in records) else ()
-    columns = (*head, "outcome", "images", *COUNTS, "accuracy", *health)
+    columns = (*head, "outcome", "images", *COUNTS, "accuracy", "share", "parts", *health)
     writer = csv.DictWriter(stream, columns, lineterminator="\r\n", extrasaction="ignore")
     writer.writeheader()
     for record in records:
@@ -32,6 +33,8 @@ def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
             "images": record.images,
             **record.counts,
             "accuracy": f"{record.accuracy:.6f}",
+            "share": record.share,
+            "parts": record.parts,
             **dict(
                 zip(_HEALTH, (int(record.detected), *record.health) if record.health else ("", "", ""), strict=True)
             ),

@@ -37,6 +37,12 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to judge by.")
 @click.option(
+    "--images-per-fault",
+    metavar="auto|N|all",
+    help="How many of them, drawn by seed and fault, each fault is judged on; auto: as many as are cheapest.  "
+    "[default: auto with --margin, else all]",
+)
+@click.option(
     "--faults",
     type=click.Choice(_MODELS),
     help="single: one flipped bit a fault; ber: every bit flips with a given probability, one mask a chip; burst: "
@@ -62,6 +68,14 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     "--margin",
     type=float,
     help="Half-width wanted for SDC-1, a fraction; draws in strata, of ber chips, until reached.  [default: 0.01]",
+)
+@click.option(
+    "--refine",
+    type=PATH,
+    metavar="RUN",
+    help="Go on with a finished campaign that was run with --margin: its faults are kept, and further ones drawn where "
+    "roles and larger layers have the widest intervals, until each has --margin, or --samples more; RUN stays as it "
+    "is.",
 )
 @click.option("--exhaustive", is_flag=True, help="Evaluate every fault there is.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Coverage of the intervals.")
@@ -152,21 +166,26 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp net.int8.onnx --dataset digits --out run --margin 0.005 --fail-above sdc1=0.01
       resq-deploy faultcamp net.int8.onnx --dataset digits --faults ber --dry-run --fail-above sdc1@1e-5=0.01
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --out run --scheduler tcp://host:8786
+      resq-deploy faultcamp net.int8.onnx --dataset digits --refine run --margin 0.02 --out finer
     """
     data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
-    given_gates = given.pop("fail_above")
+    given_gates, refine = given.pop("fail_above"), given.pop("refine")
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out'.", click.get_current_context())
     from resq_deploy.campaign.gates import needs, parse_gate
+    from resq_deploy.campaign.refine import Base
     from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
 
     gates = [parse_gate(text) for text in given_gates]
     options = read_options(given)
+    base = None if refine is None else Base.read(refine)
+    if base is not None:
+        options = base.refined(options)
     data = load_dataset(dataset, data_dir)
     held = () if dry_run else gates  # a dry run says what they need instead
-    campaign = Campaign(DeployedModel.load(model), data, options, lambda text: click.echo(text, err=True), held)
+    campaign = Campaign(DeployedModel.load(model), data, options, lambda text: click.echo(text, err=True), held, base)
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
     told = needs(gates, campaign.plan)
@@ -190,7 +209,14 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
+    from resq_deploy.campaign.options import (
+        CampaignOptions,
+        FaultModel,
+        parse_bits,
+        parse_images_per_fault,
+        parse_rates,
+        parse_roles,
+    )
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.session import Deployment
 
@@ -203,6 +229,8 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     if listed and given["faults"]:
         raise OptionError("--fault-list names the faults itself: leave --faults out")
     given["faults"] = FaultModel.LIST if listed else FaultModel(given["faults"] or "single")
+    if given["images_per_fault"] is not None:
+        given["images_per_fault"] = parse_images_per_fault(given["images_per_fault"])
     given["roles"] = parse_roles(given["roles"])
     given["bits"] = () if given["bits"] is None else parse_bits(given["bits"])
     given["ber"] = parse_rates(given["ber"])
@@ -232,6 +260,9 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     click.echo(
         f"planned: {plan['planned']:,} faults, about {plan['seconds']:,.0f} s at {plan['seconds_per_fault']:.3f} s each"
     )
+    images = plan["images"]
+    if images["per_fault"] is not None:
+        click.echo(f"each is judged on about {images['per_fault']} images of its own, of {images['of']:,}")
     if plan["at_most"] > plan["planned"]:
         click.echo(
             "that is the pilot; what it finds sizes the main phase, which is no smaller. Equation 7 of Leveugle et "
@@ -248,6 +279,10 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
         f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits, "
         f"{faults['due']} due{under}"
     )
+    if refined := summary["refined"]:
+        click.echo(f"{refined['kept']:,} faults were kept, and {refined['added']:,} added; {_widest(summary)}")
+    if summary["images"]["not_known"]:
+        click.echo(f"{_images(summary['images'])}: {summary['images']['not_known']}")
     if "curve" in summary:
         _print_curve(summary["curve"])
     else:
@@ -261,7 +296,7 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     if engine["fallback"]:
         click.echo(f"evaluated by reload-and-run, as replay cannot be exact here: {engine['fallback']}")
     elif engine["name"] == "replay" and faults["reloaded"]:
-        click.echo(f"{faults['reloaded']:,} of the faults could not be replayed exactly and were run by reload-and-run")
+        click.echo(f"{faults['reloaded']:,} of the faults were run by reload-and-run: replay is inexact or no faster")
     if audit["checked"]:
         click.echo(_audited(audit, golden["accuracy"]["confidence"]))
     speed = summary["throughput"]
@@ -273,6 +308,25 @@ def _detections(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
     curve = summary.get("curve")
     found = [(f" at {p['ber']:g}", p["detection"]) for p in curve] if curve else [("", summary["detection"])]
     return [(where, detection) for where, detection in found if detection and detection["detected"]]
+
+
+def _widest(summary: Mapping[str, Any]) -> str:
+    """Say which role or layer has the widest interval of SDC-1."""
+    rows = [
+        (max(rates["sdc1"]["high"] - rates["sdc1"]["value"], rates["sdc1"]["value"] - rates["sdc1"]["low"]), key, name)
+        for key in ("role", "layer")
+        for name, rates in summary[f"by_{key}"].items()
+        if rates["sdc1"]
+    ]
+    width, key, name = max(rows)
+    return f"the widest interval is now that of {key} {name}, {100 * width:.2g} points on one side"
+
+
+def _images(images: Mapping[str, Any]) -> str:
+    """Say how many images each fault was judged on."""
+    if images["per_fault"] is None:
+        return f"all {images['of']:,} images a fault in the last phase"
+    return f"about {images['per_fault']:,} of {images['of']:,} images a fault, drawn by seed and fault"
 
 
 def _audited(audit: Mapping[str, Any], confidence: float) -> str:
@@ -344,11 +398,8 @@ def _print_exposure(exposure: Mapping[str, Any]) -> None:
     rows = []
     for kind, meaning in meanings.items():
         expected = at[kind]["total"]
-        row = [meaning, percent(exposure[kind]["total"], 3), f"{expected['value']:.2e}"]
-        if fit:
-            failures = fit[kind]["total"]
-            row.append(f"{failures['value']:.3g} [{failures['low']:.3g}, {failures['high']:.3g}]")
-        rows.append(row)
+        row = [meaning, percent(exposure[kind]["total"], 3), _probability(expected)]
+        rows.append([*row, _failures(fit[kind]["total"])] if fit else row)
     in_time = (f"FIT at {fit['fit_per_mbit']:g}/Mbit",) if fit else ()
     headers = ("failure", "of one fault", f"at BER {at['ber']:g}", *in_time)
     print_table(f"Exposure of {exposure['bits']:,} bits, first order", headers, rows)
@@ -387,6 +438,18 @@ def _print_scrubbing(scrubbing: Mapping[str, Any]) -> None:
         "two copies were hit, counts as a failure, an upper bound. It is about storage: flips in memory, after the\n"
         "file was loaded, last until the session is created again."
     )
+
+
+def _probability(expected: Mapping[str, Any]) -> str:
+    """Write what is expected at a bit error rate."""
+    return f"{expected['value']:.2e}" if expected["value"] is not None else f"at least {expected['low']:.2e}"
+
+
+def _failures(found: Mapping[str, Any]) -> str:
+    """Write failures in time."""
+    if found["value"] is None:
+        return f"at least {found['low']:.3g}"
+    return f"{found['value']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
 
 
 def _print_gates(gates: Sequence[Mapping[str, Any]]) -> None:

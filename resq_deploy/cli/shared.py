@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,10 +118,13 @@ def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
-def percent(estimate: Mapping[str, float] | None, digits: int = 2) -> str:
-    """Write an estimate as `value % [low, high]`."""
+def percent(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """Write an estimate as `value % [low, high]`, or as `at least low %`."""
     if estimate is None:
         return "no run"
+    if estimate["value"] is None:
+        low = math.floor(100 * estimate["low"] * 10**digits) / 10**digits  # a bound is not rounded up
+        return f"at least {low:.{digits}f} %"
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
 

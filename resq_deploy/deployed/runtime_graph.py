@@ -100,7 +100,11 @@ class RuntimeGraph:
         return found
 
     def part(
-        self, places: Collection[int], outputs: Sequence[str], replaced: Mapping[str, onnx.TensorProto] | None = None
+        self,
+        places: Collection[int],
+        outputs: Sequence[str],
+        replaced: Mapping[str, onnx.TensorProto] | None = None,
+        fed: Collection[str] = (),
     ) -> tuple[bytes, list[str]]:
         """Return some of the nodes as a model of its own.
 
@@ -108,6 +112,7 @@ class RuntimeGraph:
             places: which nodes.
             outputs: values that they make and that the part gives.
             replaced: stored tensors to put in the place of the graph's own.
+            fed: stored tensors to take as inputs.
 
         Returns:
             The serialised model, and the values it takes as inputs.
@@ -115,9 +120,10 @@ class RuntimeGraph:
         chosen = sorted(places)
         made = {value for place in chosen for value in self.nodes[place].output}
         read = list(dict.fromkeys(value for place in chosen for value in self._reads[place]))
-        inputs = [value for value in read if value not in made and value not in self.parameters]
-        tensors = [(replaced or {}).get(name, self.parameters[name]) for name in read if name in self.parameters]
-        overridable = [self._overridable[name] for name in read if name in self._overridable]
+        kept = [name for name in read if name in self.parameters and name not in fed]
+        inputs = [value for value in read if value not in made and value not in kept]
+        tensors = [(replaced or {}).get(name, self.parameters[name]) for name in kept]
+        overridable = [self._overridable[name] for name in kept if name in self._overridable]
         graph = onnx.GraphProto(name="part")
         graph.node.extend(self.nodes[place] for place in chosen)
         graph.initializer.extend(tensors)
@@ -139,16 +145,32 @@ class RuntimeGraph:
             known: a graph whose parameters' content need not be compared byte by byte twice.
         """
         self.contents = {name: self._content_of(name, known) for name in self.parameters}
-        return [
-            (
-                node.domain,
-                node.op_type,
-                tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)),
-                tuple(self.contents.get(value, value) for value in (*node.input, *self._reads[place])),
-                tuple(node.output),
-            )
-            for place, node in enumerate(self.nodes)
-        ]
+        return [self._signature(place, self.contents) for place in range(len(self.nodes))]
+
+    def signatures_with(self, signatures: Sequence[Signature], values: Mapping[str, bytes]) -> list[Signature]:
+        """Return what the signatures are with other bytes in some of the parameters; names of no parameter are ignored.
+
+        Args:
+            signatures: those of this graph.
+            values: the other bytes, by name.
+        """
+        new: dict[str, tuple[object, ...]] = {
+            name: (*self.contents[name][:-1], value) for name, value in values.items() if name in self.parameters
+        }
+        contents, changed = {**self.contents, **new}, list(signatures)
+        for place in {place for name in new for place in self.readers(name)}:
+            changed[place] = self._signature(place, contents)
+        return changed
+
+    def _signature(self, place: int, contents: Mapping[str, tuple[object, ...]]) -> Signature:
+        node = self.nodes[place]
+        return (
+            node.domain,
+            node.op_type,
+            tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)),
+            tuple(contents.get(value, value) for value in (*node.input, *self._reads[place])),
+            tuple(node.output),
+        )
 
     def constant(self, output: str) -> NDArray[Any] | None:
         """Return what an output of the model is whatever its input; None if there is no such output, or it depends."""
@@ -178,6 +200,10 @@ class RuntimeGraph:
         return int(self._typed(value).type.tensor_type.elem_type)
 
     def _typed(self, value: str) -> onnx.ValueInfoProto:
+        if value in self.parameters:
+            return onnx.helper.make_tensor_value_info(
+                value, self.parameters[value].data_type, list(self.parameters[value].dims)
+            )
         if value not in self._types:
             raise ModelError(f"the value {value!r} of the optimised graph has a type that cannot be fed")
         return self._types[value]

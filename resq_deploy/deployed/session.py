@@ -187,6 +187,11 @@ class Session:
         self.reports = any(value.name == HEALTH for value in self._session.get_outputs())
         self.batch = self.input.shape[0] or deployment.batch
 
+    @property
+    def fixed_batch(self) -> int:
+        """How many images the model takes at a time, no more and no fewer; 1 where it leaves that open."""
+        return self.input.shape[0] or 1
+
     def run(self, images: NDArray[Any], terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
         """Return the outputs for prepared images, [N, ...] -> [N, C], in batches of fixed size.
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from resq_deploy.faults.betting import BETS, Phase, against_higher, against_lower, log_threshold, total
 from resq_deploy.faults.statistics import cluster
-from resq_deploy.faults.stratified import Sample, evidence
+from resq_deploy.faults.stratified import Sample, evidence, for_bets
+from resq_deploy.faults.two_stage import Spread, Work, best_images, whole_parts, within_faults
 
 _SHARES = (0.0, 0.25, 0.5)
 """Of a phase, what may go where harm is expected."""
@@ -40,32 +41,67 @@ class Outlook:
 
     Attributes:
         mean: expected mean of each stratum, shape [strata].
-        square: expected mean square, shape [strata].
+        spread: expected mean square of each stratum, over all images, and what fewer images add to it.
     """
 
     mean: Floats
-    square: Floats
+    spread: Spread
 
 
 def outlook(values: Floats, sample: Sample) -> Outlook:
     """Learn from the faults of all phases, group by group; groups with few faults lean on the whole sample.
 
-    One event more than was seen is reckoned with in the whole sample.
+    One event more than was seen is reckoned with in the whole sample, on all images of a fault.
     """
     group = sample.groups[sample.stratum]
     count = np.bincount(group, minlength=int(sample.groups.max()) + 1)
     weights = sample.weights()
 
-    def expected(rates: Floats) -> Floats:
-        overall = (weights @ rates + weights.mean()) / (weights.sum() + weights.mean())
-        summed = np.bincount(group, weights=rates, minlength=len(count))
+    def expected(figures: Floats, more: float) -> Floats:
+        overall = (weights @ figures + more * weights.mean()) / (weights.sum() + weights.mean())
+        summed = np.bincount(group, weights=figures, minlength=len(count))
         of_group: Floats = (summed + _PRIOR * overall) / (count + _PRIOR)
         return of_group[sample.groups]
 
-    return Outlook(expected(values), expected(values**2))
+    within, added = _within(values, sample)
+    return Outlook(expected(values, 1.0), Spread(expected(values**2 - added, 1.0), expected(within, 0.0)))
 
 
-def next_phase(values: Floats, sample: Sample, margin: float, confidence: float, least: float = 0.0) -> Integers:
+def _within(values: Floats, sample: Sample) -> tuple[Floats, Floats]:
+    """Return the variance between the images of each fault, and what it adds to the square of the share seen.
+
+    On one image there is none to be seen, and all of a square is then taken for the fault's own.
+    """
+    within, added = np.zeros_like(values), np.zeros_like(values)
+    for phase, images in enumerate(sample.images):
+        if images > 1:
+            chosen = sample.phase == phase
+            within[chosen] = within_faults(values[chosen], images)
+            added[chosen] = within[chosen] * (1.0 / images - 1.0 / sample.of)
+    return within, added
+
+
+def next_images(values: Floats, sample: Sample, work: Work, part: int) -> int:
+    """Return on how many images the faults of the next phase are best judged, a multiple of a part, or all.
+
+    Where nothing was seen no number is better than another, and one part is taken: too few images cost no more than the
+    work of the faults that they make necessary, too many cost what they are.
+
+    Args:
+        values: rate of each fault so far, shape [n].
+        sample: where those faults come from.
+        work: what faults and images cost, by stratum.
+        part: images that are run together.
+    """
+    rest, expected = sample.rest[-1], outlook(values, sample)
+    parts = proportions(_SHARES[-1], rest, expected.spread.square)
+    found = best_images(expected.spread, parts, rest.astype(np.float64), work, sample.of)
+    return whole_parts(found or part, part, sample.of)
+
+
+def next_phase(
+    values: Floats, sample: Sample, margin: float, confidence: float, least: float = 0.0, images: int | None = None
+) -> Integers:
     """Return how many faults the next phase takes from each stratum, at least one where any is left.
 
     Args:
@@ -74,12 +110,15 @@ def next_phase(values: Floats, sample: Sample, margin: float, confidence: float,
         margin: half-width wanted.
         confidence: coverage wanted.
         least: the phase takes so many faults in all, or more.
+        images: on how many images its faults are judged; None for all.
     """
     rest = sample.rest[-1]
-    expected, past = outlook(values, sample), evidence(values, sample)
+    expected, past = outlook(values, sample), evidence(values, sample, confidence)
+    confidence = for_bets(sample, confidence)
+    square = expected.spread.square if images is None else expected.spread.at(images, sample.of)
     best: Integers = rest
     for share in _SHARES:
-        count = _with_share(share, rest, expected, past, margin, confidence, least)
+        count = _with_share(share, rest, expected.mean, square, past, margin, confidence, least)
         if count.sum() < best.sum():
             best = count
     return best
@@ -122,18 +161,18 @@ def further_units(levels: Sequence[Floats], margin: float, confidence: float) ->
 def _with_share(
     share: float,
     rest: Integers,
-    expected: Outlook,
+    mean: Floats,
+    square: Floats,
     past: Sequence[Phase],
     margin: float,
     confidence: float,
     least: float,
 ) -> Integers:
-    parts = proportions(share, rest, expected.square)
+    parts = proportions(share, rest, square)
     weight = rest / rest.sum()
     heaviest = float(np.max(weight / np.where(parts > 0, parts, 1.0)))
-    mean = float(weight @ expected.mean)
-    square = float(np.sum(np.divide(weight**2 * expected.square, parts, out=np.zeros_like(parts), where=parts > 0)))
-    needed = phase_size(past, mean, square, heaviest, margin, confidence)
+    weighted = float(np.sum(np.divide(weight**2 * square, parts, out=np.zeros_like(parts), where=parts > 0)))
+    needed = phase_size(past, float(weight @ mean), weighted, heaviest, margin, confidence)
     return spread_out(min(max(_RESERVE * needed, least), float(rest.sum())), parts, rest)
 
 

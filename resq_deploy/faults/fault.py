@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,18 @@ class Edit:
         )
 
 
+class Share(NamedTuple):
+    """Which images a fault is judged on: neighbouring parts of a campaign's partition of its images, in a ring.
+
+    Attributes:
+        first: number of the first part.
+        parts: how many there are.
+    """
+
+    first: int
+    parts: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fault:
     """A fault: its number within the campaign and what it does to the stored bits.
@@ -59,12 +72,14 @@ class Fault:
         edits: the operations, at most one edit a tensor and operation.
         ber: bit error rate, for a random-bit-error mask; otherwise None.
         chip: the simulated chip the mask belongs to; otherwise None.
+        share: the images it is judged on; None for all.
     """
 
     number: int
     edits: tuple[Edit, ...]
     ber: float | None = None
     chip: int | None = None
+    share: Share | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ SDC-5 and SDC-10/20 % (Li et al., "Understanding Error Propagation in Deep Learn
 Applications", SC'17). masked + benign + sdc1 = images.
 """
 
+import copy
 import dataclasses
 import enum
 
@@ -84,6 +85,17 @@ class Judge:
         order = np.argsort(-golden, axis=1, kind="stable")
         self._rank = np.empty_like(order)
         np.put_along_axis(self._rank, order, np.arange(golden.shape[1])[None, :], axis=1)
+
+    def among(self, rows: NDArray[np.int64]) -> "Judge":
+        """Return the judge of some of the images, which sees in each what this one does, shape [n]."""
+        part = copy.copy(self)
+        part._golden = self._golden[rows]
+        part._labels = self._labels[rows]
+        part._winner = self._winner[rows]
+        part.golden_right = self.golden_right[rows]
+        part._confidence = self._confidence[rows]
+        part._rank = self._rank[rows]
+        return part
 
     def __call__(self, faulty: Logits) -> "Judgement":
         """Judge the outputs of a faulty file, shape [N, C], on the same images.

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from resq_deploy.faults.betting import mean_bounds
+from resq_deploy.faults.two_stage import possible
 
 _ROUNDING = 1e-12
 """Shares that differ by less differ by the rounding of their arithmetic alone."""
@@ -49,6 +50,10 @@ class Estimate:
     def as_dict(self) -> dict[str, float | int]:
         """Return the estimate as the JSON object of the file formats."""
         return dataclasses.asdict(self)
+
+    def at_least(self) -> dict[str, Any]:
+        """Return the JSON object of a figure of which the lower end alone is known: no value, and no upper end."""
+        return {**dataclasses.asdict(self), "value": None, "high": None}
 
 
 def as_estimate(given: Mapping[str, Any]) -> Estimate:
@@ -122,7 +127,9 @@ def _at_most(events: int, n: int, present: int, size: int) -> float:
     return tail if few else 1.0 - tail
 
 
-def cluster(rates: ArrayLike, population: float, confidence: float, *, stopped: bool = False) -> Estimate:
+def cluster(
+    rates: ArrayLike, population: float, confidence: float, *, stopped: bool = False, share: float = 1.0
+) -> Estimate:
     """Estimate the mean of a figure in [0, 1] over units (faults, chips) from a simple random sample of them.
 
     The interval is that of `betting.mean_bounds`, valid for any distribution and any number of units. It is cut to what
@@ -131,11 +138,16 @@ def cluster(rates: ArrayLike, population: float, confidence: float, *, stopped: 
     costs no confidence: the end by betting is higher still wherever something was seen, so that a mean between the two
     is missed by seeing nothing alone, and a mean above both would have been missed by betting, too.
 
+    Where each unit was judged on a part of its images (`two_stage`), the same interval holds for the mean over all of
+    them, but no unit is known: a whole population keeps its interval, cut to what the other images leave possible, and
+    seeing nothing in n units has at most the probability (1 - mean)^n, be the population as small as it may.
+
     Args:
         rates: one figure a unit, such as the share of image runs with the event, shape [n], each in [0, 1].
         population: how many units could have been drawn (infinity: with replacement, or endless).
         confidence: coverage wanted, split evenly between the sides.
         stopped: whether the rates decided how many were drawn. Betting holds then as well, `proportion` does not.
+        share: of all images, the least part that any unit was judged on, in (0, 1].
 
     Raises:
         ValueError: if there are no rates.
@@ -144,14 +156,20 @@ def cluster(rates: ArrayLike, population: float, confidence: float, *, stopped: 
     n = len(values)
     if n == 0:
         raise ValueError("an estimate needs at least one fault")
-    if not stopped and (not values.any() or values.min() == 1.0):
-        return proportion(n if values.any() else 0, n, population, confidence)
     mean = float(np.clip(values.mean(), 0.0, 1.0))
-    if n >= population:
+    if not stopped and (not values.any() or values.min() == 1.0):
+        events = n if values.any() else 0
+        if share == 1.0:
+            return proportion(events, n, population, confidence)
+        bound = proportion(events, n, math.inf, confidence)
+        low, high = bound.low, bound.high
+    elif n >= population and share == 1.0:
         return Estimate(value=mean, low=mean, high=mean, n=n, confidence=confidence)
-    low, high = mean_bounds(values, confidence)
-    seen = mean * n / population
-    low, high = max(low, seen), min(high, seen + 1.0 - n / population)
+    else:
+        low, high = mean_bounds(values, confidence)
+    drawn = n / population
+    least, most = (float(ends.mean()) * drawn for ends in possible(values, share))
+    low, high = max(low, least), min(high, most + 1.0 - min(1.0, drawn))
     return Estimate(value=mean, low=min(low, mean), high=max(high, mean), n=n, confidence=confidence)
 
 

@@ -9,7 +9,13 @@ looks too good.) Where the one main phase does not bring the margin, further one
 That leans a little low, as a phase that looks bad is diluted and one that looks good is not; the main phase is so large
 that it happens to one sample in a hundred.
 
-The interval bets on all phases, the pilot's weighted faults among them (`betting`).
+A sample may be refined where a part of the population is not known well enough: further phases then go to the strata of
+that part alone. They are averaged with the others stratum by stratum, by their numbers there, and they are bet on for
+those populations of which they hit nearly all; for others they say too little.
+
+The interval bets on all phases, the pilot's weighted faults among them (`betting`). What a phase bets on is the mean of
+the faults that are left, and that takes knowing those drawn before. Where they were judged on a part of their images
+(`two_stage`) they are bounded instead, for a small part of the error that the interval may make.
 Sources: Cochran, Sampling Techniques (1977), ch. 5 and 12; Neyman, JRSS 97 (1934).
 """
 
@@ -20,6 +26,14 @@ from numpy.typing import NDArray
 
 from resq_deploy.faults.betting import Phase, bounds
 from resq_deploy.faults.statistics import Estimate
+from resq_deploy.faults.two_stage import possible, sum_bounds
+
+_DOUBT = 1 / 40
+"""Of the error that an interval may make, what the sums of earlier phases may fail with; each the half of the one
+before. The ends of the interval move by less than 1 % for it, where nothing is known of the rates."""
+
+_TELLS = 0.9
+"""A phase that refines a sample is bet on where it hit strata of this part of what was left, or more."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -35,6 +49,9 @@ class Sample:
         sizes: faults in each stratum's population, shape [strata].
         groups: strata with the same number are alike enough to learn from each other, shape [strata].
         pilots: how many of the first phases are pilots.
+        images: on how many images each fault of a phase was judged at least, one a phase; empty where all were run.
+        of: how many images there are in all.
+        kept: how many of the first phases were drawn for the whole population, before it was refined; 0 for all.
     """
 
     stratum: Integers
@@ -42,11 +59,23 @@ class Sample:
     sizes: Integers
     groups: Integers
     pilots: int = 1
+    images: tuple[int, ...] = ()
+    of: int = 1
+    kept: int = 0
 
     @property
     def phases(self) -> int:
         """How many phases were drawn."""
         return int(self.phase.max()) + 1 if len(self.phase) else 0
+
+    def share(self, phase: int) -> float:
+        """Return the part of all images that each fault of a phase was judged on at least."""
+        return self.images[phase] / self.of if self.images else 1.0
+
+    @property
+    def all_images(self) -> bool:
+        """Whether all faults were judged on all images."""
+        return all(images == self.of for images in self.images)
 
     @property
     def drawn(self) -> Integers:
@@ -71,7 +100,7 @@ class Sample:
             domain: which faults, shape [n].
             sizes: how many faults of each stratum's population lie in the domain, shape [strata].
         """
-        return Sample(self.stratum[domain], self.phase[domain], sizes, self.groups, self.pilots)
+        return dataclasses.replace(self, stratum=self.stratum[domain], phase=self.phase[domain], sizes=sizes)
 
     def weights(self) -> Floats:
         """Return how many faults of the population each fault stands for, shape [n].
@@ -81,10 +110,15 @@ class Sample:
         them, fall back on the pilot.
         """
         drawn, rest = self.drawn, self.rest[:-1]
+        kept = self.kept or self.phases
         tells = (drawn > 0) | (rest == 0)
         shares = np.where(tells, drawn.sum(axis=1, keepdims=True), 0).astype(np.float64)
-        main = shares[self.pilots :].any(axis=0)
+        main = shares[self.pilots : kept].any(axis=0)
         shares[: self.pilots, main] = 0.0
+        if self.kept:  # what is known of a stratum counts by the faults that tell it
+            first = np.where(shares[:kept] > 0.0, drawn[:kept], 0).sum(axis=0)
+            shares[:kept] *= np.maximum(first, 1) / np.maximum(shares[:kept].sum(axis=0), 1.0)
+            shares[kept:] = drawn[kept:]
         shares /= np.maximum(shares.sum(axis=0), 1.0)
         expansion = np.divide(rest * shares, drawn, out=np.zeros_like(shares), where=drawn > 0)
         later = shares[::-1].cumsum(axis=0)[::-1] - shares
@@ -118,33 +152,58 @@ def estimate(values: Floats, sample: Sample, confidence: float, known: NDArray[n
 
 
 def _ends(values: Floats, sample: Sample, confidence: float) -> tuple[float, float]:
-    """Return the interval by betting, cut to what the faults not drawn leave possible."""
+    """Return the interval by betting, cut to what the faults not drawn, and the images not run, leave possible."""
     size = float(sample.sizes.sum())
-    seen = float(values.sum()) / size
-    if len(values) >= size:
-        return seen, seen
-    low, high = bounds(evidence(values, sample), confidence)
-    return max(low, seen), min(high, seen + (1.0 - len(values) / size))
+    least, most = _possible(values, sample)
+    if len(values) >= size and sample.all_images:
+        return least / size, most / size
+    low, high = bounds(evidence(values, sample, confidence), for_bets(sample, confidence))
+    return max(low, least / size), min(high, (most + size - len(values)) / size)
 
 
-def evidence(values: Floats, sample: Sample) -> list[Phase]:
-    """Return what each phase says about the mean of the population."""
+def _possible(values: Floats, sample: Sample) -> tuple[float, float]:
+    """Return the least and the largest sum over all images that the faults drawn can have."""
+    least = most = 0.0
+    for phase in range(sample.phases):
+        ends = possible(values[sample.phase == phase], sample.share(phase))
+        least, most = least + float(ends[0].sum()), most + float(ends[1].sum())
+    return least, most
+
+
+def for_bets(sample: Sample, confidence: float) -> float:
+    """Return the confidence that the bets must reach, so that the interval has the one wanted."""
+    return confidence if sample.all_images else 1.0 - (1.0 - confidence) * (1.0 - _DOUBT)
+
+
+def evidence(values: Floats, sample: Sample, confidence: float) -> list[Phase]:
+    """Return what each phase says about the mean of the population.
+
+    Args:
+        values: rate of each fault, shape [n].
+        sample: where those faults come from.
+        confidence: coverage wanted of the interval, of whose error the sums of subsampled phases take a small part.
+    """
     size = float(sample.sizes.sum())
     found = []
+    taken_low = taken_high = 0.0
     for number, (drawn, rest) in enumerate(zip(sample.drawn, sample.rest[:-1], strict=True)):
         chosen = sample.phase == number
         if not chosen.any():
             continue
         hit = drawn > 0
         told = float(rest[hit].sum())
-        weight = np.divide(rest * drawn.sum(), told * drawn, out=np.zeros(len(rest)), where=hit)
-        scale = told * weight.max()
-        found.append(
-            Phase.of(
-                weight[sample.stratum[chosen]] / weight.max() * values[chosen],
-                slope=size / scale,
-                taken=float(values[sample.phase < number].sum()) / scale,
-                unknown=float(rest[~hit].sum()) / scale,
+        if not 0 < sample.kept <= number or told >= _TELLS * rest.sum():
+            weight = np.divide(rest * drawn.sum(), told * drawn, out=np.zeros(len(rest)), where=hit)
+            scale = told * weight.max()
+            found.append(
+                Phase.of(
+                    weight[sample.stratum[chosen]] / weight.max() * values[chosen],
+                    slope=size / scale,
+                    taken=taken_low / scale,
+                    unknown=(float(rest[~hit].sum()) + taken_high - taken_low) / scale,
+                )
             )
-        )
+        error = (1.0 - confidence) * _DOUBT / 2.0 ** (number + 1)
+        low, high = sum_bounds(values[chosen], sample.share(number), error)
+        taken_low, taken_high = taken_low + low, taken_high + high
     return found

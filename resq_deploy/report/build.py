@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from resq_deploy.errors import RunFolderError
 from resq_deploy.report import attack_sections, fault_sections, train_sections
-from resq_deploy.report.compare import Comparison, Single, compare, pair_up
+from resq_deploy.report.compare import compare, pair_up
 from resq_deploy.report.comparison_sections import comparison_sections
+from resq_deploy.report.difference import Comparison, Single
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
 from resq_deploy.report.runs import Run, arithmetic, load_runs, of_command
 from resq_deploy.report.scope import not_tested

@@ -3,19 +3,19 @@
 Runs can be paired when they judged the same faults on the same images: the same data (SHA-256) and number of images,
 fault model, roles, layers and bits. The files, and whether memory corrects errors, are what may differ. Random bit
 errors are paired by chip: a chip has the same faults in all files with the same tensors. Other faults are paired
-where both files were hit at the same bits; where they share too few, the populations are compared.
+where both files were hit at the same bits and judged on the same images; where they share too few, the populations are
+compared. McNemar's test over images is left out where faults were judged on some of them each.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.faults.statistics import (
-    Estimate,
     apart,
     as_estimate,
     cluster,
@@ -29,8 +29,10 @@ from resq_deploy.faults.statistics import (
     spread,
     ways,
 )
+from resq_deploy.report.difference import Comparison, Difference, Single
 from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
-from resq_deploy.report.runs import Run, arithmetic
+from resq_deploy.report.runs import Run, arithmetic, subsampled
+from resq_deploy.report.text import counted
 from resq_deploy.report.text import rate as written
 
 FEWEST_SHARED = 30
@@ -54,111 +56,6 @@ _NOTED: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("onnxruntime", lambda run: run.manifest["versions"].get("onnxruntime")),
     ("CPU features", lambda run: run.manifest.get("cpu_flags")),
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One figure of two runs.
-
-    Attributes:
-        figure: what is compared.
-        first: the figure of the first run.
-        second: the figure of the second run.
-        estimate: second less first, with its interval over units, given the images.
-        unit: what `estimate.n` counts: chips, shared faults, images, or faults drawn independently.
-        pairs: what the pairs look like - how many are higher, lower, and their spread; None where units are not paired.
-        p_units: p-value over the units, by the sign test of pairs or a permutation test; None where the interval
-            decides.
-        p_images: McNemar's p-value over images, for figures of right answers where the images are known.
-        p: the larger of both, adjusted for the number of figures of the comparison; None where no p-value is known.
-    """
-
-    figure: str
-    first: Estimate
-    second: Estimate
-    estimate: Estimate
-    unit: str
-    pairs: Mapping[str, float] | None = None
-    p_units: float | None = None
-    p_images: float | None = None
-    p: float | None = None
-
-    @property
-    def real(self) -> bool:
-        """Whether the difference is beyond chance: for further units and, where tested, for further images.
-
-        Tests decide where there are any, and of pairs most must differ the way the mean does; else the interval does.
-        """
-        return self._one_way and (self._apart if self.p is None else self.p <= self._alpha)
-
-    @property
-    def _alpha(self) -> float:
-        return 1.0 - self.first.confidence
-
-    @property
-    def _apart(self) -> bool:
-        return self.estimate.low > 0.0 or self.estimate.high < 0.0
-
-    @property
-    def _one_way(self) -> bool:
-        most = 0.0 if self.pairs is None else self.pairs["higher"] - self.pairs["lower"]
-        return most * self.estimate.value >= 0.0
-
-    @property
-    def over_images(self) -> bool:
-        """Whether the verdict is about further images, too: they were tested, or are the units."""
-        return self.p_images is not None or self.unit.startswith("images")
-
-    @property
-    def verdict(self) -> str:
-        """The verdict in words, with what it holds for."""
-        way = "higher" if self.estimate.value > 0 else "lower"
-        if self.real:
-            return f"{way}, real" if self.over_images else f"{way}, for further faults on these images"
-        if (self.p_images or 0.0) > self._alpha >= (1.0 if self.p_units is None else self.p_units):
-            return "not beyond chance for further images"
-        return "not beyond chance"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "figure": self.figure,
-            "first": self.first.as_dict(),
-            "second": self.second.as_dict(),
-            "difference": self.estimate.as_dict(),
-            "unit": self.unit,
-            "pairs": self.pairs,
-            "p_units": self.p_units,
-            "p_images": self.p_images,
-            "p_adjusted": self.p,
-            "real": self.real,
-            "verdict": self.verdict,
-        }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
-    """What two runs differ in.
-
-    Attributes:
-        first: the run that comes first, the reference.
-        second: the other one.
-        differences: figure by figure, second less first.
-        notes: what a reader must know to judge them.
-    """
-
-    first: Run
-    second: Run
-    differences: Sequence[Difference]
-    notes: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Single:
-    """A campaign that no other one can be paired with, and why."""
-
-    run: Run
-    reason: str
 
 
 def pair_up(campaigns: Sequence[Run]) -> tuple[list[tuple[Run, Run]], list[Single]]:
@@ -246,7 +143,12 @@ class _Pairing:
         self._tables = a, b
         self._populations = _population(first), _population(second)
         self._confidence = first.confidence
-        _, self._at_a, self._at_b = np.intersect1d(a.key, b.key, return_indices=True)
+        self._all_images = not (subsampled(first) or subsampled(second))
+        self._seen = _least_share(a, first), _least_share(b, second)
+        _, at_a, at_b = np.intersect1d(a.key, b.key, return_indices=True)
+        alike = _same_images(first, second, a, b, at_a, at_b)
+        self._elsewhere = int((~alike).sum())
+        self._at_a, self._at_b = at_a[alike], at_b[alike]
 
     def rates(self) -> list[float]:
         """Return the bit error rates both runs have."""
@@ -295,8 +197,24 @@ class _Pairing:
 
     def fault_notes(self) -> list[str]:
         """Say how many faults are shared, and what is compared therefore."""
+        return [*self._notes_on_images(), *self._notes_on_faults()]
+
+    def _notes_on_images(self) -> list[str]:
+        """Say what fewer images than all leave out."""
+        if self._all_images:
+            return []
+        notes = ["faults were judged on some of the images each, so that there is no test over images under faults"]
+        if self._elsewhere:
+            notes.append(
+                f"{counted(self._elsewhere, 'further fault')} of both runs hit the same bits, but were judged on "
+                "different images, and are not paired"
+            )
+        return notes
+
+    def _notes_on_faults(self) -> list[str]:
         sizes = [len(table) for table in self._tables]
-        shared = f"{len(self._at_a):,} of {sizes[0]:,} and {sizes[1]:,} faults hit the same bits in both files"
+        where = "" if self._all_images else ", judged on the same images"
+        shared = f"{len(self._at_a):,} of {sizes[0]:,} and {sizes[1]:,} faults hit the same bits in both files{where}"
         if self._enough_shared and self._is_stratified:
             return [f"{shared}; they were drawn in strata, so that figures over shared faults are about these alone"]
         if self._stand_for_all:
@@ -306,7 +224,13 @@ class _Pairing:
         if self._is_stratified:
             both = f"{100 * (2 * self._confidence - 1):g} %"
             return [f"{note}, by the furthest that their intervals allow, which holds with {both}"]
-        return [f"{note}, by a permutation test"]
+        return [f"{note}, {'by a permutation test' if self._exchangeable else 'by their intervals'}"]
+
+    @property
+    def _exchangeable(self) -> bool:
+        """Whether equal faults have equal figures in both runs: those on fewer images scatter more."""
+        numbers = {int(number) for table in self._tables for number in table.images[table.images > 0]}
+        return self._all_images or len(numbers) == 1
 
     def _of_populations(self) -> list[Difference]:
         found = []
@@ -320,8 +244,9 @@ class _Pairing:
             estimate, tested = apart(a, b), None
             if not self._is_stratified:
                 surer = (1.0 + self._confidence) / 2
-                sides = zip(judged, self._populations, strict=True)
-                estimate, tested = apart(*(cluster(r, size, surer) for r, size in sides)), permutation_p(*judged)
+                sides = zip(judged, self._populations, self._seen, strict=True)
+                estimate = apart(*(cluster(r, size, surer, share=seen) for r, size, seen in sides))
+                tested = permutation_p(*judged) if self._exchangeable else None
             unit = "faults, drawn independently"
             found.append(Difference(figure=figure, first=a, second=b, estimate=estimate, unit=unit, p_units=tested))
         return found
@@ -335,8 +260,8 @@ class _Pairing:
             found.append(
                 Difference(
                     figure="SDC-1, shared faults",
-                    first=cluster(a[judged], self._populations[0], self._confidence),
-                    second=cluster(b[judged], self._populations[1], self._confidence),
+                    first=cluster(a[judged], self._populations[0], self._confidence, share=self._seen[0]),
+                    second=cluster(b[judged], self._populations[1], self._confidence, share=self._seen[1]),
                     unit="shared faults",
                     **self._paired(b[judged] - a[judged]),
                 )
@@ -346,18 +271,24 @@ class _Pairing:
     def _accuracy(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
         a, b = self._tables[0].accuracy[at_a], self._tables[1].accuracy[at_b]
         sizes = (math.inf, math.inf) if unit == "chips" else self._populations
+        return Difference(
+            figure=figure,
+            first=cluster(a, sizes[0], self._confidence, share=self._seen[0]),
+            second=cluster(b, sizes[1], self._confidence, share=self._seen[1]),
+            unit=unit,
+            p_images=self._over_images(at_a, at_b),
+            **self._paired(b - a),
+        )
+
+    def _over_images(self, at_a: NDArray[np.intp], at_b: NDArray[np.intp]) -> float | None:
+        """Return McNemar's p-value over images; None where faults were judged on some of them each."""
+        if not self._all_images:
+            return None
         counts = [
             right_answers(run, np.isin(np.arange(len(table)), at))
             for run, table, at in zip(self._runs, self._tables, (at_a, at_b), strict=True)
         ]
-        return Difference(
-            figure=figure,
-            first=cluster(a, sizes[0], self._confidence),
-            second=cluster(b, sizes[1], self._confidence),
-            unit=unit,
-            p_images=mcnemar(counts[1] - counts[0]),
-            **self._paired(b - a),
-        )
+        return mcnemar(counts[1] - counts[0])
 
     def _paired(self, differences: NDArray[np.float64]) -> dict[str, Any]:
         """Return what pairs tell: the bound on their mean, what they look like, and the sign test."""
@@ -373,6 +304,30 @@ def _population(run: Run) -> float:
     """Return how many faults a run drew from evenly; without end where it did not, or that is not known."""
     size = run.summary["population"]["faults"]
     return math.inf if size is None or run.summary["design"] == "stratified" else float(size)
+
+
+def _least_share(table: FaultTable, run: Run) -> float:
+    """Return the least part of all images that any fault of a run was judged on."""
+    judged = table.images[table.images > 0]
+    return float(judged.min()) / int(run.summary["golden"]["images"]) if len(judged) and subsampled(run) else 1.0
+
+
+def _same_images(
+    first: Run, second: Run, a: FaultTable, b: FaultTable, at_a: NDArray[np.intp], at_b: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Return which of the faults of both runs, by their places there, were judged on the same images."""
+    whole = [
+        table.parts[at] >= run.summary["images"]["parts"] if subsampled(run) else np.ones(len(at), dtype=bool)
+        for run, table, at in ((first, a, at_a), (second, b, at_b))
+    ]
+    alike: NDArray[np.bool_] = whole[0] & whole[1]
+    if subsampled(first) and subsampled(second) and _cut(first) == _cut(second):
+        alike |= (a.share[at_a] == b.share[at_b]) & (a.parts[at_a] == b.parts[at_b])
+    return alike
+
+
+def _cut(run: Run) -> tuple[int, int]:
+    return run.summary["images"]["of"], run.summary["images"]["parts"]
 
 
 def _adjusted(found: Sequence[Difference]) -> list[Difference]:

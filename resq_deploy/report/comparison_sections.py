@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from resq_deploy.report.compare import Comparison, Difference, Single
+from resq_deploy.report.difference import Comparison, Difference, Single
 from resq_deploy.report.document import Block, Section, Table
 from resq_deploy.report.text import NONE, count, counted, listed, percent, points, probability
 

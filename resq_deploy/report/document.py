@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-JsonEstimate = Mapping[str, float]
-"""A figure with its interval, as in the file formats: `value`, `low`, `high`, `n`, `confidence`."""
+JsonEstimate = Mapping[str, Any]
+"""A figure with its interval, as in the file formats: `value`, `low`, `high`, `n`, `confidence`.
+
+Value and upper end are None where the lower end alone is known.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from resq_deploy.report.document import Block, Dots, JsonEstimate, Section, Series, Table
 from resq_deploy.report.fault_table import FaultTable
-from resq_deploy.report.runs import Run
+from resq_deploy.report.runs import Run, judged_on
 from resq_deploy.report.text import NONE, count, counted, listed, percent, quantity, rate, share
 
 _FIRST_ORDER = 0.5
@@ -29,21 +29,24 @@ def exposed(run: Run, table: FaultTable) -> Section:
     title = _finding(exposure, harmful, len(table))
     seen = [role for role in by_risk if roles[role]["wrong_answers"] is not None]
     drawn = {"wrong answers": "wrong_answers", "failing faults": "failing_faults"}
+    if "failing_faults" in exposure.get("at_least", ()):
+        del drawn["failing faults"]  # a lower end alone is no dot
     blocks: list[Block] = [
         f"What faults of one bit each do while they are rare (first order), over the {exposure['bits']:,} stored bits "
         "that this campaign could hit. Wrong answers are the mean share of image runs that a fault gives another "
         "top-1. Failing faults are those that change any answer: a stored fault persists until the file is loaded "
         "again, so that they count devices that became faulty. A fault that is due, after which the file no longer "
         "loads or runs, counts as that alone.",
+        *_at_least(run),
         _kinds(exposure),
         *_scrubbed(exposure),
         "Risk is what a role adds to the wrong answers: its share of the bits times the wrong answers of one fault.",
         Dots(
             rows=seen,
             series=[Series(name=name, estimates=[roles[role][kind] for role in seen]) for name, kind in drawn.items()],
-            x_title="wrong answers, and failing faults, of one fault (%)",
+            x_title=f"{', and '.join(drawn)}, of one fault (%)",
             log_x=True,
-            description=f"Wrong answers and failing faults by role, the role with most risk on top. {title}.",
+            description=f"{' and '.join(drawn).capitalize()} by role, the role with most risk on top. {title}.",
         ),
         Table(
             headers=[
@@ -58,6 +61,17 @@ def exposed(run: Run, table: FaultTable) -> Section:
     if harmful and not enough:
         blocks.append(f"Fewer than {_FEWEST_HARMFUL} faults did harm: one more or less would move the shares of risk.")
     return Section(title=f"{run.label}: {title}", topic="Exposure", blocks=blocks)
+
+
+def _at_least(run: Run) -> list[Block]:
+    """Say why failing faults have a lower end alone, where that is so."""
+    if not run.summary["exposure"].get("at_least"):
+        return []
+    return [
+        f"{judged_on(run)} A fault that fails on none of these may fail on others: failing faults are given as those "
+        "surely seen to fail, and bounded from below alone; --images-per-fault all bounds them from above. Faults "
+        "that are due are those that are on their own images."
+    ]
 
 
 def _meanings(exposure: Exposure) -> dict[str, tuple[str, str]]:
@@ -128,7 +142,7 @@ def _finding(exposure: Exposure, harmful: int, faults: int) -> str:
     roles = exposure["roles"]
     known = [role for role in roles if roles[role]["share_of_risk"] is not None]
     if not harmful or not known:
-        return "No fault of this campaign changed an answer"
+        return "No fault of this campaign changed an answer" + (" on its images" if exposure.get("at_least") else "")
     changed = f"{harmful:,} of {counted(faults, 'fault')} changed an answer"
     if len(roles) == 1:
         return f"{changed}, all of them bits of {known[0]}"
@@ -196,6 +210,8 @@ def _expected(exposure: Exposure) -> list[Block]:
 
 def _first_order(expected: JsonEstimate) -> str:
     """Write a first-order probability while all of its interval is small enough for one."""
+    if expected["value"] is None:
+        return percent(expected) if expected["low"] < _FIRST_ORDER else _BEYOND
     if expected["high"] < _FIRST_ORDER:
         return percent(expected)
     return _BEYOND if expected["value"] >= _FIRST_ORDER else _UNBOUNDED

@@ -11,7 +11,7 @@ from resq_deploy.report.detection_section import detection_section
 from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
-from resq_deploy.report.runs import Run
+from resq_deploy.report.runs import Run, judged_on, subsampled
 from resq_deploy.report.text import NONE, count, percent, rate, share, short, side_by_side
 
 MOST_SERIES = 6
@@ -152,6 +152,7 @@ def _outcomes(runs: Sequence[Run]) -> Section:
     blocks: list[Block] = [
         "Share of image runs by what a fault does to them, averaged over faults; the interval is about the other "
         "faults of the same file, on the same images.",
+        *(f"{run.label}: {judged_on(run)} The interval is about all of them." for run in runs if subsampled(run)),
         Caption(text="Open dots at the left edge: none seen."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
@@ -188,7 +189,7 @@ def _places(run: Run, table: FaultTable) -> Section:
     if len(layers) > _LAYERS_SHOWN:
         blocks.append(_group_table("layer", layers, folded=f"All {len(layers)} layers"))
     blocks.append(_group_table("bit", list(run.summary["by_bit"].items()), folded="By bit position, over all roles"))
-    blocks += _worst(table)
+    blocks += _worst(table, " on the images it was judged on" if subsampled(run) else "")
     return Section(title=f"{run.label}: {_hardest(layers)}", topic="Layers and bits", blocks=blocks)
 
 
@@ -273,10 +274,11 @@ def _group_table(what: str, groups: Sequence[tuple[str, Any]], folded: str = "")
     return Table(headers=[what, "SDC-1", "right became wrong", "SDC-10", "faults"], rows=rows, folded=folded)
 
 
-def _worst(table: FaultTable) -> list[Block]:
+def _worst(table: FaultTable, where: str) -> list[Block]:
     harmful = [fault for fault in table.worst if fault.sdc1 > 0.0]  # 1 for a fault that is due
     if not harmful:
-        return ["No fault changed an answer or kept the file from running; faults.csv of the run holds them all."]
+        told = f"No fault changed an answer{where} or kept the file from running"
+        return [f"{told}; faults.csv of the run holds them all."]
     rows = [
         [
             fault.label,
@@ -292,7 +294,8 @@ def _worst(table: FaultTable) -> list[Block]:
     ]
     headers = ["fault", "tensor", "role", "index", "bit", "outcome", "SDC-1", "accuracy"]
     return [
-        f"{_most_critical(len(rows))}; faults.csv of the run holds all, and is a fault list to run again.",
+        f"{_most_critical(len(rows))}{where and ', by what each did' + where}; faults.csv of the run holds all, and is "
+        "a fault list to run again.",
         Table(headers=headers, rows=rows),
     ]
 

@@ -10,12 +10,15 @@ import math
 import pathlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.errors import RunFolderError
-from resq_deploy.report.runs import Run
+from resq_deploy.faults.fault import Share
+from resq_deploy.faults.partition import Partition
+from resq_deploy.report.runs import Run, subsampled
 from resq_deploy.report.text import listed
 
 STORE_SCHEMAS = (1, 2, 3, 4)
@@ -56,6 +59,9 @@ class FaultTable:
         key: what identifies a fault across files: a digest of the bits it changes, or of rate and chip, shape [n].
         sdc1: share of images with another top-1, NaN for a `due` fault, shape [n].
         accuracy: share of images answered right, 0 for a `due` fault, shape [n].
+        images: on how many images each was judged, 0 for a `due` fault, shape [n].
+        share: number of the first part of the images that each was judged on, shape [n].
+        parts: how many parts from there on, shape [n].
         groups: for role, layer and bit the names, and the number of each fault's name, shape [n].
         ber: bit error rate of each fault, shape [n]; empty for other models.
         mask: digests of the masks, of random bit errors only.
@@ -65,6 +71,9 @@ class FaultTable:
     key: NDArray[np.uint64]
     sdc1: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+    images: NDArray[np.int64]
+    share: NDArray[np.int64]
+    parts: NDArray[np.int64]
     groups: dict[str, tuple[list[str], NDArray[np.int32]]]
     ber: NDArray[np.float64]
     mask: list[str]
@@ -106,6 +115,7 @@ class _Reader:
         self._worst = worst
         self._heap: list[tuple[tuple[float, float, int], CriticalFault]] = []
         self._numbers = {name: array.array("d") for name in ("sdc1", "accuracy", "ber")}
+        self._counts = {name: array.array("q") for name in ("images", "share", "parts")}
         self._keys = array.array("Q")
         self._codes = {group: array.array("i") for group in GROUPS}
         self._names: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
@@ -137,6 +147,8 @@ class _Reader:
             raise ValueError(f"fault {label}: accuracy {first['accuracy']} or SDC-1 {first['sdc1']} is impossible")
         self._numbers["sdc1"].append(sdc1)
         self._numbers["accuracy"].append(accuracy)
+        for name, before in (("images", images), ("share", 0), ("parts", 1)):  # earlier versions ran all images
+            self._counts[name].append(int(first.get(name, before)))
         if masks:
             self._numbers["ber"].append(float(first["ber"]))
             self._masks.append(first["mask"])
@@ -170,6 +182,9 @@ class _Reader:
             mask=self._masks,
             worst=[fault for _, fault in sorted(self._heap, key=lambda entry: entry[0], reverse=True)],
             **{name: np.array(values, dtype=np.float64) for name, values in self._numbers.items()},
+            images=np.array(self._counts["images"], dtype=np.int64),
+            share=np.array(self._counts["share"], dtype=np.int64),
+            parts=np.array(self._counts["parts"], dtype=np.int64),
         )
 
 
@@ -218,18 +233,43 @@ def right_answers(run: Run, chosen: Flags) -> NDArray[np.int64]:
 def golden_right(run: Run) -> NDArray[np.int64] | None:
     """Return which images the fault-free file answers right (1 or 0, shape [images]).
 
-    The store does not keep the golden run itself; a fault that was masked on all images answers like it.
+    The store does not keep the golden run itself; a fault that was masked on all its images answers like it on them.
 
     Returns:
-        None where no fault was masked on all images.
+        None where no fault was masked on all images, or those that were masked on theirs leave some out.
 
     Raises:
         RunFolderError: as `right_answers`.
     """
+    if subsampled(run):
+        return _golden_by_parts(run)
     for _, maps in _bitmaps(run, "SELECT number, right FROM faults WHERE outcome = 'masked' ORDER BY number LIMIT 1"):
         right: NDArray[np.int64] = _unpacked(maps, int(run.summary["golden"]["images"]), run)[0].astype(np.int64)
         return right
     return None
+
+
+def _golden_by_parts(run: Run) -> NDArray[np.int64] | None:
+    """Return the same from masked faults that were judged on some images each; None where they leave any out."""
+    found = np.full(int(run.summary["images"]["of"]), -1, dtype=np.int64)
+    partition = Partition(images=len(found), parts=int(run.summary["images"]["parts"]))
+    for share in _shares_of_masked(run):
+        rows = partition.rows(share)
+        if (found[rows] >= 0).all():
+            continue
+        query = (
+            "SELECT number, right FROM faults WHERE outcome = 'masked' "
+            f"AND share = {share.first} AND parts = {share.parts} ORDER BY number LIMIT 1"
+        )
+        for _, maps in _bitmaps(run, query):
+            found[rows] = _unpacked(maps, len(rows), run)[0]
+    return found if (found >= 0).all() else None
+
+
+def _shares_of_masked(run: Run) -> list[Share]:
+    """Return the shares of images that faults were masked on, each once, the largest first."""
+    query = "SELECT DISTINCT share, parts FROM faults WHERE outcome = 'masked' ORDER BY parts DESC, share"
+    return [Share(*one) for shares, parts in _bitmaps(run, query) for one in zip(shares, parts, strict=True)]
 
 
 def _unpacked(maps: Sequence[bytes], images: int, run: Run) -> NDArray[np.uint8]:
@@ -243,8 +283,8 @@ def _unpacked(maps: Sequence[bytes], images: int, run: Run) -> NDArray[np.uint8]
     return np.unpackbits(packed, axis=1, count=images)
 
 
-def _bitmaps(run: Run, query: str) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield numbers and bitmaps of a query, some thousands at a time."""
+def _bitmaps(run: Run, query: str) -> Iterator[tuple[list[int], list[Any]]]:
+    """Yield the two columns of a query, some thousands of rows at a time."""
     path = _store(run)
     if not path.is_file():
         raise RunFolderError(f"{path} is missing: copy the whole folder again, or run the campaign again")

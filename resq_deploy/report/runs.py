@@ -91,6 +91,22 @@ class Run:
         return found
 
 
+def subsampled(run: Run) -> bool:
+    """Return whether faults of a campaign were judged on some of its images each."""
+    return bool(run.summary.get("images", {}).get("not_known"))
+
+
+def judged_on(run: Run) -> str:
+    """Return in a sentence on which images each fault of a campaign was judged."""
+    of = run.summary["golden"]["images"]
+    if not subsampled(run):
+        return f"Each fault was judged on all {of:,} images."
+    few = run.summary["images"]["per_fault"]
+    number = "all" if few is None else f"about {few:,} of"
+    pilot = ", those of a pilot on fewer or more" if run.summary["design"] == "stratified" else ""
+    return f"Each fault was judged on {number} {of:,} images, drawn by seed and fault{pilot}."
+
+
 def arithmetic(run: Run) -> str:
     """Return in which arithmetic a campaign ran its file, in words; if natively, on what kind of CPU."""
     found = run.summary.get("arithmetic")

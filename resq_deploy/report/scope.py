@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from resq_deploy.report.runs import Run, of_command
+from resq_deploy.report.runs import Run, of_command, subsampled
 from resq_deploy.report.text import count, listed, share, short
 
 OUT_OF_SCOPE = "Transient faults in activations, in the arithmetic, and in memory after the file was loaded."
@@ -35,6 +35,8 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
         yield f"no faults of the models {listed(left, 'or')}"
     for run in runs:
         yield from _unseen_layers(run, runs)
+        if subsampled(run):
+            yield f"in {run.label}, no fault on all images: {run.summary['images']['not_known']}"
         options = run.options
         if options.get("roles"):
             yield f"in {run.label}, no faults in roles other than {listed(options['roles'])}"

@@ -12,9 +12,11 @@ _ROUNDING = 1e-9
 
 
 def percent(estimate: JsonEstimate | None) -> str:
-    """Write a share as `value % [low, high]`, with as many digits as its interval deserves."""
+    """Write a share as `value % [low, high]`, with as many digits as its interval deserves, or as `at least low %`."""
     if estimate is None:
         return NONE
+    if estimate["value"] is None:
+        return f"at least {_down(100 * estimate['low']):.3g} %"
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     digits = _digits(max(high - value, value - low))
     return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
@@ -25,6 +27,14 @@ def points(estimate: JsonEstimate) -> str:
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     digits = _digits(max(high - value, value - low))
     return f"{_zero(value, digits):+.{digits}f} [{_zero(low, digits):+.{digits}f}, {_zero(high, digits):+.{digits}f}]"
+
+
+def _down(low: float) -> float:
+    """Return a lower end with three significant digits, rounded down: it must not claim more."""
+    if low <= 0.0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(low)) - 2)
+    return math.floor(low / unit * (1.0 + 1e-12)) * unit
 
 
 def _digits(half_width: float) -> int:
@@ -42,9 +52,14 @@ def share(value: float | None) -> str:
 
 
 def quantity(estimate: JsonEstimate | None) -> str:
-    """Write a figure that is no share as `value [low, high]`, with three significant digits; `high` may be None."""
+    """Write a figure that is no share as `value [low, high]`, with three significant digits, or as `at least low`.
+
+    The upper end may be None, and so may both it and the value.
+    """
     if estimate is None:
         return NONE
+    if estimate["value"] is None:
+        return f"at least {_down(estimate['low']):.3g}"
     high = "no upper end" if estimate["high"] is None else f"{estimate['high']:.3g}"
     return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {high}]"
 

@@ -41,6 +41,7 @@ class Activations:
         self._deployment = deployment
         self._memory = memory
         self._held: collections.OrderedDict[tuple[int, str], NDArray[Any]] = collections.OrderedDict()
+        self._names: list[set[str]] = [set() for _ in batches]  # what is held, by batch
         self._bytes = 0
         self._lock = threading.Lock()
         self._batch_locks = [threading.Lock() for _ in batches]
@@ -79,7 +80,7 @@ class Activations:
 
     def _compute(self, batch: int, wanted: Sequence[str]) -> Values:
         with self._lock:
-            known = {name for at, name in self._held if at == batch}
+            known = set(self._names[batch])
         places = self._graph.between(known, wanted)
         part = self._part(places, wanted)
         inputs = self._look_up(batch, part.inputs)
@@ -96,9 +97,11 @@ class Activations:
         with self._lock:
             for name, value in computed.items():
                 self._held[batch, name] = value
+                self._names[batch].add(name)
                 self._bytes += value.nbytes
             while self._bytes > self._memory and self._held:
-                _, dropped = self._held.popitem(last=False)
+                (at, name), dropped = self._held.popitem(last=False)
+                self._names[at].discard(name)
                 self._bytes -= dropped.nbytes
         return computed
 

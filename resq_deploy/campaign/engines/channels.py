@@ -72,7 +72,8 @@ class ChannelLayer:
     Attributes:
         data: name of the activations it reads.
         output: name of the value it makes.
-        tensors: the stored tensors whose faults it can compute: weight and integer bias.
+        tensors: the stored tensors whose faults it can compute: weight, integer bias, and scales, one a channel. A zero
+            point that differs from those of other channels can stop the whole layer.
 
     Raises:
         ValueError: if the node is no such layer.
@@ -120,14 +121,15 @@ class ChannelLayer:
         return bias
 
     def _hit(self, graph: RuntimeGraph, place: int) -> tuple[str, ...]:
-        """Return which of weight and bias is stored as integers and read here alone, in one slot."""
+        """Return what is stored for each channel and read here alone, in one slot: weight and bias, and scales."""
         hit = []
-        for name in filter(None, (self._weight, self._bias)):
+        scales = [name for name, values, _ in self._stacked.values() if values.dtype.kind == "f"]
+        for name in dict.fromkeys(filter(None, (self._weight, self._bias, *scales))):
             slots = list(graph.nodes[place].input).count(name)
-            integer = graph.parameters[name].data_type in INTEGERS
-            if integer and slots == 1 and graph.readers(name) == [place] and self.channels > 1:
+            known = name in scales or graph.parameters[name].data_type in INTEGERS
+            if known and slots == 1 and graph.readers(name) == [place] and self.channels > 1:
                 hit.append(name)
-        if not hit:
+        if not set(hit) & {self._weight, self._bias}:
             raise ValueError("no stored integers of its own")
         return tuple(hit)
 

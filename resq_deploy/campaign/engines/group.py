@@ -9,7 +9,8 @@ class Group(NamedTuple):
     Attributes:
         place: of the first node that reads what they change.
         tensor: where no node reads it, the tensor.
-        portion: how many to evaluate at a time; few where each takes long, so that no worker waits for another.
+        portion: how many to evaluate at a time on all images, and more on fewer; few where each takes long, so that no
+            worker waits for another.
     """
 
     place: int

@@ -1,7 +1,7 @@
 """What a fault leaves in the stored bytes, after the memory's error correction; proven before anything runs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -47,9 +47,9 @@ class Injector:
         self._ecc = ecc
 
     @property
-    def surfaces(self) -> list[Surface]:
+    def surfaces(self) -> Collection[Surface]:
         """The tensors that may be hit."""
-        return list(self._surfaces.values())
+        return self._surfaces.values()
 
     def knows(self, tensor: str) -> bool:
         """Return whether a tensor is one of the surfaces."""
@@ -77,4 +77,4 @@ class Injector:
         for tensor, mask in masks.items():
             index, bit = np.divmod(bit_positions(mask), self._surfaces[tensor].width)
             edits.append(Edit(tensor, Op.FLIP, index, bit))
-        return Fault(fault.number, tuple(edits), ber=fault.ber, chip=fault.chip)
+        return dataclasses.replace(fault, edits=tuple(edits))

@@ -15,6 +15,7 @@ from resq_deploy.campaign.record import Way
 from resq_deploy.deployed.decoding import Left
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, Signature
+from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.bits import Bytes
 
@@ -61,11 +62,17 @@ class Protection:
         health: Health | None,
         optimise: Optimise,
     ) -> None:
-        self._patcher = injector.patcher
+        self._patcher, self._surfaces = injector.patcher, injector.surfaces
         self._golden_health = health
         self.voting = Voting(injector, graph, golden, optimise)
         self.decoding = Decoding(injector, graph, golden, health, optimise)
         self.report = HealthReport(health, injector.patcher, self.voting, self.decoding, optimise)
+
+    @property
+    def involved(self) -> set[str]:
+        """The tensors that votes and codes decide on: copies and what is voted, code words, and what decodes them."""
+        tables = {surface.tensor for surface in self._surfaces if surface.role is Role.CODE}
+        return {*self.voting.involved, *self.decoding.codes.words, *tables}
 
     def exposed(self, tensors: Sequence[str]) -> list[str]:
         """Return the tensors that faults in some stored ones can change.

@@ -1,4 +1,4 @@
-"""The truth engine: flip the file's bits, create a new session, run all images."""
+"""The truth engine: flip the file's bits, create a new session, run the images of the fault."""
 
 import os
 import re
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.injection import Injection, Injector
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import Golden, run_in_pieces
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, Watchdog, first_line
 from resq_deploy.errors import FailedError, ModelError, OutOfMemoryError
-from resq_deploy.faults.fault import Fault
+from resq_deploy.faults.fault import Fault, Share
 from resq_deploy.faults.outcomes import Logits
 
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, MemoryError, ValueError)
@@ -77,27 +77,30 @@ class ReloadEngine:
             return settled
         faulty = self._injector.patcher.apply(injection.masks)
         changed = self._injector.patcher.prove(injection.fault, faulty)
-        number, found = injection.fault.number, self._attempt(faulty)
+        number, share = injection.fault.number, injection.fault.share
+        found = self._attempt(faulty, share)
         if isinstance(found, str):
-            self._check_golden(found)
-            found = self._attempt(faulty)
+            self._check_golden(found, share)
+            found = self._attempt(faulty, share)
         if isinstance(found, str):
-            return Record.due(number, changed, found)
+            return Record.due(number, changed, found, share=share)
         logits, health = found
-        detected = health != self._golden.health
-        return Record.of(number, self._golden.judge(logits), changed, logits, health=health, detected=detected)
+        judgement, detected = self._golden.judge_on(share)(logits), health != self._golden.health
+        return Record.of(number, judgement, changed, logits, share=share, health=health, detected=detected)
 
-    def _attempt(self, model: bytes) -> tuple[Logits, Health | None] | str:
-        """Return the outputs of a file for all images and what it reports of its code words, or why there are none.
+    def _attempt(self, model: bytes, share: Share | None) -> tuple[Logits, Health | None] | str:
+        """Return the outputs of a file for the images of a share, part by part, and what it reports of its code words.
+
+        Or why there are none.
 
         Raises:
             OutOfMemoryError: if memory ran out, which says nothing about the file.
         """
-        watchdog = Watchdog(self._options.time_limit)
+        watchdog, pieces = Watchdog(self._options.time_limit), self._golden.pieces(share)
         try:
             session = Session(model, self._options.deployment)
             with watchdog:
-                logits = session.run(self._golden.inputs, watchdog.options)
+                logits = run_in_pieces(session, self._golden.inputs, pieces, watchdog.options)
             health = session.health(self._golden.inputs)
         except _FAILURES as error:
             if lacks_memory(error):
@@ -107,21 +110,22 @@ class ReloadEngine:
             return f"load error: {first_line(error)}" if isinstance(error, ModelError) else first_line(error)
         if watchdog.expired:
             return self._late
-        return (logits, health) if logits.shape == self._golden.logits.shape else f"outputs of shape {logits.shape}"
+        expected = (sum(piece.stop - piece.start for piece in pieces), *self._golden.logits.shape[1:])
+        return (logits, health) if logits.shape == expected else f"outputs of shape {logits.shape}"
 
-    def _check_golden(self, reason: str) -> None:
+    def _check_golden(self, reason: str, share: Share | None) -> None:
         """Check that the golden file still does what it did, now that a fault seems to have stopped the other.
 
         Raises:
             FailedError: if it does not; the campaign cannot go on like that.
         """
-        found = self._attempt(self._injector.patcher.golden)
+        found = self._attempt(self._injector.patcher.golden, share)
         if isinstance(found, str):
             raise FailedError(
                 f"a fault was about to be counted as due ({reason}), but the golden file fails, too ({found}): "
                 "see what this machine lacks, time perhaps, then --resume"
             )
-        if found[0].tobytes() != self._golden.logits.tobytes() or found[1] != self._golden.health:
+        if found[0].tobytes() != self._golden.logits_on(share).tobytes() or found[1] != self._golden.health:
             raise FailedError(
                 f"a fault was about to be counted as due ({reason}), but the golden file does not answer as it did: "
                 "this machine cannot be trusted with a campaign"
@@ -134,12 +138,13 @@ class ReloadEngine:
 
 def without_run(injection: Injection, golden: Golden) -> Record | None:
     """Return the record of an injection that needs no run, as it changes no bit or the memory stops it."""
-    number = injection.fault.number
+    number, share = injection.fault.number, injection.fault.share
     if injection.detected:
-        return Record.due(number, 0, "memory: ECC detected an error it cannot correct", way=Way.UNCHANGED)
+        return Record.due(number, 0, "memory: ECC detected an error it cannot correct", way=Way.UNCHANGED, share=share)
     if not injection.masks:
-        judgement = golden.judge(golden.logits)
-        return Record.of(number, judgement, 0, golden.logits, way=Way.UNCHANGED, health=golden.health)
+        logits = golden.logits_on(share)
+        judgement = golden.judge_on(share)(logits)
+        return Record.of(number, judgement, 0, logits, way=Way.UNCHANGED, share=share, health=golden.health)
     return None
 
 

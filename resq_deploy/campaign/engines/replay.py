@@ -2,18 +2,21 @@
 
 A fault is placed in the optimised graph that onnxruntime runs. What comes before it has its golden values, which are
 cached; what comes behind it is golden again and is run for the images whose values really differ. Two ways lead to
-the faulty part: a flip in the integers of a layer needs no session of its own (`channels`); for every other fault the
-faulty file is optimised anew and compared, node by node, with the golden graph (`cuts`). Of a fault in stored copies
+the faulty part: a flip in the integers of a layer needs no session of its own (`channels`), nor does one in a scale or
+zero point that the optimiser is proven to hand on (`handed_on`, `fed`); for every other fault the faulty file is
+optimised anew and compared, node by node, with the golden graph (`cuts`). Of a fault in stored copies
 that are voted on, only what the votes let through counts (`voting`), and of one in code words what decoding leaves
 (`decoding`).
 
 Whatever is not proven to be exact that way is left to reload-and-run.
 """
 
+import functools
+import itertools
 import resource
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +24,16 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import INTEGERS, MOST, ChannelLayer, integer_operands
 from resq_deploy.campaign.engines.cuts import COSTLY, Cut, changed_nodes, cut, with_cheap_readers
+from resq_deploy.campaign.engines.fed import Fed
 from resq_deploy.campaign.engines.group import Group
+from resq_deploy.campaign.engines.handed_on import HandedOn
 from resq_deploy.campaign.engines.health import health_of
 from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.protection import Leaving, Protection
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
 from resq_deploy.campaign.engines.rest import Outputs, Rest, differing
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import Golden, run_in_pieces
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.health import Health
@@ -39,6 +44,7 @@ from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Fault
 
 _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
+_FEW = 32  # images, for which a session takes longer to make than to run: what is only saved at runs is not worth it
 _OUTVOTED = 64  # faults of a portion that need no run
 _SHARE = 0.25
 _LEAST_ROOM = 2**25
@@ -81,9 +87,12 @@ class ReplayEngine:
         try:
             self._graph = RuntimeGraph(optimise(injector.patcher.golden, self._deployment), session.output)
             self._graph.learn_types(self._deployment)
-            batches = list(session.batches(golden.inputs))
+            parts = [list(session.batches(golden.inputs[piece])) for piece in golden.pieces(None)]
+            ends = np.cumsum([0, *map(len, parts)]).tolist()
+            self._of_part = [range(start, end) for start, end in itertools.pairwise(ends)]
+            batches = list(itertools.chain.from_iterable(parts))
             self._activations = Activations(
-                self._graph, batches, self._deployment, _room(options.memory), options.worker_count + 1
+                self._graph, batches, self._deployment, _room(options.memory), options.worker_count + 32
             )
             self._check_golden()
         except (ModelError, ValueError, KeyError) as error:
@@ -94,16 +103,22 @@ class ReplayEngine:
             raise NotReplayableError("onnxruntime does not fold what the file reports of its code words")
         self._protection = Protection(injector, self._graph, golden_nodes, golden.health, self._optimised_or_none)
         self._kept = self._find_kept()
+        self._handed_on = HandedOn(
+            injector, self._protection.involved, self._graph, golden_nodes, self._optimised_or_none
+        )
         self._portions: dict[int, int] = {}
         sessions = options.worker_count + 1  # a layer each, and the one that comes next
         self._layers: Recent[ChannelLayer | None] = Recent(sessions)
         self._links: Recent[tuple[Cut, Part | None]] = Recent(sessions)
         self._rests: Recent[Rest] = Recent(sessions)
+        self._fed: Recent[Fed] = Recent(sessions)
+        self._pooled: dict[Hashable, bool] = {}  # what was tried out outlives the sessions
+        self._agreeing: dict[int, bool] = {}
 
     def _check_time(self, session: Session, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""
         begin = time.perf_counter()
-        session.run(self._golden.inputs)
+        run_in_pieces(session, self._golden.inputs, self._golden.pieces(None))
         seconds = time.perf_counter() - begin
         if 2 * seconds > limit:
             raise NotReplayableError(f"the golden run takes {seconds:.2g} s, too near to the time limit of {limit} s")
@@ -145,7 +160,12 @@ class ReplayEngine:
             return self._protection.way(injection)
         if self._layer_of(left) is not None:
             return Way.CHANNELS
-        return Way.REBUILD if self._options.time_limit is None else Way.RELOAD
+        if self._options.time_limit is not None:
+            return Way.RELOAD
+        if not left.known or not self._handed_on.holds(injection):
+            few = self._few(fault) and not self._protection.without_code(injection, left)
+            return Way.RELOAD if few else Way.REBUILD
+        return Way.CHANNELS if self._layer_of(left, proven=True) is not None else Way.VALUES
 
     def widest(self, tensors: Sequence[str], elements: int) -> NDArray[np.int64]:
         """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
@@ -165,6 +185,7 @@ class ReplayEngine:
         """
         records = []
         by_layer: dict[int, list[tuple[Injection, Leaving]]] = {}
+        by_tensor: dict[str, list[tuple[Injection, Leaving]]] = {}
         for fault in faults:
             injection = self._injector.inject(fault)
             settled = without_run(injection, self._golden)
@@ -172,33 +193,58 @@ class ReplayEngine:
                 records.append(settled)
                 continue
             left = self._protection.left(injection)
-            place = self._layer_of(left)
             if not left.values and left.known:  # every change was outvoted or corrected
-                way = self._protection.way(injection)
-                records.append(self._record(injection, self._golden.logits, way, left.health))
-            elif place is not None:
+                logits = self._golden.logits_on(fault.share)
+                records.append(self._record(injection, logits, self._protection.way(injection), left.health))
+            elif (place := self._layer_of(left)) is not None:
+                by_layer.setdefault(place, []).append((injection, left))
+            elif self._options.time_limit is not None:
+                records.append(self._truth.run(injection))  # how long the whole file runs is not known from a part
+            elif not left.known or not self._handed_on.holds(injection):
+                few = self._few(fault) and not self._protection.without_code(injection, left)
+                records.append(self._truth.run(injection) if few else self._rebuild(injection, left))
+            elif (place := self._layer_of(left, proven=True)) is not None:
                 by_layer.setdefault(place, []).append((injection, left))
             else:
-                records.append(self._rebuild(injection, left))
+                by_tensor.setdefault(next(iter(left.values)), []).append((injection, left))
         for place, injections in by_layer.items():
-            for start in range(0, len(injections), MOST):
-                portion = injections[start : start + MOST]
-                try:
-                    records += self._channels(place, portion)
-                except _FAILURES:  # the truth decides what it means
-                    records += [self._truth.run(injection) for injection, _ in portion]
+            records += self._together(functools.partial(self._channels, place), injections)
+        for tensor, injections in by_tensor.items():
+            records += self._together(functools.partial(self._values, tensor), injections)
         return records
+
+    def _few(self, fault: Fault) -> bool:
+        """Return whether a fault is judged on so few images that reload-and-run is as fast as optimising anew."""
+        return sum(int(piece.stop - piece.start) for piece in self._golden.pieces(fault.share)) <= _FEW
+
+    def _together(
+        self,
+        run: Callable[[Sequence[tuple[Injection, Leaving]]], list[Record]],
+        injections: Sequence[tuple[Injection, Leaving]],
+    ) -> list[Record]:
+        """Evaluate faults at once, or where that fails each by itself; the truth decides what a failure means."""
+        try:
+            return run(injections)
+        except _FAILURES:
+            if len(injections) == 1:
+                return [self._truth.run(injections[0][0])]
+            return [record for one in injections for record in self._together(run, [one])]
 
     # A fault in the integers of one layer.
 
-    def _layer_of(self, left: Leaving) -> int | None:
-        """Return the layer whose channels can be computed by themselves for what a fault leaves, if there is one."""
+    def _layer_of(self, left: Leaving, *, proven: bool = False) -> int | None:
+        """Return the layer whose channels can be computed by themselves for what a fault leaves, if there is one.
+
+        Args:
+            left: what it leaves.
+            proven: whether it is known that the new bytes are what the layer then reads.
+        """
         values = left.values
         places = {place for tensor in values for place in self._graph.readers(tensor)}
         if len(places) != 1 or not left.known:
             return None
         place = places.pop()
-        if not self._kept.issuperset(values):
+        if not proven and not self._kept.issuperset(values):
             return None
         layer = self._layer(place)
         if layer is None or not set(values) <= set(layer.tensors):
@@ -213,8 +259,10 @@ class ReplayEngine:
                 layer = ChannelLayer(self._graph, place, self._deployment)
             except (ValueError, ModelError):
                 return None
-            golden = self._activations.get(0, [layer.data, layer.output])
-            return layer if layer.agrees(golden[layer.data], golden[layer.output]) else None
+            if place not in self._agreeing:
+                golden = self._activations.get(0, [layer.data, layer.output])
+                self._agreeing[place] = layer.agrees(golden[layer.data], golden[layer.output])
+            return layer if self._agreeing[place] else None
 
         return self._layers.get(place, make)
 
@@ -273,13 +321,17 @@ class ReplayEngine:
         rest = self._rest(where)
         channels = [layer.touched(left.values) for _, left in injections]
         stored = [layer.faulty(left.values, at) for (_, left), at in zip(injections, channels, strict=True)]
-        outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, len(injections))
+        batches = [self._batches(injection) for injection, _ in injections]
+        outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, batches)
         names = dict.fromkeys((layer.data, layer.output, *(link.inputs if link else ()), *(rest.names if rest else ())))
-        for batch in range(len(self._activations)):
+        for batch, owners in _by_batch(batches):
             golden = self._activations.get(batch, names)
-            parts = layer.run(golden[layer.data], channels, stored)
+            parts = layer.run(
+                golden[layer.data], [channels[owner] for owner in owners], [stored[owner] for owner in owners]
+            )
             rows, count = self._activations.rows(batch), self._activations.counts[batch]
-            for owner, (part, at) in enumerate(zip(parts, channels, strict=True)):
+            for owner, part in zip(owners, parts, strict=True):
+                at = channels[owner]
                 changed = layer.differing(part, golden[layer.output], at, rows)
                 changed, overlay = changed[changed < count], layer.overlay(part, at, rows)
                 if link and len(changed):
@@ -305,6 +357,30 @@ class ReplayEngine:
 
         return self._links.get(place, make)
 
+    # A fault in another stored value that the optimiser hands on.
+
+    def _values(self, tensor: str, injections: Sequence[tuple[Injection, Leaving]]) -> list[Record]:
+        """Evaluate faults in one tensor that are proven to leave the golden graph with their new bytes in it."""
+        if tensor not in self._graph.parameters:  # what it holds is not used
+            return [
+                self._record(one, self._golden.logits_on(one.fault.share), Way.VALUES, left.health)
+                for one, left in injections
+            ]
+        batches = [self._batches(injection) for injection, _ in injections]
+        trial = injections[0][1].values[tensor]
+        fed = self._fed.get(
+            tensor, lambda: Fed(self._graph, tensor, self._activations, self._deployment, trial, batches[0][0])
+        )
+        rest = self._rest(fed.where)
+        outputs = Outputs(fed.where.dirty, rest, self._activations, self._golden.logits, batches)
+        names = dict.fromkeys((*fed.inputs, *(rest.names if rest else ())))
+        for batch, owners in _by_batch(batches):
+            golden = self._activations.get(batch, names)
+            for owner in owners:
+                outputs.add(owner, batch, golden, fed.run(injections[owner][1].values[tensor], golden))
+        done = zip(injections, outputs.done(), strict=True)
+        return [self._record(injection, logits, Way.VALUES, left.health) for (injection, left), logits in done]
+
     # Any other fault.
 
     def _rebuild(self, injection: Injection, left: Leaving) -> Record:
@@ -312,12 +388,13 @@ class ReplayEngine:
 
         Where the fault hits none of what decodes weights, the file without code is optimised in its place.
         """
-        if self._options.time_limit is not None:
-            return self._truth.run(injection)  # how long the whole file would run is not known from a part of it
         try:
             faulty, health = self._protection.optimised(injection, left, self._optimised)
             changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
-            logits = self._behind(faulty, changed) if changed else self._golden.logits
+            if changed:
+                logits = self._behind(faulty, changed, self._batches(injection))
+            else:
+                logits = self._golden.logits_on(injection.fault.share)
         except (NotReplayableError, ModelError):
             return self._truth.run(injection)
         return self._record(injection, logits, Way.REBUILD, health)
@@ -334,17 +411,17 @@ class ReplayEngine:
         except (ModelError, KeyError) as error:
             raise NotReplayableError("the faulty file cannot be optimised") from error
 
-    def _behind(self, faulty: RuntimeGraph, changed: Collection[int]) -> Logits:
-        """Return the outputs of a faulty graph for all images, shape [N, C]."""
+    def _behind(self, faulty: RuntimeGraph, changed: Collection[int], batches: Sequence[int]) -> Logits:
+        """Return the outputs of a faulty graph for the images of some batches, shape [n, C]."""
         where = cut(faulty, with_cheap_readers(faulty, changed), self._graph)
         try:
             rest = self._rest(where)
             faulty.take_types(self._graph)
             model, inputs = faulty.part(where.head, where.dirty)
             head = Part(model, inputs, where.dirty, self._deployment)
-            outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, 1)
+            outputs = Outputs(where.dirty, rest, self._activations, self._golden.logits, [batches])
             names = dict.fromkeys((*inputs, *(rest.names if rest else ())))
-            for batch in range(len(self._activations)):
+            for batch in batches:
                 golden = self._activations.get(batch, names)
                 outputs.add(0, batch, golden, head.run_named(golden))
             return outputs.done()[0]
@@ -355,15 +432,39 @@ class ReplayEngine:
         """Return the rest behind a cut; the few used last are kept."""
         if not where.rest:
             return None
-        return self._rests.get(
-            (where.dirty, where.rest),
-            lambda: Rest(self._graph, where, self._activations, self._golden.logits, self._deployment),
-        )
+        key = where.dirty, where.rest
+
+        def make() -> Rest:
+            logits, tried = self._golden.logits, self._pooled.get(key)
+            rest = Rest(self._graph, where, self._activations, logits, self._deployment, tried)
+            self._pooled[key] = rest.pooled
+            return rest
+
+        return self._rests.get(key, make)
 
     def _record(self, injection: Injection, logits: Logits, way: Way, health: Health | None) -> Record:
-        number, judgement = injection.fault.number, self._golden.judge(logits)
-        detected = health != self._golden.health
-        return Record.of(number, judgement, injection.changed, logits, way=way, health=health, detected=detected)
+        number, share = injection.fault.number, injection.fault.share
+        judgement, detected = self._golden.judge_on(share)(logits), health != self._golden.health
+        return Record.of(
+            number, judgement, injection.changed, logits, way=way, share=share, health=health, detected=detected
+        )
+
+    def _batches(self, injection: Injection) -> list[int]:
+        """Return the batches of the images that a fault is judged on."""
+        parts = self._golden.parts
+        numbers = parts.numbers(injection.fault.share or parts.whole())
+        return [batch for number in numbers for batch in self._of_part[number]]
+
+
+def _by_batch(batches: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[int]]]:
+    """Yield each batch, and which faults are run on it, `MOST` at a time; given the batches of each fault."""
+    found: dict[int, list[int]] = {}
+    for owner, of in enumerate(batches):
+        for batch in of:
+            found.setdefault(batch, []).append(owner)
+    for batch, owners in sorted(found.items()):
+        for start in range(0, len(owners), MOST):
+            yield batch, owners[start : start + MOST]
 
 
 def _most_touched(layer: ChannelLayer) -> int:

@@ -63,6 +63,7 @@ class Rest:
         activations: golden values.
         logits: golden outputs, shape [N, C].
         deployment: how the file is run.
+        pooled: whether images may be collected, as tried out earlier; None to try.
 
     Attributes:
         dirty: values the faulty head gives it.
@@ -77,6 +78,7 @@ class Rest:
         activations: Activations,
         logits: NDArray[np.float32],
         deployment: Deployment,
+        pooled: bool | None = None,
     ) -> None:
         self.dirty, self.clean = cut.dirty, cut.clean
         model, inputs = graph.part(cut.rest, [graph.output])
@@ -85,7 +87,7 @@ class Rest:
         self._varying = graph.varying
         self.size = activations.rows(0)
         batch_wide = any(graph.nodes[place].op_type in _BATCH_WIDE for place in cut.rest)
-        self.pooled = not batch_wide and self._independent(logits)
+        self.pooled = not batch_wide and (self._independent(logits) if pooled is None else pooled)
 
     @property
     def names(self) -> list[str]:
@@ -112,11 +114,11 @@ class Rest:
             answers = []
             try:
                 for at in tried:
-                    answers += pool.add(blocks[at], at, image[batch == at], 0)
+                    answers += pool.add(blocks[at], image[batch == at], 0, self._activations.images(at).start)
                 answers += pool.flush()
             except _FAILURES:  # shapes that do not fit: the values are no rows of images
                 return False
-            if any(differing(answer.logits, logits[answer.image]).any() for answer in answers):
+            if any(differing(answer.logits, logits[answer.place]).any() for answer in answers):
                 return False
         return True
 
@@ -133,10 +135,6 @@ class Rest:
         """Return a golden value that is the same whatever the images, as it is for a batch that is full."""
         return self._activations.get(0, [name])[name]
 
-    def first_image(self, batch: int) -> int:
-        """Return the number of a batch's first image."""
-        return int(self._activations.images(batch).start)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
@@ -144,12 +142,12 @@ class Answer:
 
     Attributes:
         owner: which fault each row belongs to, shape [n].
-        image: which image, shape [n].
+        place: which of that fault's images, shape [n].
         logits: shape [n, C].
     """
 
     owner: Rows
-    image: Rows
+    place: Rows
     logits: NDArray[np.float32]
 
 
@@ -165,17 +163,17 @@ class Pool:
         self._buffers: dict[str, NDArray[Any]] = {}
         self._shared: Values = {}
         self._owner = np.zeros(rest.size, dtype=np.int64)
-        self._image = np.zeros(rest.size, dtype=np.int64)
+        self._place = np.zeros(rest.size, dtype=np.int64)
         self._filled = 0
 
-    def add(self, blocks: Blocks, batch: int, rows: Rows, owner: int, overlay: Overlay | None = None) -> list[Answer]:
+    def add(self, blocks: Blocks, rows: Rows, owner: int, first: int, overlay: Overlay | None = None) -> list[Answer]:
         """Take rows of a batch, and run whenever a batch of them is complete.
 
         Args:
             blocks: the batch's values in blocks of images, faulty or golden.
-            batch: which batch.
             rows: which rows of it.
             owner: the fault they belong to.
+            first: where the outputs of the batch's first row belong.
             overlay: puts what is faulty into rows that were copied from golden blocks.
         """
         answers = []
@@ -194,7 +192,7 @@ class Pool:
             if overlay:
                 overlay({name: joined(buffer[begin:end]) for name, buffer in self._buffers.items()}, chosen)
             self._owner[begin:end] = owner
-            self._image[begin:end] = self._rest.first_image(batch) + chosen
+            self._place[begin:end] = first + chosen
             self._filled = end
             if end == self._rest.size:
                 answers += self.flush()
@@ -207,7 +205,7 @@ class Pool:
             return []
         values = {name: joined(buffer) for name, buffer in self._buffers.items()}
         logits = as_scores(self._rest.run({**self._shared, **values}), self._rest.size)[:count]
-        return [Answer(self._owner[:count].copy(), self._image[:count].copy(), logits)]
+        return [Answer(self._owner[:count].copy(), self._place[:count].copy(), logits)]
 
 
 class Outputs:
@@ -218,7 +216,7 @@ class Outputs:
         rest: what is behind it; None if that is nothing, and the one dirty value is the graph's output.
         activations: golden values.
         golden: golden outputs, shape [N, C].
-        faults: how many faults.
+        batches: for each fault the batches it is run on.
     """
 
     def __init__(
@@ -227,12 +225,16 @@ class Outputs:
         rest: Rest | None,
         activations: Activations,
         golden: NDArray[np.float32],
-        faults: int,
+        batches: Sequence[Sequence[int]],
     ) -> None:
         self._dirty = dirty
         self._rest = rest
         self._activations = activations
-        self._logits = [golden.copy() for _ in range(faults)]
+        self._logits = [np.concatenate([golden[activations.images(batch)] for batch in of]) for of in batches]
+        self._first = [
+            dict(zip(of, np.cumsum([0, *(activations.counts[batch] for batch in of)]).tolist(), strict=False))
+            for of in batches
+        ]
         self._pool = Pool(rest) if rest and rest.pooled else None
 
     def add(self, owner: int, batch: int, golden: Values, dirty: Values) -> None:
@@ -250,7 +252,7 @@ class Outputs:
         if changed is None or self._is_whole(batch, changed):
             self._put_whole(owner, batch, self._rest.run({**golden, **dirty}))
         elif self._pool and len(changed):
-            self._put(self._pool.add({**known, **blocks}, batch, changed, owner))
+            self._put(self._pool.add({**known, **blocks}, changed, owner, self._first[owner][batch]))
 
     def add_rows(self, owner: int, batch: int, golden: Values, changed: Rows, overlay: Overlay) -> None:
         """Take a fault that changes some rows of one batch, put into copies of the golden values by `overlay`."""
@@ -261,10 +263,10 @@ class Outputs:
             self._put_whole(owner, batch, output)
         elif self._pool and len(changed):
             blocks = self._rest.blocks(golden, batch)
-            self._put(self._pool.add(blocks, batch, changed, owner, overlay))
+            self._put(self._pool.add(blocks, changed, owner, self._first[owner][batch], overlay))
 
     def done(self) -> list[NDArray[np.float32]]:
-        """Return the outputs of each fault, shape [N, C] each."""
+        """Return the outputs of each fault for the images of its batches, shape [n, C] each."""
         if self._pool:
             self._put(self._pool.flush())
         return self._logits
@@ -275,14 +277,14 @@ class Outputs:
         return len(changed) >= enough
 
     def _put_whole(self, owner: int, batch: int, output: object) -> None:
-        rows, count = self._activations.rows(batch), self._activations.counts[batch]
-        self._logits[owner][self._activations.images(batch)] = as_scores(output, rows)[:count]
+        rows, count, first = self._activations.rows(batch), self._activations.counts[batch], self._first[owner][batch]
+        self._logits[owner][first : first + count] = as_scores(output, rows)[:count]
 
     def _put(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             for owner in np.unique(answer.owner):
                 mine = answer.owner == owner
-                self._logits[owner][answer.image[mine]] = answer.logits[mine]
+                self._logits[owner][answer.place[mine]] = answer.logits[mine]
 
 
 def _changed(blocks: Blocks, golden: Blocks, count: int) -> Rows | None:

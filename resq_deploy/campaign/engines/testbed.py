@@ -14,10 +14,13 @@ from resq_deploy.campaign.engines.replay import NotReplayableError, ReplayEngine
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan
-from resq_deploy.campaign.record import Record, Way
+from resq_deploy.campaign.record import WHOLE, Record, Way
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.faults.fault import Fault
+
+_MOST_MORE = 16
+"""How many times as many faults a portion holds at most where each is judged on few images."""
 
 
 class Engine(Protocol):
@@ -73,6 +76,7 @@ class Testbed:
 
     def __init__(self, kit: Kit) -> None:
         injector = Injector(kit.patcher, kit.surfaces, kit.options.ecc)
+        self._images = len(kit.golden.labels)
         self.truth = ReloadEngine(injector, kit.golden, kit.options)
         self.engine: Engine = self.truth
         self.fallback = ""
@@ -96,9 +100,12 @@ class Testbed:
                 alone.append([number])
             else:
                 grouped.setdefault(group, []).append(number)
-        portions = [
-            members[start : start + group.portion]
-            for group, members in sorted(grouped.items())
-            for start in range(0, len(members), group.portion)
-        ]
+        judged = plan.images_per_fault
+        more = 1 if judged is None else min(_MOST_MORE, self._images // judged)
+        portions = []
+        for group, members in sorted(grouped.items()):
+            if judged is not None:  # those on the same images one after the other
+                members.sort(key=lambda number: plan.fault(number).share or WHOLE)
+            size = group.portion * more
+            portions += [members[start : start + size] for start in range(0, len(members), size)]
         return portions + alone

@@ -57,6 +57,11 @@ class Voting:
         faulty = optimise(self._patcher.apply(masks))
         return faulty is not None and faulty.signatures(graph) == list(golden)
 
+    @property
+    def involved(self) -> set[str]:
+        """The tensors that are voted, and their copies."""
+        return {*self._votes, *self._of}
+
     def outcome(self, values: Values) -> dict[str, bytes]:
         """Return what a fault leaves behind the votes.
 

@@ -62,7 +62,7 @@ def test_inspect_prints_surfaces_as_json(resq, digits_int8):
     status, out, _ = resq("inspect", digits_int8, "--json")
     report = json.loads(out)
     assert status == 0
-    assert {"tensor", "role", "layer", "dtype", "shape", "bits"} == report["surfaces"][0].keys()
+    assert {"tensor", "role", "layer", "dtype", "shape", "bits", "protection"} == report["surfaces"][0].keys()
     bits = {(s["role"], s["dtype"]): s["bits"] for s in report["surfaces"] if s["layer"] == "conv"}
     assert bits[("weight", "int8")] == 12 * 27 * 8
     assert bits[("bias", "int32")] == 12 * 32
@@ -90,7 +90,7 @@ def test_faultcamp_writes_the_run_folder_of_the_design(resq, digits_int8, tmp_pa
     header = (out / "faults.csv").read_text().splitlines()[0]
     assert header == (
         "fault,op,tensor,role,layer,index,bit,value,outcome,images,masked,benign,sdc1,sdc5,sdc10,sdc20,sdc10_abs,"
-        "sdc20_abs,nonfinite,corrected,corrupted,accuracy"
+        "sdc20_abs,nonfinite,corrected,corrupted,accuracy,share,parts"
     )
 
 

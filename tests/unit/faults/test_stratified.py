@@ -82,7 +82,7 @@ def test_weights_scale_the_bets():
     """Half of the faults from a stratum of a quarter of the population: weights 1/2 and 3/2."""
     values = np.array([0.4, 0.0, 0.2, 0.6])
     drawn = sample([0, 0, 1, 1], [0] * 4, [25 * 10**9, 75 * 10**9])
-    (phase,) = evidence(values, drawn)
+    (phase,) = evidence(values, drawn, 0.95)
     weighted = np.array([0.4 / 3, 0.0, 0.2, 0.6])
     assert np.repeat(phase.values, phase.counts.astype(int)) == pytest.approx(sorted(weighted))
     low, high = mean_bounds(weighted, 0.95)
@@ -111,7 +111,7 @@ def test_bets_and_estimates_are_fair_over_all_two_phase_samples(seed):
             rates = np.array([*seen, *drawn[0], *drawn[1]])
             phases = [0, 0, 1, 1, 1]
             two = sample([0, 1, *[0] * takes[0], *[1] * takes[1]], phases, [5, 4])
-            found = evidence(rates, two)
+            found = evidence(rates, two, 0.95)
             higher.append(math.exp(min(700.0, total(against_higher(found, truth)))))
             lower.append(math.exp(min(700.0, total(against_lower(found, truth)))))
             values.append(estimate(rates, two, 0.95).value)

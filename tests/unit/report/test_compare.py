@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import sqlite3
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.statistics import Estimate, cluster, permutation_p, sign_test
 from resq_deploy.report.build import document, gather
-from resq_deploy.report.compare import Difference, compare, obstacle, pair_up
+from resq_deploy.report.compare import compare, obstacle, pair_up
 from resq_deploy.report.comparison_sections import comparison_sections
-from resq_deploy.report.fault_table import read_faults
+from resq_deploy.report.difference import Difference
+from resq_deploy.report.fault_table import golden_right, read_faults
 from resq_deploy.report.runs import load_runs
 
 
@@ -240,3 +242,72 @@ def test_runs_in_different_arithmetic_are_not_paired(faultcamp, copied):
         assert obstacle(exact, other) == f"arithmetic: exact in {exact.label}, {said} in other"
     elsewhere = {**exact.summary, "arithmetic": {"name": "exact", "cpu_saturates": True}}
     assert obstacle(exact, dataclasses.replace(exact, summary=elsewhere)) is None
+
+
+FEW = {"samples": 80, "images_per_fault": 20}
+
+
+@pytest.fixture(scope="module")
+def few(faultcamp):
+    """The faults of `single`, on 20 of its 60 images each."""
+    return faultcamp("few", **FEW)
+
+
+@pytest.fixture(scope="module")
+def coarse_few(faultcamp, coarse_int8):
+    return faultcamp("coarse-few", coarse_int8, **FEW)
+
+
+def test_faults_are_paired_on_the_images_that_both_judged_them_on(few, coarse_few):
+    """Two files meet the same faults on the same images, which bitmaps show part by part."""
+    found = compare(*load_runs([few, coarse_few]))
+    by_name = {one.figure: one for one in found.differences}
+    assert by_name.keys() == {"clean accuracy", "SDC-1, shared faults", "accuracy, shared faults"}
+    accuracy = by_name["accuracy, shared faults"]
+    a, b = bitmaps(few, 20), bitmaps(coarse_few, 20)
+    assert accuracy.estimate.value == pytest.approx(b.mean() - a.mean(), abs=1e-6)
+    assert accuracy.estimate.n == 80
+    assert accuracy.p_images is None
+    assert not accuracy.over_images
+    assert any("no test over images under faults" in note for note in found.notes)
+    assert any("hit the same bits in both files, judged on the same images" in note for note in found.notes)
+
+
+def test_faults_on_different_images_are_not_paired(single, few):
+    found = compare(*load_runs([single, few]))
+    assert [one.unit for one in found.differences][1:] == ["faults, drawn independently"] * 2
+    assert [one.p_units for one in found.differences][1:] == [None, None]  # fewer images scatter more
+    assert any(
+        "80 further faults of both runs hit the same bits, but were judged on different" in n for n in found.notes
+    )
+    assert any("by their intervals" in note for note in found.notes)
+    assert all(one.estimate.low <= 0.0 <= one.estimate.high for one in found.differences)  # it is the same file
+
+
+def test_the_fault_free_answers_are_put_together_from_parts(single, few, coarse_few):
+    whole, parts = (golden_right(run) for run in load_runs([single, few]))
+    assert (whole == parts).all()
+    assert golden_right(load_runs([coarse_few])[0]).mean() == pytest.approx(
+        load_runs([coarse_few])[0].summary["golden"]["accuracy"]["value"]
+    )
+
+
+def test_parts_that_no_masked_fault_was_judged_on_leave_the_answers_open(few, copied):
+    folder = copied(few)
+    with sqlite3.connect(folder / FILE) as database:
+        database.execute("UPDATE faults SET outcome = 'benign' WHERE share = 1")
+    assert golden_right(load_runs([folder])[0]) is None
+
+
+def test_the_page_says_what_some_images_leave_open(few, single):
+    text = page_of([few])
+    assert "at least" in text
+    assert "Each fault was judged on about 20 of 60 images" in text
+    assert "bounded from below alone" in text
+    assert "no fault on all images" in text
+    assert "at least" not in page_of([single])
+
+
+def page_of(folders):
+    found = document(gather(folders))
+    return json.dumps(dataclasses.asdict(found), default=str)

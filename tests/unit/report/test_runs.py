@@ -171,7 +171,7 @@ def _renumber(path):
         ("campaign.sqlite", lambda path: path.write_bytes(b""), "campaign.sqlite is empty: copy the whole folder"),
         ("campaign.sqlite", _shift, "does not hold the faults of faults.csv"),
         ("campaign.sqlite", _put_text, "holds answers that are no bitmaps: run the campaign again"),
-        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1, 2 and 3"),
+        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1, 2, 3 and 4"),
     ],
 )
 def test_missing_and_half_written_files_are_named(single, coarse_single, copied, file, harm, message):

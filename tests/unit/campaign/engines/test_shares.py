@@ -1,0 +1,108 @@
+"""Faults that are judged on a share of the images: both engines, and the file itself, image for image."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from resq_deploy.campaign.engines import replay
+from resq_deploy.campaign.engines.testbed import Kit, Testbed
+from resq_deploy.campaign.golden import Golden, run_in_pieces
+from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.proofs import same
+from resq_deploy.campaign.record import Way
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.faults.fault import Edit, Fault, Op, Share
+from resq_deploy.faults.outcomes import Judge
+from resq_deploy.faults.partition import Partition
+
+IMAGES = 11
+PARTS = 4  # of 3, 3, 3 and 2 images
+KINDS = [
+    "cnn-qdq-channel-s8",
+    "cnn-qoperator-channel-s8",
+    "attention-qdq-channel-s8",
+    "attention-dynamic-channel-u8-saved",
+]
+
+
+@pytest.fixture(params=[100, 2], ids=["a part a batch", "batches of two"])
+def testbed(model_file, models, request):
+    """Build the engines for a file of the zoo, and return them with its surfaces and what they were built from."""
+
+    def build(name, **options):
+        images = models.images(IMAGES, name)
+        model = DeployedModel.load(model_file(name))
+        patcher, deployment = model.patcher(), Deployment(batch=request.param)
+        partition = Partition(images=IMAGES, parts=PARTS)
+        pieces = [partition.part(number) for number in range(PARTS)]
+        logits = run_in_pieces(Session(patcher.golden, deployment), images, pieces)
+        labels = logits.argmax(axis=1)
+        labels[::2] = 0
+        kit = Kit(
+            patcher=patcher,
+            surfaces={surface.tensor: surface for surface in model.surfaces},
+            golden=Golden(images, labels, logits, Judge(logits, labels), partition),
+            options=CampaignOptions(deployment=deployment, **options),
+        )
+        return Testbed(kit), model.surfaces, kit
+
+    return build
+
+
+def faults_in(surfaces, op=Op.FLIP):
+    """Faults in every surface, on shares of one part to all, some of which go on from the last part to the first."""
+    rng, shares = np.random.default_rng(1), [Share(0, 1), Share(3, 2), Share(1, 3), Share(3, 1), Share(0, PARTS), None]
+    faults = []
+    for surface in surfaces:
+        for bit in {0, surface.width // 2, surface.width - 2}:
+            index, value = int(rng.integers(surface.elements)), int(rng.integers(1 << min(surface.width, 31)))
+            edit = Edit.of(surface.tensor, [index], [bit], op, [value] if op is Op.WORD else [])
+            faults.append(Fault(len(faults), (edit,), share=shares[len(faults) % len(shares)]))
+    return faults
+
+
+@pytest.mark.parametrize("op", [Op.FLIP, Op.SET1, Op.WORD])
+@pytest.mark.parametrize("few", [0, IMAGES], ids=["rebuilt", "reloaded"])
+@pytest.mark.parametrize("name", KINDS)
+def test_replay_says_what_reload_says(name, few, op, testbed, monkeypatch):
+    monkeypatch.setattr(replay, "_FEW", few)
+    bed, surfaces, _ = testbed(name)
+    faults = faults_in(surfaces, op)
+    replayed = {record.number: record for record in bed.engine.evaluate(faults)}
+    assert sorted(replayed) == [fault.number for fault in faults]
+    for fault, truth in zip(faults, bed.truth.evaluate(faults), strict=True):
+        assert same(truth, replayed[fault.number]), (fault, truth, replayed[fault.number])
+        assert (truth.share, truth.parts) == (fault.share or Share(0, 1))
+    ways = {record.way for record in replayed.values()}
+    assert ways >= {Way.CHANNELS, Way.VALUES} or name.startswith("attention-dynamic") or op is Op.WORD
+
+
+def test_reload_says_what_the_flipped_file_says_of_these_images_alone(testbed):
+    bed, surfaces, kit = testbed("cnn-qdq-channel-s8")
+    faults = [fault for fault in faults_in(surfaces) if fault.share]
+    for fault, record in zip(faults, bed.truth.evaluate(faults), strict=True):
+        rows = kit.golden.parts.rows(fault.share)
+        if record.outcome == "due":
+            assert record.images == 0
+            continue
+        faulty = Session(kit.patcher.apply(kit.patcher.masks(fault)), Deployment(batch=1))
+        logits = np.concatenate([faulty.run(kit.golden.inputs[[row]]) for row in rows])
+        assert record.logits == hashlib.blake2b(logits.tobytes(), digest_size=16).hexdigest()
+        right = np.unpackbits(np.frombuffer(record.right, np.uint8), count=record.images)
+        assert record.images == len(rows)
+        assert right.tolist() == (logits.argmax(axis=1) == kit.golden.labels[rows]).tolist()
+        assert record.counts["sdc1"] == (logits.argmax(axis=1) != kit.golden.logits[rows].argmax(axis=1)).sum()
+
+
+def test_only_golden_values_of_the_parts_that_are_judged_are_computed(testbed):
+    bed, surfaces, kit = testbed("cnn-qdq-channel-s8")
+    held = bed.engine._activations
+    weights = [surface for surface in surfaces if surface.role == "weight"]
+    bed.engine.evaluate([Fault(0, (Edit.of(weights[0].tensor, [0], [6]),), share=Share(0, 1))])
+    before = {batch for batch, _ in held._held}
+    assert before <= {0, 1, len(held) - 1}  # with the batches that the graph is tried out on
+    bed.engine.evaluate([Fault(1, (Edit.of(weights[0].tensor, [0], [6]),), share=Share(1, 1))])
+    rows = {row for batch, _ in held._held if batch not in before for row in range(IMAGES)[held.images(batch)]}
+    assert rows <= set(kit.golden.parts.rows(Share(1, 1)).tolist()) != set()
