@@ -6,9 +6,13 @@ the same faults and images. Figures are medians over the repeats, ratios are tho
 of the repeats. Setting an engine up counts, except for the chips of `ber` and for PyTorchFI; starting a cluster does
 not. Exit status 1 if any two records of a fault differ. The tables of several reports: bench_tables.py.
 
+With --half-widths it measures instead what a bound costs: two-stage sampling, replay and reload on all images.
+
 Example:
   python tools/bench_faultcamp.py resnet20=resnet20.int8.onnx,resnet20/baseline.pt --dataset cifar10 --data-dir data \
       --out bench.json
+  python tools/bench_faultcamp.py resnet20=resnet20.int8.onnx --dataset cifar10 --half-widths 0.005,0.002 \
+      --out width.json
 """
 
 import argparse
@@ -22,6 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import bench_half_width
 from bench_report import begin
 from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
 from command_line import with_one_line_errors
@@ -240,6 +245,11 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=_whole(least), default=default, help=f"{meaning} (default: {default})")
     parser.add_argument("--weights-only", action="store_true", help="leave out the faults drawn over all roles")
     parser.add_argument("--no-dask", dest="dask", action="store_false", help="leave Dask out")
+    parser.add_argument(
+        "--half-widths", type=bench_half_width.read_widths, metavar="E,E,...", help="measure seconds to these bounds"
+    )
+    parser.add_argument("--sample-seconds", type=float, default=60.0, help="of faults timed for each (default: 60)")
+    parser.add_argument("--run-two-stage", action="store_true", help="run two-stage campaigns to their end")
     parser.add_argument("--out", required=True, help="JSON file to write, anew after each repeat", type=pathlib.Path)
     return parser
 
@@ -255,12 +265,24 @@ def _whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def _half_widths(given: argparse.Namespace, report: Result) -> int:
+    """Measure seconds to half-widths, and write and print them."""
+    networks = {name: str(files["model"]) for name, files in map(read_network, given.networks)}
+    head = {**report, "half_widths": given.half_widths}
+    found = bench_half_width.measure(given, networks, lambda some: write_json(given.out, {**head, "networks": some}))
+    write_json(given.out, {**head, "networks": found, "complete": True})
+    print(bench_half_width.table(found, given.images, given.repeats), end="")
+    return 0
+
+
 @with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 1 if records differ, 2 if something given cannot be used."""
     given, head = begin("bench_faultcamp.py", _parser(), argv, SCHEMA)
     options = {key: value for key, value in vars(given).items() if isinstance(value, int)}
     report: Result = {**head, "options": options, "complete": False}
+    if given.half_widths:
+        return _half_widths(given, report)
     report["networks"] = measure(given, lambda results: write_json(given.out, {**report, "networks": results}))
     write_json(given.out, {**report, "complete": True})
     print(tables(report), end="")

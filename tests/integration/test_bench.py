@@ -119,3 +119,22 @@ def test_bad_input_is_one_line(digits_int8, images, tmp_path, capsys, network, o
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bench_faultcamp: ")
     assert message in line
+
+
+def test_seconds_to_a_half_width_are_measured(digits_int8, images, tmp_path, capsys):
+    words = [f"digits={digits_int8}", f"--dataset={images}", "--images=40", "--repeats=1", "--sample-seconds=0.01"]
+    assert bench_faultcamp.main([*words, "--half-widths=0.12", f"--out={tmp_path / 'width.json'}"]) == 0
+    report = json.loads((tmp_path / "width.json").read_text())
+    assert report["complete"]
+    assert report["networks"]["digits"].keys() == {"0.12"}
+    assert report["networks"]["digits"]["0.12"].keys() == {"1", "2"}
+    found = report["networks"]["digits"]["0.12"]["1"]
+    (raw,) = found["raw"]
+    for way in ("two_stage", "replay", "reload"):
+        assert raw[way]["cpu"] > 0.0
+        assert raw[way]["faults"] >= raw[way]["measured"] > 0
+    assert raw["two_stage"]["images"] < raw["replay"]["images"] == raw["reload"]["images"] == 40
+    assert found["two_stage_vs_reload"]["value"] == pytest.approx(raw["reload"]["cpu"] / raw["two_stage"]["cpu"])
+    said = capsys.readouterr().out
+    assert "| digits | 12 points | 1 |" in said
+    assert "extrapolated" in said

@@ -57,3 +57,5 @@ def test_an_enumerated_run_is_drawn_in_strata(tmp_path, capsys):
     assert said.count("below the truth 0.00 %, above 0.00 %") == 6
     assert "--margin 0.05" in said
     assert check_coverage.main([*asked, "--campaigns", "3", "--margin", "0.05", "--allowed", "-1"]) == 1
+    assert check_coverage.main([*asked, "--campaigns", "12", "--margin", "0.05", "--images-per-fault", "1"]) == 0
+    assert capsys.readouterr().out.count("above 0.00 %") == 12
