@@ -24,6 +24,10 @@ def detection(figures: "Figures", domain: Flags, group: Group | None = None) -> 
     failing faults - those that change any answer, not `due` - that are; None where no fault failed. A fault that the
     code takes for a smaller one is reported as corrected: the second coverage leaves it out.
 
+    What the file reports takes no image to know, whether a fault fails takes all. Where each was judged on some of
+    them, `failing` counts those that were seen to fail, at least, and `at_least` names it. They are rather the ones
+    that fail on many images, so that both coverages are None; the rates tell which wrong answers are detected.
+
     Args:
         figures: of the campaign.
         domain: which faults count, shape [n].
@@ -31,7 +35,7 @@ def detection(figures: "Figures", domain: Flags, group: Group | None = None) -> 
     """
     if not figures.reports:
         return None
-    failing = (figures.of_each("sdc1") > 0) & figures.judged
+    failing = (figures.at_least("sdc1") > 0) & figures.judged
     kinds = {"detected": figures.detected, "uncorrectable": figures.uncorrectable}
     found: dict[str, Any] = {
         name: figures.estimate(flags, domain, group, figures.judged).as_dict()
@@ -39,11 +43,15 @@ def detection(figures: "Figures", domain: Flags, group: Group | None = None) -> 
         else None
         for name, flags in kinds.items()
     }
-    covered = {name: _coverage(figures, flags, failing, domain, group) for name, flags in kinds.items()}
+    covered = {
+        name: _coverage(figures, flags, failing, domain, group) if figures.all_images else None
+        for name, flags in kinds.items()
+    }
     return {
         "output": HEALTH,
         **found,
         "failing": int((failing & domain).sum()),
+        "at_least": [] if figures.all_images else ["failing"],
         "diagnostic_coverage": covered["detected"],
         "diagnostic_coverage_uncorrectable": covered["uncorrectable"],
     }

@@ -289,9 +289,7 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
         print_table("Image runs", ("outcome", "rate"), [(name, percent(summary["rates"][name])) for name in _SHOWN])
         _print_roles(summary)
     for where, found in _detections(summary):
-        covered = found["diagnostic_coverage"]
-        told = f"diagnostic coverage of failing faults {percent(covered)}" if covered else "no fault failed"
-        click.echo(f"health output{where}: {percent(found['detected'])} of the faults detected; {told}")
+        click.echo(f"health output{where}: {percent(found['detected'])} of the faults detected; {_covered(found)}")
     engine, audit = summary["engine"], summary["audit"]
     if engine["fallback"]:
         click.echo(f"evaluated by reload-and-run, as replay cannot be exact here: {engine['fallback']}")
@@ -308,6 +306,15 @@ def _detections(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
     curve = summary.get("curve")
     found = [(f" at {p['ber']:g}", p["detection"]) for p in curve] if curve else [("", summary["detection"])]
     return [(where, detection) for where, detection in found if detection and detection["detected"]]
+
+
+def _covered(detection: Mapping[str, Any]) -> str:
+    """Say how many of the failing faults are detected, where it takes no other images to know."""
+    if detection["at_least"]:
+        seen = f"{detection['failing']:,}" if detection["failing"] else "none"
+        return f"{seen} seen to fail on their images; diagnostic coverage takes --images-per-fault all"
+    covered = detection["diagnostic_coverage"]
+    return f"diagnostic coverage of failing faults {percent(covered)}" if covered else "no fault failed"
 
 
 def _widest(summary: Mapping[str, Any]) -> str:

@@ -130,6 +130,34 @@ def test_faults_drawn_in_strata_have_one_as_well(campaign):
     assert {record.way for record in records} >= {Way.CODES, Way.VOTES}
 
 
+def test_faults_on_some_images_are_told_as_on_all_but_for_coverage(campaign, listed):
+    """What the file reports of a fault is the same on any images; how many of those that fail it tells is not known."""
+    values = {"faults": FaultModel.LIST, "fault_list": listed, "audit": 1.0}
+    whole, _, of_all = campaign(**values, images_per_fault="all")[1]("all")
+    summary, rows, records = campaign(**values, images_per_fault=10)[1]()
+    assert [(one.health, one.detected) for one in records] == [(one.health, one.detected) for one in of_all]
+    assert {record.images for record in records} == {10}
+    assert {int(row["share"]) for row in rows} == {0, 1, 2}
+    assert summary["audit"]["mismatches"] == 0
+    found, known = summary["detection"], whole["detection"]
+    assert (found["at_least"], known["at_least"]) == (["failing"], [])
+    assert 0 < found["failing"] <= known["failing"]
+    assert found["diagnostic_coverage"] is found["diagnostic_coverage_uncorrectable"] is None
+    assert found["detected"]["value"] == known["detected"]["value"] == 1.0
+    assert summary["rates"]["sdc1_detected"]["value"] == summary["rates"]["sdc1"]["value"] > 0.0
+
+
+@pytest.mark.parametrize("images", [10, "all"])
+def test_each_way_through_codes_gives_what_reload_and_run_does_on_its_images(campaign, images):
+    values = {"samples": 60, "audit": 1.0, "images_per_fault": images, "images": IMAGES}
+    summary, _, records = campaign(**values)[1]()
+    assert summary["audit"]["mismatches"] == 0
+    assert {record.way for record in records} >= {Way.CODES, Way.VOTES}
+    _, _, truth = campaign(**values, engine="reload")[1]("truth")
+    said = [(one.outcome, one.counts, one.right, one.logits, one.share, one.parts, one.health) for one in records]
+    assert said == [(one.outcome, one.counts, one.right, one.logits, one.share, one.parts, one.health) for one in truth]
+
+
 # Proofs.
 
 
