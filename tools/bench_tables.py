@@ -2,7 +2,7 @@
 r"""Turn what bench_faultcamp.py measured, in one run or several, into Markdown tables.
 
 Example:
-  python tools/bench_tables.py bench.json large-networks.json --update-readme README.md
+  python tools/bench_tables.py bench.json large-networks.json --update-readme resq_deploy/guide/exact.md
 """
 
 import argparse

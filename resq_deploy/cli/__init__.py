@@ -21,6 +21,7 @@ _COMMANDS = {
     "attackcamp": "Attack a deployed file, and check that the figures can be trusted.",
     "report": "One page, table or file from run folders: figures with intervals, differences, what was not tested.",
     "study": "Run a grid of trainings, exports, campaigns and attacks, and write the paper's tables.",
+    "guide": "Print a page of the manual.",
 }
 _INTERRUPTED = 130
 
