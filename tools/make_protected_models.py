@@ -75,8 +75,9 @@ def _rows(plain: Sequence[Mapping[str, Any]], protected: Sequence[Mapping[str, A
     """Return the card's rows, of the two campaigns on each file."""
     (plain_ber, plain_single), (ber, single) = plain, protected
     rows = [("clean accuracy", plain_ber["golden"]["accuracy"], ber["golden"]["accuracy"])]
-    for before, after in zip(plain_ber["curve"], ber["curve"], strict=True):
-        rows.append((f"bit error rate {after['ber']:g}, weights", before["accuracy"], after["accuracy"]))
+    known = {point["ber"]: point["accuracy"] for point in plain_ber["curve"]}
+    for point in ber["curve"]:
+        rows.append((f"bit error rate {point['ber']:g}, weights", known.get(point["ber"]), point["accuracy"]))
     rows.append(("SDC-1 of single flips, all roles", plain_single["rates"]["sdc1"], single["rates"]["sdc1"]))
     return [f"| {heading} | {percent(before)} | {percent(after)} |" for heading, before, after in rows]
 
