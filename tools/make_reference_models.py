@@ -120,7 +120,8 @@ def make_digits(work: pathlib.Path, weight_type: str) -> None:
     summary = run_demo(work, DemoOptions(), resume=True, say=print)
     table, dataset = demo_table(summary), load_dataset("digits")
     reading = DIGITS_READING.format(chips=DemoOptions().chips, **summary)
-    for column, (key, stage) in enumerate(FILES.items(), start=1):
+    for column, key in enumerate(STAGES, start=1):
+        stage = FILES[key]
         file = work / f"{key}.int8.onnx"
         if weight_type == "uint8":
             export = [str(work / "train" / f"{stage}.pt"), "--dataset", "digits", "--seed", "0", "--no-gate"]

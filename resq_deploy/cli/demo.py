@@ -14,9 +14,9 @@ from resq_deploy.cli.shared import arithmetic_option, need_extra, out_option, pr
 @seed_option
 @resume_option
 def command(out: pathlib.Path, arithmetic: str, seed: int, resume: bool) -> None:
-    """Train resnet8 on digits, harden it, export both, and test the two files side by side.
+    """Train resnet8 on digits, harden it, protect its file, and test all three files side by side.
 
-    Takes about two minutes on two cores, needs no download, and ends with a table and a page of plots.
+    Takes about three minutes on two cores, needs no download, and ends with a table and a page of plots.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The whole line on a small data set: train, export, attack, campaign - baseline and hardened side by side."""
+"""The whole line on a small data set: baseline, hardened, and hardened and protected side by side."""
 
 import dataclasses
 import pathlib
@@ -24,8 +24,11 @@ from resq_deploy.quantization.options import ExportOptions
 from resq_deploy.records import RunFolder, write_json
 
 SCHEMA = 1
-FILES = {"baseline": "baseline", "resq": "fault"}
+FILES = {"baseline": "baseline", "resq": "fault", "protected": "fault"}
 """What is compared, and the stage whose checkpoint it comes from."""
+
+GUARDS = {"protected": "all"}
+"""What files carry against their own faults; the others nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ def run_demo(
     """Run the demo and return its summary.
 
     Args:
-        out: run folder; gets the two int8 files with sidecars, the train folder, the campaigns and summary.json.
+        out: run folder; gets the int8 files with sidecars, the train folder, the campaigns and summary.json.
         options: seed and sizes.
         resume: go on with the demo in `out`.
         say: told each step as it begins.
@@ -126,10 +129,9 @@ def _prove(
     """Export one checkpoint and measure what attacks and faults do to the file."""
     checkpoint = out / "train" / f"{FILES[name]}.pt"
     path = out / f"{name}.int8.onnx"
-    say(f"{name}: export to int8")
-    sidecar = export_source(
-        checkpoint, dataset, path, ExportOptions(seed=options.seed, arithmetic=options.arithmetic), _GATES
-    )
+    say(f"{name}: export to int8{', protected by votes and codes' if name in GUARDS else ''}")
+    export = ExportOptions(seed=options.seed, arithmetic=options.arithmetic, guard=GUARDS.get(name, "none"))
+    sidecar = export_source(checkpoint, dataset, path, export, _GATES)
     model = DeployedModel.load(path)
     say(f"{name}: PGD on the float network, transferred to the int8 file")
     network = load_checkpoint(checkpoint).build()

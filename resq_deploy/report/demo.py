@@ -7,7 +7,7 @@ from resq_deploy.report.document import Document, Dots, Lines, Section, Series, 
 from resq_deploy.report.page import render
 from resq_deploy.report.text import percent
 
-NAMES = {"baseline": "baseline", "resq": "hardened (RESQ)"}
+NAMES = {"baseline": "baseline", "resq": "hardened (RESQ)", "protected": "hardened and protected"}
 
 _NOT_TESTED = (
     "Not tested: faults in activations, in the arithmetic and in memory after the file was loaded; attacks made with "
@@ -43,8 +43,8 @@ def demo_page(summary: Mapping[str, Any]) -> str:
         Section(title="What this does not say", blocks=[_NOT_TESTED, _identity(summary)]),
     ]
     lead = (
-        f"{summary['network']} on {summary['dataset']}: the same network before and after hardening, both as deployed "
-        f"int8 ONNX files, run with onnxruntime in {_arithmetic(summary)}."
+        f"{summary['network']} on {summary['dataset']}: the same network before and after hardening, and with votes "
+        f"and codes in its file, as deployed int8 ONNX files run with onnxruntime in {_arithmetic(summary)}."
     )
     return render(Document(title="resq-deploy demo", lead=lead, sections=sections))
 
@@ -67,7 +67,7 @@ def _under_attack(summary: Mapping[str, Any]) -> Section:
                 series=[_attack_series(label, summary["files"][name]) for name, label in NAMES.items()],
                 x_title="epsilon (1/255, Linf)",
                 y_title="accuracy (%)",
-                description="Accuracy of both int8 files over the strength of a PGD attack",
+                description="Accuracy of the int8 files over the strength of a PGD attack",
             ),
         ],
     )
@@ -86,14 +86,14 @@ def _under_bit_errors(summary: Mapping[str, Any]) -> Section:
     return Section(
         title="Under bit errors",
         blocks=[
-            "Every stored weight bit of the int8 file flips with the given probability. Both files meet the same "
+            "Every stored weight bit of the int8 file flips with the given probability, those of the code included, on "
             f"{curves['baseline'][0]['chips']} simulated chips. Bands: 95 % bounds on further chips.",
             Lines(
                 series=series,
                 x_title="bit error rate of the stored weights",
                 y_title="accuracy (%)",
                 log_x=True,
-                description="Accuracy of both int8 files over the bit error rate",
+                description="Accuracy of the int8 files over the bit error rate",
             ),
         ],
     )
@@ -102,11 +102,11 @@ def _under_bit_errors(summary: Mapping[str, Any]) -> Section:
 def _single_flips(summary: Mapping[str, Any]) -> Section:
     files = summary["files"]
     single = files["baseline"]["single"]
+    bits = ", ".join(f"{label} {files[name]['single']['population']['bits']:,}" for name, label in NAMES.items())
     return Section(
         title="Single flips",
         blocks=[
-            f"{single['faults']['evaluated']} flips drawn evenly from {single['population']['bits']:,} (baseline) "
-            f"and {files['resq']['single']['population']['bits']:,} (hardened) stored bits, each judged on "
+            f"{single['faults']['evaluated']} flips drawn evenly from the stored bits of each file ({bits}), judged on "
             f"{summary['fault_images']} images. SDC-1: the top-1 class changes; SDC-10 and -20: the confidence moves "
             "by more than 10 or 20 % of its value. Bars: 95 % intervals over faults.",
             _ladder(files),
@@ -133,7 +133,7 @@ def _ladder(files: Mapping[str, Any]) -> Dots:
         series=series,
         x_title="share of image runs (%)",
         log_x=True,
-        description="Share of image runs by outcome for both files",
+        description="Share of image runs by outcome for each file",
     )
 
 

@@ -2,8 +2,10 @@
 
 import json
 
+import onnx
 import pytest
 
+from resq_deploy.deployed.coded import coded_weights
 from resq_deploy.pipeline.demo import DemoOptions, run_demo
 from resq_deploy.report.build import document, gather
 from resq_deploy.report.demo import demo_page, demo_table
@@ -29,7 +31,7 @@ SMALL = DemoOptions(
 
 
 @pytest.mark.slow
-def test_the_demo_compares_two_files_and_resumes(tmp_path):
+def test_the_demo_compares_three_files_and_resumes(tmp_path):
     out = tmp_path / "demo"
     steps = []
 
@@ -43,8 +45,10 @@ def test_the_demo_compares_two_files_and_resumes(tmp_path):
     assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
     summary = run_demo(out, SMALL, resume=True)
     assert summary == json.loads((out / "summary.json").read_text())
-    baseline, resq = (summary["files"][name] for name in ("baseline", "resq"))
-    assert baseline["sha256"] != resq["sha256"]
+    baseline, resq, protected = (summary["files"][name] for name in ("baseline", "resq", "protected"))
+    assert len({baseline["sha256"], resq["sha256"], protected["sha256"]}) == 3
+    assert protected["sdc1"]["value"] == 0
+    assert len(coded_weights(onnx.load(out / "protected.int8.onnx"))) > 5
     assert [point["ber"] for point in resq["curve"]] == [1e-3, 1e-2]
     assert len(demo_table(summary).rows) == 2 + 2 + 2 + 1
     assert "plotly" in demo_page(summary)
@@ -55,5 +59,6 @@ def test_the_demo_compares_two_files_and_resumes(tmp_path):
         ["0 baseline, int8", "baseline.int8.onnx"],
         ["1 attack, float", "-"],
         ["2 fault, float", "-"],
-        ["2 fault, int8", "resq.int8.onnx"],
+        ["2 fault, int8 (1)", "protected.int8.onnx"],
+        ["2 fault, int8 (2)", "resq.int8.onnx"],
     ]
