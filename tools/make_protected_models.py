@@ -43,8 +43,8 @@ Inputs and outputs are those of [{source}]({source}.md).
 {rows}
 
 Bit errors: every stored bit of a weight, those of the code included, flips with the given probability, {chips} chips,
-{images} images. SDC-1: one flip anywhere in the file, {flips} flips, {flip_images} images each. Intervals are about
-further chips, for which these say little, and about further flips, on these images. Codes and votes mend faults in
+{images} images{plain_chips}. SDC-1: one flip anywhere in the file, {flips} flips, {flip_images} images each.
+Intervals are about further chips, for which these say little, and about further flips, on these images. Codes and votes mend faults in
 storage, when the file is loaded; attributes of nodes and the file's framing are not covered. {read}
 """
 
@@ -69,6 +69,12 @@ def _campaigns(
             _run(faultcamp.command, [str(file), *data, *plan, "--out", str(out), *resume])
     ber, single = (read_json(work / f"{file.name.split('.')[0]}-{name}" / "summary.json") for name in plans)
     return ber, single
+
+
+def _chips_of(plain: Mapping[str, Any], protected: Mapping[str, Any]) -> str:
+    """Say on how many chips the plain file was measured, where these are others."""
+    chips = plain["curve"][0]["chips"]
+    return "" if chips == protected["curve"][0]["chips"] else f" (the plain file: {chips} chips)"
 
 
 def _rows(plain: Sequence[Mapping[str, Any]], protected: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -117,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plain=source.stat().st_size,
         rows="\n".join(_rows(plain, protected)),
         chips=protected[0]["curve"][0]["chips"],
+        plain_chips=_chips_of(plain[0], protected[0]),
         images=f"{protected[0]['golden']['images']:,}",
         flips=f"{protected[1]['faults']['evaluated']:,}",
         flip_images=f"{protected[1]['golden']['images']:,}",

@@ -39,15 +39,16 @@ class Choice:
     bytes_added: int
 
 
-def smallest(items: Sequence[Item], fixed: int) -> Choice:
+def smallest(items: Sequence[Item], fixed: int, *, coded: bool = False) -> Choice:
     """Return the choice that protects all that can be, for the fewest bytes.
 
     Args:
         items: what can be protected.
         fixed: bytes of the decoder, which all coded tensors share.
+        coded: whether there is to be a code even where votes on all would take fewer bytes, as in tiny files.
     """
     with_decoder = _taken(items, fixed)
-    if any(item.vote is None for item in items):
+    if coded or any(item.vote is None for item in items):
         return with_decoder
     return min(with_decoder, _taken(items, None), key=lambda choice: choice.bytes_added)
 

@@ -161,8 +161,8 @@ def plan(
 
     `parameters` votes on every tensor but weights. `weights` stores weights under the code, and votes on small ones
     where that takes fewer bytes. `all` protects all that is stored and read, shapes and axes too: weights as `weights`
-    does, or by a vote where they cannot be coded, and the rest by votes. `auto` takes what lowers the expected SDC-1
-    most for each byte, as long as it fits into the budget.
+    does, or by a vote where they cannot be coded or the decoder is dearer, and the rest by votes. `auto` takes what
+    lowers the expected SDC-1 most for each byte, as long as it fits into the budget.
 
     Args:
         model: a self-contained file, of any origin; what is protected in it already counts as such.
@@ -188,7 +188,8 @@ def plan(
     items, left_out = _items(given, surfaces, gains, mode, uncoded, added.tensor if added else 0)
     fixed = added.decoder if added else 0
     file_bytes = model.ByteSize()
-    choice = safest(items, fixed, budget * file_bytes) if mode == "auto" else smallest(items, fixed)
+    asked = health or mode == "weights"  # counting words takes words
+    choice = safest(items, fixed, budget * file_bytes) if mode == "auto" else smallest(items, fixed, coded=asked)
     protected = choice.coded | choice.voted
     kept = [0.0 if surface.tensor in protected else gain for surface, gain in zip(surfaces, gains, strict=True)]
     before = _by_role(*_unprotected(model, rates)) if given is not model else _by_role(surfaces, gains)

@@ -89,10 +89,12 @@ def test_small_weights_are_voted_where_the_decoder_is_dearer(models, tmp_path):
     weights = by_role(small, weights=True)
     total = sum(one.bits for one in find_surfaces(small) if one.tensor in weights) // 8
     assert total < 1000  # less than any decoder
-    found = plan(small, mode="weights", code=SECDED)
+    found = plan(small, mode="all", code=SECDED)
     assert found.coded == ()
     assert found.code is None
-    assert found.voted
+    assert set(found.voted) >= weights
+    assert plan(small, mode="weights", code=SECDED).coded  # it was asked for
+    assert plan(small, mode="all", code=SECDED, health=True).coded  # and health counts words
 
 
 @pytest.mark.parametrize("mode", MODES)
