@@ -44,8 +44,8 @@ Inputs and outputs are those of [{source}]({source}.md).
 
 Bit errors: every stored bit of a weight, those of the code included, flips with the given probability, {chips} chips,
 {images} images{plain_chips}. SDC-1: one flip anywhere in the file, {flips} flips, {flip_images} images each.
-Intervals are about further chips, for which these say little, and about further flips, on these images. Codes and votes mend faults in
-storage, when the file is loaded; attributes of nodes and the file's framing are not covered. {read}
+Intervals are about further chips, for which these say little, and about further flips, on these images. Codes and votes
+mend faults in storage, when the file is loaded; attributes of nodes and the file's framing are not covered. {read}
 """
 
 
