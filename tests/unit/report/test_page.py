@@ -35,7 +35,7 @@ def summary():
         "test_images": 100,
         "attack_steps": 10,
         "fault_images": 50,
-        "files": {"baseline": file_summary(0.61), "resq": file_summary(0.87)},
+        "files": {"baseline": file_summary(0.61), "resq": file_summary(0.87), "protected": file_summary(0.86)},
     }
 
 
@@ -57,12 +57,12 @@ def test_a_page_asks_no_host_for_anything(summary, everything):
         assert len(page) < 8e6
 
 
-def test_the_demo_page_draws_both_files_with_their_intervals(summary):
+def test_the_demo_page_draws_all_files_with_their_intervals(summary):
     attack, errors, ladder = plots(demo_page(summary))
     for figure, points in ((attack, 3), (errors, 2)):
         drawn = [trace for trace in figure["data"] if trace.get("mode") == "lines+markers"]
         bands = [trace for trace in figure["data"] if trace.get("fill") == "toself"]
-        assert [trace["name"] for trace in drawn] == ["baseline", "hardened (RESQ)"]
+        assert [trace["name"] for trace in drawn] == ["baseline", "hardened (RESQ)", "hardened and protected"]
         assert all(len(trace["x"]) == points for trace in drawn)
         assert all(len(trace["x"]) == 2 * points for trace in bands)
         assert drawn[0]["line"]["dash"] != drawn[1]["line"]["dash"]
@@ -82,9 +82,9 @@ def test_a_logarithmic_axis_of_few_decades_names_the_positions_drawn(rates, tick
 
 def test_the_demo_table_names_every_figure(summary):
     table = demo_table(summary)
-    assert table.headers == ("figure", "baseline", "hardened (RESQ)")
+    assert table.headers == ("figure", "baseline", "hardened (RESQ)", "hardened and protected")
     rows = {row[0]: row[1:] for row in table.rows}
-    assert rows["clean accuracy, int8 file"] == ["61.0 % [59.0, 63.0]", "87.0 % [85.0, 89.0]"]
+    assert rows["clean accuracy, int8 file"] == ["61.0 % [59.0, 63.0]", "87.0 % [85.0, 89.0]", "86.0 % [84.0, 88.0]"]
     assert rows["PGD 4/255, on the int8 file"][1] == "82.0 % [80.0, 84.0]"
     assert "bit error rate 0.01, weights" in rows
 
