@@ -335,10 +335,12 @@ def test_no_flip_of_a_stored_bit_changes_an_output(opset, code):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [13, 18])
-def test_no_flip_of_any_stored_bit_changes_an_output(opset, code):
+def test_no_flip_all_over_a_file_changes_an_output(opset, code):
     plain, x = guarded(opset)
     protected = protect(plain, ["w"], code, health=True)
-    check_flips(protected, x, stored_bits(protected), "none")  # the same nodes, without the time that folding takes
+    # One bit in 61 of tens of thousands, so that all bits of a byte take their turn; the same nodes as are folded,
+    # without the time that folding takes.
+    check_flips(protected, x, itertools.islice(stored_bits(protected), 0, None, 61), "none")
 
 
 DENSE = [shape for width in range(64, 2000, 32) for shape in ((128, width, 1, 1), (32, 128, 3, 3))]
