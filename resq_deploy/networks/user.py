@@ -1,15 +1,13 @@
 """A user's own network, given as `module:function`."""
 
 import importlib
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from resq_deploy.errors import ModelError
+from resq_deploy.user_code import importable_from_here, in_one_line
 
 
 def call_user_function(spec: str, num_classes: int) -> nn.Module:
@@ -21,18 +19,18 @@ def call_user_function(spec: str, num_classes: int) -> nn.Module:
     module_name, _, function_name = spec.partition(":")
     if not module_name or not function_name:
         raise ModelError(f"cannot read {spec!r} as a network of your own: write module:function")
-    with _current_directory_importable():
+    with importable_from_here():
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:
-            raise ModelError(f"cannot import {module_name!r} for --network {spec}: {_reason(error)}") from error
+            raise ModelError(f"cannot import {module_name!r} for --network {spec}: {in_one_line(error)}") from error
         function = getattr(module, function_name, None)
         if not callable(function):
             raise ModelError(f"the module {module_name!r} has no function {function_name!r}: see --network {spec}")
         try:
             body = function(num_classes=num_classes)
         except (Exception, SystemExit) as error:
-            raise ModelError(f"{spec}(num_classes={num_classes}) failed: {_reason(error)}") from error
+            raise ModelError(f"{spec}(num_classes={num_classes}) failed: {in_one_line(error)}") from error
     if not isinstance(body, nn.Module):
         raise ModelError(f"{spec} returned a {type(body).__name__}: it must return a torch.nn.Module")
     return body
@@ -95,19 +93,3 @@ def _record_runs(body: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
                 hooks.enter_context(module.register_forward_hook(record))
         body(images)
     return runs
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """As `python -m` does, but only for the time of the call."""
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        if directory in sys.path:  # the user's code may have changed the list
-            sys.path.remove(directory)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -3,10 +3,7 @@
 import dataclasses
 import functools
 import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +12,7 @@ from resq_deploy.errors import FailedError, OptionError
 from resq_deploy.faults.judges.judge import Answers, Judge, Weighed
 from resq_deploy.faults.judges.outputs import Labels, Outputs, Rows, count
 from resq_deploy.faults.judges.quality import Contributions
+from resq_deploy.user_code import importable_from_here, in_one_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ class Own(Judge):
         try:
             result = user_function(self.function, "--judge")(golden, found, labels)
         except (Exception, SystemExit) as error:
-            raise FailedError(f"--judge {self.function} failed: {_reason(error)}") from error
+            raise FailedError(f"--judge {self.function} failed: {in_one_line(error)}") from error
         flags, quality = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         flags = np.asarray(flags)
         if flags.dtype != np.bool_ or flags.shape != (samples,):
@@ -101,29 +99,13 @@ def user_function(spec: str, given_as: str) -> Callable[..., Any]:
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
         raise OptionError(f"cannot read {given_as} {spec!r}: write module:function")
-    with _current_directory_importable():
+    with importable_from_here():
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:
-            raise OptionError(f"cannot import {module_name!r} for {given_as} {spec}: {_reason(error)}") from error
+            raise OptionError(f"cannot import {module_name!r} for {given_as} {spec}: {in_one_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise OptionError(f"the module {module_name!r} has no function {name!r}: see {given_as} {spec}")
     checked: Callable[..., Any] = function
     return checked
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """As `python -m` does, but only for the time of the import."""
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        if directory in sys.path:  # the user's code may have changed the list
-            sys.path.remove(directory)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
