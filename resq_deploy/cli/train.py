@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from resq_deploy.cli.shared import (
     seed_option,
 )
 from resq_deploy.cli.train_start import Source, for_channels, read_normalisation, read_start
+from resq_deploy.errors import ResqError
 from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
 
 if TYPE_CHECKING:
@@ -54,15 +55,22 @@ class _Command(click.Command):
     """Of several processes that torchrun started, the first tells of options that cannot be read."""
 
     def make_context(self, *args: Any, **settings: Any) -> click.Context:
-        try:
+        with _first_tells():
             return super().make_context(*args, **settings)
-        except click.UsageError:
-            if os.environ.get("RANK", "0") != "0":
-                from resq_deploy.hardening.ranks import launched, leave_silently
 
-                if launched():
-                    leave_silently(click.UsageError.exit_code)
-            raise
+
+@contextlib.contextmanager
+def _first_tells() -> Iterator[None]:
+    """Leave it to the first process to tell of an error that all of them meet before they join."""
+    try:
+        yield
+    except (click.UsageError, ResqError) as error:
+        if os.environ.get("RANK", "0") != "0":
+            from resq_deploy.hardening.ranks import launched, leave_silently
+
+            if launched():
+                leave_silently(error.exit_code if isinstance(error, click.UsageError) else error.exit_status)
+        raise
 
 
 @click.command(cls=_Command)
@@ -176,10 +184,11 @@ def command(
       resq-deploy train --network my_module:build --weights my.pth --preprocess imagenet --dataset photos --out run
       torchrun --nproc-per-node 2 -m resq_deploy train --network resnet8 --dataset digits --out run
     """
-    need_extra("training", "train", "torch", "torchvision")
-    source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
-    asked = read_normalisation(given)
-    read_options({**given, "stages": stages})
+    with _first_tells():
+        need_extra("training", "train", "torch", "torchvision")
+        source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
+        asked = read_normalisation(given)
+        read_options({**given, "stages": stages})
     from resq_deploy.cli.training_progress import training_progress
     from resq_deploy.data import load_dataset
     from resq_deploy.hardening.events import silent
