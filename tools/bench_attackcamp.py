@@ -28,7 +28,7 @@ from command_line import with_one_line_errors
 from resq_deploy.attacks.ball import Norm
 from resq_deploy.attacks.units import Attacked, shards
 from resq_deploy.attacks.workers import run_units
-from resq_deploy.cli.shared import progress_bar
+from resq_deploy.cli.progress import progress_bar
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session

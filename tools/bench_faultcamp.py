@@ -31,7 +31,7 @@ from bench_report import begin
 from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
 from command_line import with_one_line_errors
 
-from resq_deploy.cli.shared import progress_bar
+from resq_deploy.cli.progress import progress_bar
 from resq_deploy.errors import FailedError, InputError
 from resq_deploy.records import write_json
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resq_deploy.cli.shared import progress_bar
+from resq_deploy.cli.progress import progress_bar
 from resq_deploy.errors import FailedError, InputError
 
 WAYS = ("two_stage", "replay", "reload")

@@ -34,7 +34,7 @@ from bench_report import begin, told
 from command_line import with_one_line_errors
 from numpy.typing import NDArray
 
-from resq_deploy.cli.shared import progress_bar
+from resq_deploy.cli.progress import progress_bar
 from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
+from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
+from resq_deploy.cli.progress import progress_bar
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -16,7 +18,6 @@ from resq_deploy.cli.shared import (
     out_option,
     percent,
     print_table,
-    progress_bar,
     resume_option,
     seed_option,
     tell_arithmetic,
@@ -25,6 +26,7 @@ from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.pipeline.attack import AttackCampaign
+    from resq_deploy.pipeline.attack_gates import AttackGate
     from resq_deploy.pipeline.attack_options import AttackOptions
     from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
 
@@ -80,6 +82,14 @@ if TYPE_CHECKING:
     "or that until half of the margin is lost and then the commonest class.",
 )
 @click.option("--bit-flip-roles", default="weight", show_default=True, help="Roles whose bits may be flipped, or all.")
+@click.option(
+    "--fail-below",
+    multiple=True,
+    metavar="robust@EPSILON=BOUND",
+    help="Exit 1 if the interval of robust accuracy begins below a share, or a check found it not to be trusted; also "
+    "robust=BOUND (every radius), clean=BOUND, and trustworthy: the checks for masked gradients were run and passed.",
+)
+@junit_option
 @arithmetic_option
 @click.option("--workers", type=int, help="Processes.  [default: all cores]")
 @seed_option
@@ -96,10 +106,12 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy attackcamp net.int8.onnx --dataset cifar10 --data-dir data --surrogate run/fault.pt --out run
       resq-deploy attackcamp net.int8.onnx --dataset cifar10 --norm l2 --epsilon 0.5 --attacks twin-apgd --out run
       resq-deploy attackcamp net.int8.onnx --dataset digits --attacks square --queries 500 --out run  (needs no torch)
+      resq-deploy attackcamp net.int8.onnx --dataset digits --fail-below robust@4=0.4 --junit gates.xml --out run
       resq-deploy attackcamp net.int8.onnx --dataset digits --attacks bit-flip --out run
       resq-deploy attackcamp net.int8.onnx --dataset digits --with-faults 1e-3 --out run
     """
-    data_dir, out, resume = (given.pop(name) for name in ("data_dir", "out", "resume"))
+    data_dir, out, resume, junit = (given.pop(name) for name in ("data_dir", "out", "resume", "junit"))
+    gates = _gates(given.pop("fail_below"), junit)
     options = read_options(given)
     _need_extras(options.chosen)
     from resq_deploy.data import load_dataset
@@ -107,12 +119,32 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     from resq_deploy.pipeline.attack import AttackCampaign
 
     data = load_dataset(dataset, data_dir)
-    campaign = AttackCampaign(DeployedModel.load(model), data, options)
+    campaign = AttackCampaign(DeployedModel.load(model), data, options, gates)
     for note in data.notes:
         click.echo(f"note: {note}", err=True)
     tell_arithmetic(options.deployment)
-    summary = _run(campaign, out, resume)
-    _print(summary, options, out)
+    with junit_file(junit, f"attackcamp {model.name}") as cases:
+        summary = _run(campaign, out, resume)
+        _print(summary, options, out)
+        cases += map(_case, summary["gates"])
+        print_gates("--fail-below", cases)
+
+
+def _gates(given: Sequence[str], junit: pathlib.Path | None) -> "list[AttackGate]":
+    from resq_deploy.pipeline.attack_gates import parse_gate
+
+    if junit is not None and not given:
+        raise OptionError(f"--junit {junit} is to hold what became of gates: give --fail-below, such as robust@4=0.4")
+    return [parse_gate(text) for text in given]
+
+
+def _case(gate: Mapping[str, Any]) -> Case:
+    """Say what became of a gate."""
+    at = "" if gate["epsilon"] is None else f"@{gate['epsilon']}"
+    bound = "" if gate["bound"] is None else f"={gate['bound']:g}"
+    figure = [f"{percent(gate['estimate'])}, bound {100 * gate['bound']:g} %"] if gate["estimate"] else []
+    told = "; ".join([*figure, *filter(None, [gate["reason"]])])
+    return Case(name=f"{gate['metric']}{at}{bound}", passed=gate["passed"], told=told or "all checks passed")
 
 
 def read_options(given: dict[str, Any]) -> "AttackOptions":

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
+from resq_deploy.cli.progress import progress_bar
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -14,13 +16,12 @@ from resq_deploy.cli.shared import (
     out_option,
     percent,
     print_table,
-    progress_bar,
     resume_option,
     seed_option,
     tell_arithmetic,
     workers_option,
 )
-from resq_deploy.errors import FailedError, OptionError
+from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions
@@ -151,6 +152,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     metavar="METRIC[@BER]=BOUND",
     help="Exit 1 if the interval of an outcome ends above a share, such as sdc1=0.01; of ber at every rate, or at one.",
 )
+@junit_option
 @workers_option
 @seed_option
 @resume_option
@@ -169,7 +171,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp net.int8.onnx --dataset digits --refine run --margin 0.02 --out finer
     """
     data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
-    given_gates, refine = given.pop("fail_above"), given.pop("refine")
+    given_gates, refine, junit = (given.pop(name) for name in ("fail_above", "refine", "junit"))
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out'.", click.get_current_context())
     from resq_deploy.campaign.gates import needs, parse_gate
@@ -198,9 +200,12 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     for need in told:
         if need.margin is not None and need.gate.bound <= need.margin:
             click.echo(f"note: {need}, which may leave its upper end above the bound: give a lower --margin", err=True)
-    summary = _run(campaign, out, resume)
-    _print(summary, out)
-    _print_gates(summary["gates"])
+    with junit_file(junit, f"faultcamp {model.name}") as cases:
+        summary = _run(campaign, out, resume)
+        _print(summary, out)
+        held_gates = [_case(gate) for gate in summary["gates"]]
+        cases += [*held_gates, _audit_case(summary["audit"], options.confidence)]
+        print_gates("--fail-above", held_gates)
 
 
 def read_options(given: dict[str, Any]) -> "CampaignOptions":
@@ -459,19 +464,20 @@ def _failures(found: Mapping[str, Any]) -> str:
     return f"{found['value']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
 
 
-def _print_gates(gates: Sequence[Mapping[str, Any]]) -> None:
-    """Print what became of the gates.
+def _audit_case(audit: Mapping[str, Any], confidence: float) -> Case:
+    """Say what became of the audit, which is an error of its own where it fails."""
+    checked = bool(audit["checked"])
+    told = _audited(audit, confidence) if checked else "no fault was audited"
+    return Case(name="faults equal reload-and-run", passed=True if checked else None, told=told)
 
-    Raises:
-        FailedError: naming those that failed.
-    """
-    failed = []
-    for gate in gates:
-        at = "" if gate["ber"] is None else f"@{gate['ber']:g}"
-        name = f"{gate['metric']}{at}={gate['bound']:g}"
-        found = percent(gate["estimate"]) if gate["estimate"] else "no fault that could be judged"
-        click.echo(f"gate {name}: {'passed' if gate['passed'] else 'FAILED'} ({found})")
-        if not gate["passed"]:
-            failed.append(f"--fail-above {name}: {found}")
-    if failed:
-        raise FailedError(f"{'; '.join(failed)}: the upper end is above the bound")
+
+def _case(gate: Mapping[str, Any]) -> Case:
+    """Say what became of a gate."""
+    at = "" if gate["ber"] is None else f"@{gate['ber']:g}"
+    found = percent(gate["estimate"]) if gate["estimate"] else "no fault that could be judged"
+    told = f"{found}, bound {100 * gate['bound']:g} %"
+    return Case(
+        name=f"{gate['metric']}{at}={gate['bound']:g}",
+        passed=gate["passed"],
+        told=told if gate["passed"] else f"{told}; the upper end is above the bound",
+    )

@@ -1,10 +1,9 @@
-"""Options that several commands share, and how they show progress and tables."""
+"""Options that several commands share, and how they show tables."""
 
-import contextlib
 import importlib.util
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +11,6 @@ import click
 from resq_deploy.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from resq_deploy.deployed.session import Deployment
 
 _PLAIN_WIDTH = 110
@@ -73,33 +70,6 @@ def tell_arithmetic(deployment: "Deployment") -> None:
             "CPU alone",
             err=True,
         )
-
-
-@contextlib.contextmanager
-def progress_bar(unit: str) -> Iterator["Progress"]:
-    """Show progress on standard error, with speed and time left; silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield progress
 
 
 def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

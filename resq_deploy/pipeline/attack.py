@@ -19,6 +19,7 @@ from resq_deploy.deployed.verify import source_checkpoint
 from resq_deploy.errors import CheckpointError, DataError
 from resq_deploy.faults.statistics import share
 from resq_deploy.pipeline.attack_checks import judge_twin, run_checks, run_probes, try_unmasked
+from resq_deploy.pipeline.attack_gates import AttackGate, check_reachable, held
 from resq_deploy.pipeline.attack_kit import AttackKit
 from resq_deploy.pipeline.attack_options import KNOWLEDGE, ON_IMAGES, SURROGATE, TWIN, UNMASKED, AttackOptions
 from resq_deploy.pipeline.attack_scene import Progress, Report, Scene
@@ -39,16 +40,21 @@ class AttackCampaign:
         model: the file under attack.
         dataset: its test images are attacked.
         options: what to do.
+        gates: bounds that the figures are held against; they decide no figure.
 
     Raises:
-        InputError: if model, data or options cannot be used.
+        InputError: if model, data or options cannot be used, or a gate cannot pass whatever is found.
     """
 
-    def __init__(self, model: DeployedModel, dataset: Dataset, options: AttackOptions) -> None:
+    def __init__(
+        self, model: DeployedModel, dataset: Dataset, options: AttackOptions, gates: Sequence[AttackGate] = ()
+    ) -> None:
         self.options = options
+        self._gates = gates
         self._model = model
         self._dataset = dataset
         self._test = dataset.evaluation(options.images)
+        check_reachable(gates, options, len(self._test))
         self._golden = golden_run(model.patcher().golden, options.deployment, dataset, options.images)
         self._attacks = tuple(name for name in options.chosen if name in ON_IMAGES)
         self._faults = (
@@ -143,6 +149,7 @@ class AttackCampaign:
                     for attack, radii in results.items()
                 }
                 summary["fault_attack"] = fault_attack(scene, adversarial, self._faults)
+            summary["gates"] = held(self._gates, summary)
             write_json(folder.path / "summary.json", summary)
         return summary
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import onnx
@@ -39,8 +40,14 @@ def test_a_campaign_prints_what_it_did(resq, digits_int8, tmp_path):
 
 def test_black_box_only_is_said_to_be_an_upper_bound(resq, digits_int8, tmp_path):
     arguments = (*QUICK, "--attacks", "square", "--norm", "l2", "--epsilon", "2", "--out", tmp_path / "run")
-    status, printed, _ = resq(digits_int8, *arguments)
-    assert status == 0
+    gates, junit = ("--fail-below", "robust@2=0.01", "--fail-below", "clean=0.9"), tmp_path / "gates.xml"
+    status, printed, err = resq(digits_int8, *arguments, *gates, "--junit", junit)
+    assert status == 1
+    assert re.search(r"^gate robust@2=0.01: passed \(.*; an upper bound: no attack had the grad", printed, re.MULTILINE)
+    assert re.fullmatch(r"resq-deploy: --fail-below clean=0.9: .*, bound 90 %; the lower end is below the bound\n", err)
+    robust, clean = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]
+    assert (robust["passed"], clean["passed"]) == (True, False)
+    assert [case.find("failure") is None for case in ElementTree.parse(junit).getroot()[0]] == [True, False]
     assert "Robust accuracy by epsilon, l2, pixels" in " ".join(printed.split())
     assert "robust accuracy is an upper bound" in printed
 
@@ -57,8 +64,10 @@ def test_a_failed_check_is_said_aloud(resq, digits_int8, tmp_path):
     model.graph.initializer.extend(numpy_helper.from_array(np.array(value), key) for key, value in numbers.items())
     model.graph.output[0].name = "hidden"
     onnx.save(model, tmp_path / "masked.onnx")
-    status, printed, _ = resq(tmp_path / "masked.onnx", *QUICK, "--epsilon", "12", "--out", tmp_path / "run")
-    assert status == 0
+    arguments = (*QUICK, "--epsilon", "12", "--out", tmp_path / "run", "--fail-below", "robust=0")
+    status, printed, err = resq(tmp_path / "masked.onnx", *arguments)
+    assert status == 1  # though no share is below 0
+    assert "bound 0 %; not trustworthy: check" in err
     assert re.search(r"^check \w+: FAILED \(.+\)$", printed, re.MULTILINE)
     assert "NOT TRUSTWORTHY" in printed
 
@@ -88,6 +97,8 @@ def refused(resq):
         (("--images", "0"), "--images 0: give a whole number from 1 up"),
         (("--attacks", "transfer-pgd"), "give --surrogate CHECKPOINT"),
         (("--surrogate", "nowhere.pt"), "cannot read"),
+        (("--fail-below", "robust@3=0.4"), "the radii of this campaign are 2, 4, 8"),
+        (("--junit", "gates.xml"), "give --fail-below"),
     ],
     ids=" ".join,
 )

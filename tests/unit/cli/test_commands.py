@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import onnx
@@ -296,8 +297,12 @@ def test_dry_run_plans_and_writes_nothing(resq, digits_int8, tmp_path):
 @pytest.mark.parametrize(("bound", "status"), [("sdc1=1", 0), ("masked=0.1", 1), ("due=0.2", 0)])
 def test_fail_above_is_a_gate_for_ci(resq, digits_int8, tmp_path, bound, status):
     arguments = ("--dataset", "digits", "--images", 30, "--samples", 50, "--out", tmp_path / "run")
-    ended, printed, err = resq("faultcamp", digits_int8, *arguments, "--fail-above", bound)
+    junit = tmp_path / "gates.xml"
+    ended, printed, err = resq("faultcamp", digits_int8, *arguments, "--fail-above", bound, "--junit", junit)
     assert ended == status
+    case, audit = ElementTree.parse(junit).getroot().find("testsuite")
+    assert (case.get("name"), case.find("failure") is not None) == (bound, bool(status))
+    assert audit.findtext("system-out").startswith("audit: 24 faults run again (20 drawn evenly")
     assert f"gate {bound}: {'FAILED' if status else 'passed'}" in printed
     assert ("the upper end is above the bound" in err) == bool(status)
     (gate,) = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]

@@ -1,0 +1,53 @@
+"""Progress where there is no terminal: lines in a log, few and telling."""
+
+import pytest
+
+from resq_deploy.cli import progress
+from resq_deploy.cli.progress import Pace, progress_bar
+
+
+def lines(pace, seconds, total=1000, before=0):
+    """Return the lines of work that does a unit a second, by the second each comes at."""
+    told = {now: pace.line("faultcamp", before + now, total, "faults", float(now)) for now in range(1, seconds + 1)}
+    return {now: line for now, line in told.items() if line is not None}
+
+
+def test_a_line_says_share_and_time_left():
+    told = lines(Pace(0.0), 40)
+    assert list(told) == [10, 40]
+    assert told[10] == "faultcamp: 10 of 1,000 faults (1 %), 0:10 passed, about 16:30 left"
+
+
+def test_lines_come_further_apart_as_time_goes_by():
+    told = list(lines(Pace(0.0), 20_000, total=20_000))
+    assert len(told) < 100
+    assert told[1] - told[0] == 30
+    assert told[-1] - told[-2] > 600
+
+
+def test_what_an_earlier_session_did_took_no_time_here():
+    told = lines(Pace(0.0), 10, before=900)
+    assert told[10].endswith("910 of 1,000 faults (91 %), 0:10 passed, about 1:30 left")
+
+
+def test_another_stage_begins_anew():
+    pace = Pace(0.0)
+    pace.line("square", 50, 50, "units", 9.0)
+    pace.line("twin-pgd", 0, 20, "units", 9.0)
+    assert pace.line("twin-pgd", 1, 20, "units", 12.0) == "twin-pgd: 1 of 20 units (5 %), 0:12 passed, about 0:57 left"
+
+
+@pytest.mark.parametrize("total", [None, 0])
+def test_without_a_total_nothing_is_foretold(total):
+    assert Pace(0.0).line("demo", 3, total, "units", 3700.0) == "demo: 3 units, 1:01:40 passed"
+
+
+def test_a_log_gets_lines_and_no_bar(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.0)
+    with progress_bar("faults") as bar:
+        task = bar.add_task("faultcamp", total=4)
+        bar.update(task, completed=1, description="SDC-1 0.5 %")
+        bar.advance(task)  # half a minute is not over
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["SDC-1 0.5 %: 1 of 4 faults (25 %), 0:00 passed"]
