@@ -10,7 +10,10 @@ import click
 from resq_deploy.cli.shared import arithmetic_option, data_dir_option, need_extra, out_option, resume_option
 from resq_deploy.errors import FailedError, ResqError
 
-_WHERE = {"model", "source", "init", "dataset", "data_dir", "out", "resume", "dry_run", "fail_above", "refine"}
+_WHERE = {
+    *("model", "source", "init", "dataset", "data_dir", "out", "resume", "dry_run"),
+    *("fail_above", "fail_below", "junit", "refine"),
+}
 """What of a command is no option of what it computes."""
 
 

@@ -24,8 +24,10 @@ CAMPAIGNS = ("faultcamp", "attackcamp")
 RESERVED: Mapping[str, frozenset[str]] = {
     "train": frozenset({"network", "dataset", "data-dir", "out", "stages", "init", "seed", "resume"}),
     "export-int8": frozenset({"network", "out", "dataset", "data-dir", "seed"}),
-    "faultcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "dry-run", "fail-above"}),
-    "attackcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "surrogate", "network"}),
+    "faultcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "dry-run", "fail-above", "junit"}),
+    "attackcamp": frozenset(
+        {"dataset", "data-dir", "out", "seed", "resume", "surrogate", "network", "fail-below", "junit"}
+    ),
 }
 """Options that the study gives itself."""
 
