@@ -7,7 +7,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.inlining import written_out
+from resq_deploy.deployed.outputs import Form, OutputSpec, find, joined
 from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import DataError, ModelError
 
@@ -172,20 +173,39 @@ class Session:
 
     Attributes:
         input: what the model takes.
-        output: name of the output that holds the class scores.
+        outputs: its outputs that are tensors, but for the one of `reports`.
+        others: the names of those that are none: sequences, maps.
         reports: whether the model has an output that says what became of its code words.
         batch: images a run.
 
     Raises:
-        ModelError: if onnxruntime refuses the model, or it is no classifier with one image input.
+        ModelError: if onnxruntime refuses the model, its input is no image, or no output is a tensor.
     """
 
     def __init__(self, model: bytes, deployment: Deployment) -> None:
         self._session = create(model, deployment)
         self.input = _input_spec(self._session)
-        self.output = _output_name(self._session)
-        self.reports = any(value.name == HEALTH for value in self._session.get_outputs())
+        given = self._session.get_outputs()
+        self.outputs = tuple(_output_spec(value) for value in given if value.name != HEALTH and _is_tensor(value))
+        self.others = tuple(str(value.name) for value in given if not _is_tensor(value))
+        self.reports = any(value.name == HEALTH for value in given)
+        if not self.outputs:
+            kinds = ", ".join(f"{value.name!r} ({value.type})" for value in given if value.name != HEALTH)
+            raise ModelError(f"the model has no outputs that are tensors{f', but {kinds}' if kinds else ''}")
         self.batch = self.input.shape[0] or deployment.batch
+
+    @property
+    def output(self) -> str:
+        """The name of the output that holds a classifier's scores: the first one of floats.
+
+        Raises:
+            ModelError: if there is none.
+        """
+        floats = [output.name for output in self.outputs if output.type in ("float", "float16", "double")]
+        if not floats:
+            first = self.outputs[0]
+            raise ModelError(f"the model's output {first.name!r} is tensor({first.type}); class scores are needed")
+        return floats[0]
 
     @property
     def fixed_batch(self) -> int:
@@ -193,18 +213,72 @@ class Session:
         return self.input.shape[0] or 1
 
     def run(self, images: NDArray[Any], terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
-        """Return the outputs for prepared images, [N, ...] -> [N, C], in batches of fixed size.
+        """Return a classifier's scores for prepared images, [N, ...] -> [N, C], in batches of fixed size.
 
         A model with a fixed batch gets its last batch filled up with copies of the last image.
 
         Raises:
+            ModelError: if the model is no classifier.
             Exception: whatever onnxruntime raises; its types have no common base.
         """
         parts = []
+        name = self.output
         for batch, count in self.batches(images):
-            (output,) = self._session.run([self.output], {self.input.name: batch}, terminate)
+            (output,) = self._session.run([name], {self.input.name: batch}, terminate)
             parts.append(as_scores(output, len(batch))[:count])
         return np.concatenate(parts)
+
+    def answers(
+        self, images: NDArray[Any], forms: Mapping[str, Form], terminate: ort.RunOptions | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return outputs of any type and shape for prepared images, by name, in the batches of `run`.
+
+        Args:
+            images: one or more.
+            forms: which outputs, and how each is told apart by image.
+            terminate: stops the run.
+
+        Returns:
+            For each output an array whose first axis is that of the images.
+
+        Raises:
+            ModelError: if an output cannot be told apart as its form says.
+            ValueError: if its sizes differ though they must not.
+            Exception: whatever onnxruntime raises; its types have no common base.
+        """
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in forms}
+        for batch, count in self.batches(images):
+            values = self._session.run(list(forms), {self.input.name: batch}, terminate)
+            for (name, form), value in zip(forms.items(), values, strict=True):
+                parts[name].append(form.by_sample(name, np.asarray(value), len(batch))[:count])
+        return {name: joined(of) for name, of in parts.items()}
+
+    def first_answers(
+        self, images: NDArray[Any], names: Sequence[str] = ()
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Form]]:
+        """Return outputs for prepared images, as `answers`, and the form of each, which is told by what they are.
+
+        Args:
+            images: one or more.
+            names: which outputs; all for none.
+
+        Raises:
+            ModelError: if the model has no such output, or an output cannot be told apart by image.
+            Exception: whatever onnxruntime raises; its types have no common base.
+        """
+        specs = find(self.outputs, names, self.others)
+        wanted, batches = [spec.name for spec in specs], list(self.batches(images))
+        runs = [self._session.run(wanted, {self.input.name: batch}) for batch, _ in batches]
+        outputs, forms = {}, {}
+        for spec, values in zip(specs, zip(*runs, strict=True), strict=True):
+            parts, rows = [np.asarray(value) for value in values], [len(batch) for batch, _ in batches]
+            form = Form.of(spec, parts, rows)
+            each = zip(parts, batches, strict=True)
+            outputs[spec.name] = joined(
+                [form.by_sample(spec.name, part, len(of))[:count] for part, (of, count) in each]
+            )
+            forms[spec.name] = form
+        return outputs, forms
 
     def health(self, images: NDArray[Any]) -> Health | None:
         """Return what the model says of its code words; None where it says nothing.
@@ -364,14 +438,13 @@ def _input_spec(session: ort.InferenceSession) -> InputSpec:
     return InputSpec(name=value.name, dtype=_ELEMENT_TYPES[value.type], shape=shape)
 
 
-def _output_name(session: ort.InferenceSession) -> str:
-    outputs = [value for value in session.get_outputs() if value.name != HEALTH]
-    floats = [value for value in outputs if value.type in ("tensor(float)", "tensor(float16)", "tensor(double)")]
-    if not outputs:
-        raise ModelError("the model has no outputs; class scores are needed")
-    if not floats:
-        raise ModelError(f"the model's output {outputs[0].name!r} is {outputs[0].type}; class scores are needed")
-    return str(floats[0].name)
+def _is_tensor(value: ort.NodeArg) -> bool:
+    return str(value.type).startswith("tensor(")
+
+
+def _output_spec(value: ort.NodeArg) -> OutputSpec:
+    sizes = None if value.shape is None else tuple(size if isinstance(size, int) else None for size in value.shape)
+    return OutputSpec(name=str(value.name), type=str(value.type).removeprefix("tensor(").removesuffix(")"), shape=sizes)
 
 
 class Watchdog:

@@ -263,10 +263,13 @@ def test_a_model_without_outputs_is_refused(models, tmp_path):
     unusable(models, tmp_path, proto, "no outputs")
 
 
-def test_a_model_without_scores_is_refused(models, tmp_path):
+def test_a_model_without_scores_has_none_to_give(models, tmp_path):
     proto = models.overridable()
     del proto.graph.output[:2]
-    unusable(models, tmp_path, proto, "class scores are needed")
+    session = Session(DeployedModel.load(models.save(proto, tmp_path / "m.onnx")).patcher().golden, Deployment())
+    with pytest.raises(ModelError, match="class scores are needed"):
+        session.run(models.images(2))
+    assert [output.type for output in session.outputs] == ["int64"]
 
 
 def test_a_float16_input_is_refused(models, tmp_path):
