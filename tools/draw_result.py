@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise MissingExtraError("the picture", "dev") from error
+        raise MissingExtraError("the picture", "report") from error
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "resq-deploy"  # the same picture has the same bytes
     from matplotlib import pyplot as plt

@@ -23,7 +23,7 @@ def command(out: pathlib.Path, arithmetic: str, seed: int, resume: bool) -> None
       resq-deploy demo --out demo
     """
     need_extra("the demo", "train", "torch", "torchvision", "onnxscript")
-    need_extra("the demo's page", "report", "jinja2", "plotly")
+    need_extra("the demo's page", "report", "jinja2", "matplotlib")
     from resq_deploy.cli.training_progress import training_progress
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.pipeline.demo import DemoOptions, run_demo

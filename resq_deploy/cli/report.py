@@ -37,7 +37,7 @@ def command(folders: Sequence[pathlib.Path], out: pathlib.Path, form: str | None
       resq-deploy report run --format json --out run.json
       resq-deploy report train base-ber hardened-ber attacks --out all.html
     """
-    need_extra("the report", "report", "jinja2", "jsonschema", "plotly")
+    need_extra("the report", "report", "jinja2", "jsonschema", "matplotlib")
     from resq_deploy.records import write_atomic
     from resq_deploy.report.build import document, gather
     from resq_deploy.report.text import counted

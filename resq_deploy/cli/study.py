@@ -74,7 +74,7 @@ def command(
         click.echo("\n".join(command_lines(study, out, data_dir)))
         return
     need_extra("a study", "train", "torch", "onnxscript")
-    need_extra("the tables of a study", "report", "jinja2", "plotly")
+    need_extra("the tables of a study", "report", "jinja2", "matplotlib")
     try:
         study.run(out, resume=resume, report=lambda line: click.echo(line, err=True))
     except FailedError:

@@ -1,14 +1,25 @@
-"""Plots drawn by plotly, their intervals with them, for light and dark pages and colour-blind readers.
+"""Plots as matplotlib figures, their intervals with them, and as SVG for light and dark pages and colour-blind readers.
 
-Colours of text, axes and grid are the page's (its style sheet); those of the data are drawn here and are legible on
-both of its backgrounds.
+The page needs no script to show them. Colours of text and grid are the page's (its style sheet): SVG names no colour
+for black text, and the lines of the grid have a class. Those of the data are drawn here and are legible on both of its
+backgrounds. What a mark stands for is said in words where a pointer rests on it.
 """
 
+import io
 import math
+import re
+import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from resq_deploy.report.document import Dots, HeatMap, JsonEstimate, Lines, Plot, Series
 from resq_deploy.report.text import rate
@@ -16,146 +27,168 @@ from resq_deploy.report.text import rate
 # After Okabe and Ito: told apart with every common colour vision; the light ones darkened, so that each has a contrast
 # of 3 or more on white and on the page's dark grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#C7619A", "#9A7B00", "#7C8088")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("o", "s", "D", "^", "X", "*")
+WIDE = 9.2
+"""Inches of a plot on a desktop's page, or on paper."""
+NARROW = 4.4
+"""Inches of the same on a phone, so that its words need not shrink."""
+
+_DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 2, 3)))
 _LONGEST_LABEL = 22
-_ROW_HEIGHT = 26
 _FEW = 100  # between the ends of a logarithmic axis: decades alone would be too few ticks
 _LOWEST = -6  # no share below 1e-6 is worth room on a logarithmic axis
+_LINES_HEIGHT, _ROW_HEIGHT, _CELL_HEIGHT, _LINE_OF_TEXT = 3.3, 0.27, 0.19, 0.19  # inches
+_GRID, _TOLD = "grid", "told:"
+_STYLE: Any = {
+    "font.size": 9,
+    "text.parse_math": False,  # a name may hold dollars
+    "svg.fonttype": "none",
+    "svg.hashsalt": "resq-deploy",  # the same plot has the same bytes
+}
+_SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
-def draw(plot: Plot) -> go.Figure:
-    """Draw a plot."""
-    if isinstance(plot, Lines):
-        return _lines(plot)
-    return _dots(plot) if isinstance(plot, Dots) else _heat_map(plot)
+def draw(plot: Plot, width: float = WIDE) -> Figure:
+    """Draw a plot, so many inches wide."""
+    with mpl.rc_context(_STYLE):
+        if isinstance(plot, Lines):
+            return _lines(plot, width)
+        return _dots(plot, width) if isinstance(plot, Dots) else _heat_map(plot, width)
 
 
-def _lines(plot: Lines) -> go.Figure:
+def as_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element for a page: without size, and with what its marks stand for as titles."""
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _LINK)
+    stream = io.StringIO()
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the reader's fonts may have it
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(stream.getvalue())
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # a style would be that of the whole page
+                parent.remove(child)
+        _name(parent)
+    return re.sub(r"\n\s*", "\n", ElementTree.tostring(root, encoding="unicode"))
+
+
+def _name(element: ElementTree.Element) -> None:
+    """Turn the name that a group was drawn by into a class or a title: on a page of many plots it is no longer one."""
+    if element.tag != f"{{{_SVG}}}g":
+        return
+    name = element.attrib.pop("id", "")
+    if name == _GRID:
+        element.set("class", _GRID)
+    elif name.startswith(_TOLD):
+        title = ElementTree.Element(f"{{{_SVG}}}title")
+        title.text = name.removeprefix(_TOLD)
+        element.insert(0, title)
+
+
+def _blank(width: float, height: float, names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Return a figure without any line but those of the grid; names that a legend shows need room."""
+    room = _LINE_OF_TEXT * len(names) if len(names) > 1 else 0.0
+    figure = Figure(figsize=(width, height + room), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.minorticks_off()
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _finished(figure: Figure, axes: Axes, names: Sequence[str]) -> Figure:
+    """Name the lines of the grid, which the page colours, and the series, where there are several."""
+    for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
+        line.set_gid(_GRID)
+    if len(names) > 1:
+        figure.legend(loc="outside upper left", frameon=False, borderaxespad=0.0, labelspacing=0.3)
+    return figure
+
+
+def _lines(plot: Lines, width: float) -> Figure:
     """Each line has its own colour, marker and dash, so that it can be told apart without colour, too."""
-    figure = go.Figure()
+    names = [line.name for line in plot.series]
+    figure, axes = _blank(width, _LINES_HEIGHT, names)
+    axes.set_xscale("log" if plot.log_x else "linear")
     for place, line in enumerate(plot.series):
-        colour = PALETTE[place % len(PALETTE)]
-        known = [(x, e) for x, e in zip(line.x, line.estimates, strict=True) if e is not None]
-        positions = [x for x, _ in known]
-        if line.dots:
-            figure.add_trace(_single(line, colour))
-        figure.add_trace(_band(line.name, known, colour))
-        figure.add_trace(
-            go.Scatter(
-                x=positions,
-                y=[100 * estimate["value"] for _, estimate in known],
-                mode="lines+markers",
-                name=line.name,
-                legendgroup=line.name,
-                line={"color": colour, "dash": _DASHES[place % len(_DASHES)]},
-                marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 8, "color": colour},
-                text=[_interval(estimate) for _, estimate in known],
-                hovertemplate="%{x}: %{text}<extra>" + line.name + "</extra>",
-            )
-        )
-    figure.update_xaxes(title=plot.x_title, **_line_axis(plot))
-    figure.update_yaxes(title=plot.y_title, range=[-2, 102])
-    return _styled(figure, 380, len(plot.series))
+        _line(axes, line, place)
+    axes.set_xlabel(plot.x_title)
+    axes.set_ylabel(plot.y_title)
+    axes.set_ylim(-2, 102)
+    axes.grid(visible=True, linewidth=0.6)
+    if plot.log_x:
+        ticks = _ticks(sorted({x for line in plot.series for x in line.x}))
+        axes.set_xticks(ticks, [rate(tick) for tick in ticks])
+        axes.set_xticks([], minor=True)
+    return _finished(figure, axes, names)
 
 
-def _line_axis(plot: Lines) -> dict[str, Any]:
-    """Return the ticks of the axis of positions; a logarithmic one of few decades names the positions drawn."""
-    if not plot.log_x:
-        return {"type": "linear"}
-    drawn = sorted({x for line in plot.series for x in line.x})
-    if drawn and drawn[-1] < _FEW * drawn[0]:
-        return {"type": "log", "tickvals": drawn, "ticktext": [rate(x) for x in drawn]}
-    return {"type": "log", "dtick": 1, "exponentformat": "power"}
-
-
-def _band(name: str, known: Sequence[tuple[float, JsonEstimate]], colour: str) -> go.Scatter:
-    low = [100 * estimate["low"] for _, estimate in known]
-    high = [100 * estimate["high"] for _, estimate in known]
+def _line(axes: Axes, line: Series, place: int) -> None:
+    """Draw the single points first, small and pale, then the band, then the means."""
+    colour, symbol = PALETTE[place % len(PALETTE)], SYMBOLS[place % len(SYMBOLS)]
+    known = [(x, e) for x, e in zip(line.x, line.estimates, strict=True) if e is not None]
+    if line.dots:
+        across, up = zip(*line.dots, strict=True)
+        axes.plot(across, 100 * np.array(up), linestyle="", marker=".", color=colour, alpha=0.35, markeredgewidth=0)
     positions = [x for x, _ in known]
-    return go.Scatter(
-        x=[*positions, *reversed(positions)],
-        y=[*high, *reversed(low)],
-        mode="lines",
-        fill="toself",
-        fillcolor=_translucent(colour, 0.18),
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=name,
-    )
+    low, value, high = ([100 * estimate[key] for _, estimate in known] for key in ("low", "value", "high"))
+    axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0)
+    style = _DASHES[place % len(_DASHES)]
+    axes.plot(positions, value, linestyle=style, marker=symbol, markersize=5, color=colour, label=line.name)
+    for (x, estimate), y in zip(known, value, strict=True):
+        (mark,) = axes.plot([x], [y], marker=symbol, markersize=5, color=colour)
+        mark.set_gid(f"{_TOLD}{line.name}, {x:g}: {_interval(estimate)}")
 
 
-def _single(line: Series, colour: str) -> go.Scatter:
-    """Draw the points without interval: small, and pale enough to stay behind the line."""
-    return go.Scatter(
-        x=[x for x, _ in line.dots],
-        y=[100 * value for _, value in line.dots],
-        mode="markers",
-        marker={"color": _translucent(colour, 0.35), "size": 5},
-        name=line.name,
-        legendgroup=line.name,
-        showlegend=False,
-        hovertemplate="%{x}: %{y:.2f} %<extra>" + line.name + ", one chip</extra>",
-    )
+def _ticks(drawn: Sequence[float]) -> list[float]:
+    """Return the ticks of a logarithmic axis: the positions drawn if they span few decades, else the decades."""
+    if not drawn or drawn[-1] < _FEW * drawn[0]:
+        return list(drawn)
+    return [10.0**power for power in range(math.ceil(math.log10(drawn[0])), math.floor(math.log10(drawn[-1])) + 1)]
 
 
-def _dots(plot: Dots) -> go.Figure:
-    figure = go.Figure()
-    rows = len(plot.rows)
+def _dots(plot: Dots, width: float) -> Figure:
+    names, rows = [series.name for series in plot.series], len(plot.rows)
+    height = max(1.4, 0.8 + rows * max(_ROW_HEIGHT, 0.13 * len(names)))
+    figure, axes = _blank(width, height, names)
     floor = _floor(plot) if plot.log_x else 0.0
-    step = 0.7 / len(plot.series) if plot.series else 0.0
+    step = 0.7 / len(names) if names else 0.0
+    axes.set_xscale("log" if plot.log_x else "linear")
     for place, series in enumerate(plot.series):
-        offset = step * (place - (len(plot.series) - 1) / 2)
-        known = [(row, e) for row, e in enumerate(series.estimates) if e is not None]
-        figure.add_trace(_dotted(series.name, known, place, offset, floor, plot))
-    figure.update_xaxes(title=plot.x_title, type="log" if plot.log_x else "linear")
+        _row_marks(axes, plot, series, place, step * (place - (len(names) - 1) / 2), floor)
+    axes.set_xlabel(plot.x_title)
+    axes.set_yticks(range(rows), [_shortened(name) for name in plot.rows])
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.grid(visible=True, linewidth=0.6)
     if plot.log_x:
         top = max((e["high"] for s in plot.series for e in s.estimates if e is not None), default=1.0)
-        ticks = [10.0**power for power in range(math.floor(math.log10(floor)), 3)]
-        figure.update_xaxes(
-            range=[math.log10(floor) - 0.08, max(math.log10(100 * top), math.log10(floor) + 1) + 0.08],
-            tickvals=ticks,
-            ticktext=[f"{tick:g}" for tick in ticks],
-        )
-    else:
-        figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(
-        tickvals=list(range(rows)),
-        ticktext=[_shortened(name) for name in plot.rows],
-        range=[rows - 0.4, -0.6],
-        zeroline=False,
-    )
-    height = 110 + int(_ROW_HEIGHT * rows * max(1.0, 0.55 * len(plot.series)))
-    figure.update_layout(showlegend=len(plot.series) > 1)
-    return _styled(figure, height, len(plot.series))
+        last = max(math.log10(100 * top), math.log10(floor) + 1)
+        axes.set_xlim(floor * 0.85, 10.0 ** (last + 0.08))
+        powers = range(round(math.log10(floor)), math.floor(last + 0.08) + 1)
+        axes.set_xticks([10.0**power for power in powers], [f"{10.0**power:g}" for power in powers])
+        axes.set_xticks([], minor=True)
+    return _finished(figure, axes, names)
 
 
-def _dotted(
-    name: str, known: Sequence[tuple[int, JsonEstimate]], place: int, offset: float, floor: float, plot: Dots
-) -> go.Scatter:
+def _row_marks(axes: Axes, plot: Dots, series: Series, place: int, offset: float, floor: float) -> None:
     """Draw one series of dots with their intervals; zeros on a logarithmic axis as open dots at its lower end."""
     colour, symbol = PALETTE[place % len(PALETTE)], SYMBOLS[place % len(SYMBOLS)]
-    values = [max(floor, 100 * estimate["value"]) for _, estimate in known]
-    seen = [not plot.log_x or 100 * estimate["value"] >= floor for _, estimate in known]
-    return go.Scatter(
-        x=values,
-        y=[row + offset for row, _ in known],
-        mode="markers",
-        name=name,
-        marker={"color": colour, "size": 9, "symbol": [symbol if s else f"{symbol}-open" for s in seen]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, 100 * e["high"] - v) for (_, e), v in zip(known, values, strict=True)],
-            "arrayminus": [v - max(floor, min(v, 100 * e["low"])) for (_, e), v in zip(known, values, strict=True)],
-            "color": colour,
-            "thickness": 2,
-            "width": 4,
-        },
-        text=[f"{plot.rows[row]}: {_interval(estimate)}" for row, estimate in known],
-        hovertemplate="%{text}<extra>" + name + "</extra>",
-    )
+    axes.plot([], [], linestyle="", marker=symbol, color=colour, label=series.name)
+    for row, estimate in enumerate(series.estimates):
+        if estimate is None:
+            continue
+        value, low, high = (max(floor, 100 * estimate[key]) for key in ("value", "low", "high"))
+        seen = not plot.log_x or 100 * estimate["value"] >= floor
+        (bar,) = axes.plot([low, high], [row + offset] * 2, color=colour, linewidth=1.4, solid_capstyle="butt")
+        (mark,) = axes.plot([value], [row + offset], marker=symbol, markersize=5.5, color=colour)
+        if not seen:
+            mark.set_markerfacecolor("none")
+        for drawn in (bar, mark):
+            drawn.set_gid(f"{_TOLD}{series.name}, {plot.rows[row]}: {_interval(estimate)}")
 
 
 def _floor(plot: Dots) -> float:
@@ -167,77 +200,37 @@ def _floor(plot: Dots) -> float:
     return float(100 * 10.0 ** max(least, _LOWEST))
 
 
-def _heat_map(plot: HeatMap) -> go.Figure:
+def _heat_map(plot: HeatMap, width: float) -> Figure:
     least = min((s for row in plot.shares for s in row if s), default=1e-3)
-    floor = max(math.floor(math.log10(least)), _LOWEST) + 2  # in per cent
-    ticks = list(range(floor, 3))
-    pairs = [list(zip(row, counts, strict=True)) for row, counts in zip(plot.shares, plot.counts, strict=True)]
-    figure = go.Figure(
-        go.Heatmap(
-            x=list(plot.columns),
-            z=[[None if s is None else _power(s, floor) for s in row] for row in plot.shares],
-            zmin=floor,
-            zmax=2,
-            xgap=1,
-            ygap=1,
-            colorscale="Cividis",
-            colorbar={
-                "title": {"text": plot.scale_title, "side": "top"},
-                "orientation": "h",
-                "y": 1.0,
-                "yanchor": "bottom",
-                "thickness": 12,
-                "tickvals": ticks,
-                "ticktext": [f"{10.0**power:g} %" for power in ticks],
-            },
-            text=[[f"{name}, {_share(*cell)}" for cell in row] for name, row in zip(plot.rows, pairs, strict=True)],
-            hovertemplate="%{text} (%{x})<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title=plot.x_title, type="category", showgrid=False)
-    figure.update_yaxes(
-        tickvals=list(range(len(plot.rows))),
-        ticktext=[_shortened(name) for name in plot.rows],
-        autorange="reversed",
-        showgrid=False,
-        zeroline=False,
-    )
-    figure = _styled(figure, 130 + 20 * len(plot.rows), 1)
-    return figure.update_layout(margin={"t": 72})
+    floor = min(max(math.floor(math.log10(least)), _LOWEST) + 2, 1)  # in per cent
+    colours = mpl.colormaps["cividis"]
+    figure, axes = _blank(width, 1.3 + _CELL_HEIGHT * len(plot.rows), ())
+    for down, (name, shares, counts) in enumerate(zip(plot.rows, plot.shares, plot.counts, strict=True)):
+        for across, (share, count) in enumerate(zip(shares, counts, strict=True)):
+            if share is None:
+                continue
+            colour = colours((_power(share, floor) - floor) / (2 - floor))
+            cell = Rectangle((across - 0.48, down - 0.46), 0.96, 0.92, color=colour)
+            cell.set_gid(f"{_TOLD}{name}, bit {plot.columns[across]}: {100 * share:.3g} %, n = {count:,}")
+            axes.add_patch(cell)
+    axes.set_xlim(-0.6, len(plot.columns) - 0.4)
+    axes.set_ylim(len(plot.rows) - 0.4, -0.6)
+    every = math.ceil(len(plot.columns) / 16) if width <= NARROW else 1
+    axes.set_xticks(range(0, len(plot.columns), every), plot.columns[::every])
+    axes.set_yticks(range(len(plot.rows)), [_shortened(name) for name in plot.rows])
+    axes.set_xlabel(plot.x_title)
+    scale = ScalarMappable(Normalize(floor, 2), colours)
+    bar = figure.colorbar(scale, ax=axes, location="top", shrink=0.6, fraction=0.05, aspect=40, label=plot.scale_title)
+    bar.set_ticks(list(range(floor, 3)), labels=[f"{10.0**power:g} %" for power in range(floor, 3)])
+    bar.ax.spines[:].set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
+    return figure
 
 
 def _power(share: float, floor: int) -> float:
     """Return log10 of a share in per cent, not below a floor."""
     return max(floor, math.log10(100 * share)) if share > 0 else floor
-
-
-def _share(share: float | None, count: int) -> str:
-    return "nothing measured" if share is None else f"{100 * share:.3g} %, n = {count:,}"
-
-
-def as_json(figure: go.Figure) -> str:
-    """Return a figure as JSON that is safe inside a script element."""
-    text: str = figure.to_json()
-    return text.replace("</", "<\\/")
-
-
-def _styled(figure: go.Figure, height: int, names: int) -> go.Figure:
-    """Give a figure the looks all share; a legend of several lines needs room above the plot."""
-    room = 28 + 20 * names if names > 1 else 16
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 56, "r": 16, "t": room, "b": 52},
-        legend={"orientation": "v", "y": 1.0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        hovermode="closest",
-        font={"family": "system-ui, sans-serif"},
-        modebar={"bgcolor": "rgba(0,0,0,0)"},
-        height=height + room,
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return figure
 
 
 def _shortened(name: str) -> str:
@@ -248,11 +241,6 @@ def _shortened(name: str) -> str:
     return f"{name[: kept // 3]}…{name[-(kept - kept // 3) :]}"
 
 
-def _interval(estimate: Mapping[str, Any]) -> str:
+def _interval(estimate: JsonEstimate | Mapping[str, Any]) -> str:
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     return f"{value:.3g} % [{low:.3g}, {high:.3g}], n = {estimate['n']:,}"
-
-
-def _translucent(colour: str, opacity: float) -> str:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"

@@ -1,15 +1,13 @@
 """One self-contained HTML page: opens from disk, asks no host for anything."""
 
 import importlib.resources
-import json
 import re
 
 import jinja2
 import markupsafe
-import plotly.offline
 
 from resq_deploy.report.document import Document, Plot
-from resq_deploy.report.figures import as_json, draw
+from resq_deploy.report.figures import NARROW, WIDE, as_svg, draw
 
 _FILES = ("page.html", "page.css", "page.js")
 _LONG_WORD = 24
@@ -22,14 +20,11 @@ def render(document: Document) -> str:
     html, css, script = ((folder / name).read_text(encoding="utf-8") for name in _FILES)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"has_long_word": _has_long_word, "intervals": _intervals}
-    blocks = [block for section in document.sections for block in section.blocks]
     return environment.from_string(html).render(
         document=document,
         css=css,
         script=script,
-        figure=_figure,
-        plotly_js=plotly.offline.get_plotlyjs() if any(isinstance(block, Plot) for block in blocks) else "",
-        plot_options=json.dumps({"responsive": True, "displaylogo": False, "displayModeBar": "hover"}),
+        figures=_figures,
     )
 
 
@@ -43,5 +38,6 @@ def _intervals(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(_INTERVAL.sub(r'<span class="interval">\g<0></span>', str(markupsafe.escape(text))))
 
 
-def _figure(plot: Plot) -> str:
-    return as_json(draw(plot))
+def _figures(plot: Plot) -> dict[str, str]:
+    """Return a plot as SVG, by the width of the page that shows it."""
+    return {"wide": as_svg(draw(plot, WIDE)), "narrow": as_svg(draw(plot, NARROW))}

@@ -12,7 +12,7 @@ import importlib.abc, sys
 
 class NoTorch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "onnxscript", "plotly", "jinja2", "jsonschema"):
+        if name.partition(".")[0] in ("torch", "torchvision", "onnxscript", "matplotlib", "jinja2", "jsonschema"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NoTorch())

@@ -1,24 +1,13 @@
 (function () {
   "use strict";
-  var PAPER = 660; // pixels of a page's width between its margins, A4 and Letter
 
-  // Plots
-  var options = document.getElementById("plot-options");
-  var plots = Array.from(document.querySelectorAll(".plot"));
-  plots.forEach(function (plot) {
-    var figure = JSON.parse(plot.nextElementSibling.textContent);
-    Plotly.newPlot(plot, figure.data, figure.layout, JSON.parse(options.textContent));
-  });
-
-  // Paper: plots take its width, and what is folded away is shown
+  // Paper: what is folded away is shown
   var folded = [];
   window.addEventListener("beforeprint", function () {
-    plots.forEach(function (plot) { Plotly.relayout(plot, { width: PAPER }); });
     folded = Array.from(document.querySelectorAll("details:not([open])"));
     folded.forEach(function (part) { part.open = true; });
   });
   window.addEventListener("afterprint", function () {
-    plots.forEach(function (plot) { Plotly.relayout(plot, { width: null, autosize: true }); });
     folded.forEach(function (part) { part.open = false; });
   });
 

@@ -51,7 +51,7 @@ def test_help_shows_examples_and_is_quick(command):
     assert re.search(rf"^ +resq-deploy {command or 'faultcamp'} \S", done.stdout, re.MULTILINE)
     assert "\\b" not in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    slow = {"torch", "onnx", "onnxruntime", "numpy", "scipy", "sklearn", "rich", "PIL", "plotly", "jsonschema"}
+    slow = {"torch", "onnx", "onnxruntime", "numpy", "scipy", "sklearn", "rich", "PIL", "matplotlib", "jsonschema"}
     assert not imported & slow  # what would take it past 0.3 s
 
 

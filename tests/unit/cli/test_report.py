@@ -129,7 +129,7 @@ def test_a_run_folder_whose_name_is_not_utf8(resq, campaigns, tmp_path):
         assert "r\\" in (tmp_path / f"out.{form}").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("module", ["jinja2", "jsonschema", "plotly"])
+@pytest.mark.parametrize("module", ["jinja2", "jsonschema", "matplotlib"])
 def test_a_missing_extra_says_what_to_install(resq, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     status, _, err = resq("report", "run", "--out", "x.html")
