@@ -13,8 +13,7 @@ saves is flat around it: constants that are wrong by a factor of two cost some p
 
 import dataclasses
 
-import numpy as np
-
+from resq_deploy.deployed.inputs import Given
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment
 from resq_deploy.deployed.surfaces import Role, Surface
@@ -57,13 +56,13 @@ class Effort:
     stored: int = 3 * 10**5
 
     @classmethod
-    def count(cls, model: bytes, deployment: Deployment, inputs: np.ndarray) -> "Effort":
+    def count(cls, model: bytes, deployment: Deployment, inputs: Given) -> "Effort":
         """Count the work of a file.
 
         Args:
             model: the serialised file.
             deployment: how it is run.
-            inputs: images as it takes them, of which one is run to learn the shapes, [N, ...].
+            inputs: samples as it takes them, of which one is run to learn the shapes.
         """
         try:
             found = integer_share(model, deployment, inputs)

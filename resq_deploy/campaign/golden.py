@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.health import Health
+from resq_deploy.deployed.inputs import Given, Inputs, rounded_up
 from resq_deploy.deployed.session import Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
@@ -22,7 +22,7 @@ class Golden:
     """The fault-free run.
 
     Attributes:
-        inputs: images as the model takes them, shape [N, ...].
+        inputs: samples as the model takes them, N of them.
         labels: right classes, shape [N].
         logits: outputs of the fault-free file, shape [N, C].
         judge: compares faulty outputs with these.
@@ -30,7 +30,7 @@ class Golden:
         health: what the fault-free file reports of its code words; None where it reports nothing.
     """
 
-    inputs: NDArray[Any]
+    inputs: Given
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     judge: Judge
@@ -89,8 +89,8 @@ def golden_on(
 ) -> Golden:
     """Run the fault-free file over some images of a data set, one or more; as `golden_run`, with the same errors."""
     session = Session(model, deployment)
-    inputs = session.input.prepare(evaluation.images)
-    size = len(inputs) if part is None else -(-part // session.fixed_batch) * session.fixed_batch
+    inputs = Inputs.of(session.input, session.input.prepare(evaluation.images))
+    size = len(inputs) if part is None else rounded_up(part, inputs.fixed)
     partition = Partition.of(len(inputs), min(size, len(inputs)))
     try:
         pieces = [partition.part(number) for number in range(partition.parts)]
@@ -105,9 +105,9 @@ def golden_on(
 
 
 def run_in_pieces(
-    session: Session, inputs: NDArray[Any], pieces: Sequence[slice], terminate: ort.RunOptions | None = None
+    session: Session, inputs: Given, pieces: Sequence[slice], terminate: ort.RunOptions | None = None
 ) -> NDArray[np.float32]:
-    """Return the outputs for some images, piece by piece, each in batches of its own, shape [n, C].
+    """Return the outputs for some samples, piece by piece, each in batches of its own, shape [n, C].
 
     Raises:
         Exception: whatever onnxruntime raises; its types have no common base.

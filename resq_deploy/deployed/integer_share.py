@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from resq_deploy.deployed.inputs import Arrays, Given
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
 from resq_deploy.deployed.session import Deployment, Session, as_is, create
 
@@ -90,13 +90,13 @@ class IntegerShare:
         return {**dataclasses.asdict(self), "not_counted": list(self.not_counted), "share": self.share}
 
 
-def integer_share(model: bytes, deployment: Deployment, images: NDArray[Any]) -> IntegerShare:
+def integer_share(model: bytes, deployment: Deployment, samples: Given) -> IntegerShare:
     """Count the multiply-accumulates of one image, and how many of them are of integers.
 
     Args:
         model: the serialised file.
         deployment: how it is run; the optimisation level decides which layers become integer.
-        images: prepared images, [N, ...], of which the first is run once to learn the shapes.
+        samples: as `Session.run` takes them; the first is run once to learn the shapes.
 
     Raises:
         ModelError: if onnxruntime refuses the model.
@@ -105,15 +105,15 @@ def integer_share(model: bytes, deployment: Deployment, images: NDArray[Any]) ->
         deployment = dataclasses.replace(deployment, optimization="extended")
     session = Session(model, deployment)
     graph = RuntimeGraph(optimise(model, deployment), session.output)
-    batch, _ = next(session.batches(images[:1]))
-    values = _observe(graph, batch, deployment)
+    batch = next(session.batches(samples[:1]))
+    values = _observe(graph, batch.feeds, deployment)
     counts: dict[str, Counter[str]] = {}
     for node in graph.nodes:
         if node.op_type not in PRODUCTS or any(value not in values for value in _operands(node)):
             continue
         macs, integer = _macs(node, values)
         found = counts.setdefault(node.op_type, Counter())
-        found.update(nodes=1, macs=macs // len(batch), integer=integer // len(batch))
+        found.update(nodes=1, macs=macs // batch.rows, integer=integer // batch.rows)
     ordered = sorted(counts, key=lambda name: (-counts[name]["macs"], name))
     return IntegerShare(
         macs=sum(found["macs"] for found in counts.values()),
@@ -129,7 +129,7 @@ def _operands(node: onnx.NodeProto) -> tuple[str, str, str]:
     return node.input[first], node.input[second] if second < len(node.input) else "", node.output[0]
 
 
-def _observe(graph: RuntimeGraph, batch: NDArray[Any], deployment: Deployment) -> dict[str, _Value]:
+def _observe(graph: RuntimeGraph, feeds: Arrays, deployment: Deployment) -> dict[str, _Value]:
     """Return shape and type of every operand and result of a product, by running the graph on a batch."""
     wanted = {value for node in graph.nodes if node.op_type in PRODUCTS for value in _operands(node)}
     found = {
@@ -137,11 +137,11 @@ def _observe(graph: RuntimeGraph, batch: NDArray[Any], deployment: Deployment) -
         for name, tensor in graph.parameters.items()
         if name in wanted
     }
-    found[graph.input] = _Value(batch.shape, batch.dtype)
+    found |= {name: _Value(value.shape, value.dtype) for name, value in feeds.items()}
     made = sorted(wanted & graph.makers.keys())
     if made:
-        model, _ = graph.part(graph.ancestors([graph.makers[value] for value in made]), made)
-        outputs = create(model, as_is(deployment)).run(made, {graph.input: batch})
+        model, inputs = graph.part(graph.ancestors([graph.makers[value] for value in made]), made)
+        outputs = create(model, as_is(deployment)).run(made, {name: feeds[name] for name in inputs})
         found.update({name: _Value(value.shape, value.dtype) for name, value in zip(made, outputs, strict=True)})
     return found
 

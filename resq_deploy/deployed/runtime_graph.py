@@ -27,23 +27,25 @@ class RuntimeGraph:
     Args:
         model: the optimised model, as `optimise` returns it.
         output: the output that is judged.
+        once: inputs that are fed the same whatever the samples.
 
     Attributes:
         nodes: the nodes the output depends on, each after the nodes it reads from.
         parameters: the stored tensors they read, by name.
-        varying: the values that depend on what is in the images, and not on how many there are alone.
+        varying: the values that depend on what is in the samples, and not on how many there are alone.
         contents: what the parameters hold, once `signatures` has looked.
-        input: name of the graph's input.
+        inputs: names of the graph's inputs.
         output: name of the output.
     """
 
-    def __init__(self, model: onnx.ModelProto, output: str) -> None:
+    def __init__(self, model: onnx.ModelProto, output: str, once: Collection[str] = ()) -> None:
         self._model = model
+        self._once = frozenset(once)
         self.output = output
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         given = [value for value in model.graph.input if value.name not in stored]
         self._overridable = {value.name: value for value in model.graph.input if value.name in stored}
-        self.input = given[0].name
+        self.inputs = tuple(value.name for value in given)
         ordered = in_order(model.graph)
         self._reads = [_reads(node) for node in ordered]
         makers = {value: place for place, node in enumerate(ordered) for value in node.output if value}
@@ -69,7 +71,7 @@ class RuntimeGraph:
         return self._readers.get(value, [])
 
     def _find_varying(self) -> frozenset[str]:
-        varying = {self.input}
+        varying = set(self.inputs).difference(self._once)
         for place, node in enumerate(self.nodes):
             if node.op_type not in _OF_SHAPES and varying.intersection(self._reads[place]):
                 varying.update(value for value in node.output if value)

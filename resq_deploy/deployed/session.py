@@ -16,15 +16,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from resq_deploy.data.dataset import to_model_input
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.inlining import written_out
+from resq_deploy.deployed.inputs import Batch, Given, Inputs, InputSpec, image_input, input_specs
 from resq_deploy.deployed.outputs import Form, OutputSpec, find, joined
 from resq_deploy.deployed.versions import why_refused
-from resq_deploy.errors import DataError, ModelError
+from resq_deploy.errors import ModelError
 
 BATCH = 100
 """Images a run. Fixed, since float kernels may round differently for another batch size."""
@@ -42,9 +42,6 @@ _ORIGIN = re.compile(
 )
 """What onnxruntime puts before a message: codes of its own, the node, the place in its sources."""
 
-_MAX_BATCH = 4096  # a fixed batch is filled up with copies of an image, whatever the file says its size is
-
-_ELEMENT_TYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _TYPES = {
     f"tensor({name})": number
     for name, number in (
@@ -116,75 +113,29 @@ class Deployment:
         return {"name": str(self.arithmetic), "cpu_saturates": self.saturates}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InputSpec:
-    """What the model's one input takes.
-
-    Attributes:
-        name: the input's name.
-        dtype: float32 (images in [0, 1]) or uint8 (images in 0 ... 255).
-        shape: dimensions; None where the model leaves one open.
-    """
-
-    name: str
-    dtype: type[np.generic]
-    shape: tuple[int | None, ...]
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether images are taken as [N, H, W, C]."""
-        return len(self.shape) == 4 and self.shape[1] not in (1, 3) and self.shape[3] in (1, 3)
-
-    def prepare(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Bring images into the layout and type the model takes.
-
-        Args:
-            images: uint8 [N, H, W, 3], or float32 already as the model takes it, which is fed as it is.
-
-        Raises:
-            DataError: if shape or type do not fit the model.
-        """
-        ready = images
-        if images.dtype == np.uint8:
-            if self.dtype is np.float32:
-                planes = to_model_input(images)
-                ready = np.ascontiguousarray(planes.transpose(0, 2, 3, 1)) if self.channels_last else planes
-            elif not self.channels_last:
-                ready = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        fits = len(ready.shape) == len(self.shape) and all(
-            want in (None, have) for want, have in zip(self.shape[1:], ready.shape[1:], strict=True)
-        )
-        if not fits or ready.dtype != self.dtype:
-            wanted = "x".join("?" if size is None else str(size) for size in self.shape[1:])
-            given = "x".join(map(str, ready.shape[1:]))
-            raise DataError(
-                f"the model takes {np.dtype(self.dtype).name} images of shape {wanted}, "
-                f"the data set gives {ready.dtype.name} of shape {given}: use data made for this model"
-            )
-        return ready
-
-
 class Session:
     """A session over a serialised model, one thread, with a clear error for what it cannot be used for.
+
+    Samples are given as `Inputs`, or as one array of prepared images where the model takes nothing else.
 
     Args:
         model: the serialised model, self-contained.
         deployment: how to run it.
 
     Attributes:
-        input: what the model takes.
+        inputs: what the model takes.
         outputs: its outputs that are tensors, but for the one of `reports`.
         others: the names of those that are none: sequences, maps.
         reports: whether the model has an output that says what became of its code words.
-        batch: images a run.
 
     Raises:
-        ModelError: if onnxruntime refuses the model, its input is no image, or no output is a tensor.
+        ModelError: if onnxruntime refuses the model, an input cannot be fed, or no output is a tensor.
     """
 
     def __init__(self, model: bytes, deployment: Deployment) -> None:
         self._session = create(model, deployment)
-        self.input = _input_spec(self._session)
+        self._deployment = deployment
+        self.inputs = input_specs(self._session)
         given = self._session.get_outputs()
         self.outputs = tuple(_output_spec(value) for value in given if value.name != HEALTH and _is_tensor(value))
         self.others = tuple(str(value.name) for value in given if not _is_tensor(value))
@@ -192,7 +143,15 @@ class Session:
         if not self.outputs:
             kinds = ", ".join(f"{value.name!r} ({value.type})" for value in given if value.name != HEALTH)
             raise ModelError(f"the model has no outputs that are tensors{f', but {kinds}' if kinds else ''}")
-        self.batch = self.input.shape[0] or deployment.batch
+
+    @property
+    def input(self) -> InputSpec:
+        """What a model takes that takes images and nothing else.
+
+        Raises:
+            ModelError: if it is another.
+        """
+        return image_input(self.inputs)
 
     @property
     def output(self) -> str:
@@ -208,14 +167,19 @@ class Session:
         return floats[0]
 
     @property
+    def batch(self) -> int:
+        """Images a run, of a model that takes nothing else."""
+        return self.input.shape[0] or self._deployment.batch
+
+    @property
     def fixed_batch(self) -> int:
         """How many images the model takes at a time, no more and no fewer; 1 where it leaves that open."""
         return self.input.shape[0] or 1
 
-    def run(self, images: NDArray[Any], terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
-        """Return a classifier's scores for prepared images, [N, ...] -> [N, C], in batches of fixed size.
+    def run(self, samples: Given, terminate: ort.RunOptions | None = None) -> NDArray[np.float32]:
+        """Return a classifier's scores for samples, [N, ...] -> [N, C], in batches of fixed size.
 
-        A model with a fixed batch gets its last batch filled up with copies of the last image.
+        A model with a fixed batch gets its last batch filled up with copies of the last sample.
 
         Raises:
             ModelError: if the model is no classifier.
@@ -223,23 +187,23 @@ class Session:
         """
         parts = []
         name = self.output
-        for batch, count in self.batches(images):
-            (output,) = self._session.run([name], {self.input.name: batch}, terminate)
-            parts.append(as_scores(output, len(batch))[:count])
+        for batch in self.batches(samples):
+            (output,) = self._session.run([name], batch.feeds, terminate)
+            parts.append(as_scores(output, batch.rows)[: batch.count])
         return np.concatenate(parts)
 
     def answers(
-        self, images: NDArray[Any], forms: Mapping[str, Form], terminate: ort.RunOptions | None = None
+        self, samples: Given, forms: Mapping[str, Form], terminate: ort.RunOptions | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Return outputs of any type and shape for prepared images, by name, in the batches of `run`.
+        """Return outputs of any type and shape for samples, by name, in the batches of `run`.
 
         Args:
-            images: one or more.
-            forms: which outputs, and how each is told apart by image.
+            samples: one or more.
+            forms: which outputs, and how each is told apart by sample.
             terminate: stops the run.
 
         Returns:
-            For each output an array whose first axis is that of the images.
+            For each output an array whose first axis is that of the samples.
 
         Raises:
             ModelError: if an output cannot be told apart as its form says.
@@ -247,43 +211,43 @@ class Session:
             Exception: whatever onnxruntime raises; its types have no common base.
         """
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in forms}
-        for batch, count in self.batches(images):
-            values = self._session.run(list(forms), {self.input.name: batch}, terminate)
+        for batch in self.batches(samples):
+            values = self._session.run(list(forms), batch.feeds, terminate)
             for (name, form), value in zip(forms.items(), values, strict=True):
-                parts[name].append(form.by_sample(name, np.asarray(value), len(batch))[:count])
+                parts[name].append(form.by_sample(name, np.asarray(value), batch.rows)[: batch.count])
         return {name: joined(of) for name, of in parts.items()}
 
     def first_answers(
-        self, images: NDArray[Any], names: Sequence[str] = ()
+        self, samples: Given, names: Sequence[str] = ()
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Form]]:
-        """Return outputs for prepared images, as `answers`, and the form of each, which is told by what they are.
+        """Return outputs for samples, as `answers`, and the form of each, which is told by what they are.
 
         Args:
-            images: one or more.
+            samples: one or more.
             names: which outputs; all for none.
 
         Raises:
-            ModelError: if the model has no such output, or an output cannot be told apart by image.
+            ModelError: if the model has no such output, or an output cannot be told apart by sample.
             Exception: whatever onnxruntime raises; its types have no common base.
         """
         specs = find(self.outputs, names, self.others)
-        wanted, batches = [spec.name for spec in specs], list(self.batches(images))
-        runs = [self._session.run(wanted, {self.input.name: batch}) for batch, _ in batches]
+        wanted, batches = [spec.name for spec in specs], list(self.batches(samples))
+        runs = [self._session.run(wanted, batch.feeds) for batch in batches]
         outputs, forms = {}, {}
         for spec, values in zip(specs, zip(*runs, strict=True), strict=True):
-            parts, rows = [np.asarray(value) for value in values], [len(batch) for batch, _ in batches]
+            parts, rows = [np.asarray(value) for value in values], [batch.rows for batch in batches]
             form = Form.of(spec, parts, rows)
             each = zip(parts, batches, strict=True)
             outputs[spec.name] = joined(
-                [form.by_sample(spec.name, part, len(of))[:count] for part, (of, count) in each]
+                [form.by_sample(spec.name, part, batch.rows)[: batch.count] for part, batch in each]
             )
             forms[spec.name] = form
         return outputs, forms
 
-    def health(self, images: NDArray[Any]) -> Health | None:
+    def health(self, samples: Given) -> Health | None:
         """Return what the model says of its code words; None where it says nothing.
 
-        It depends on no image, but none is a run without one: the first of some prepared images serves.
+        It depends on no sample, but none is a run without one: the first serves.
 
         Raises:
             ModelError: if it says anything else than two whole numbers.
@@ -291,18 +255,20 @@ class Session:
         """
         if not self.reports:
             return None
-        batch, _ = next(self.batches(images[:1]))
-        (said,) = self._session.run([HEALTH], {self.input.name: batch})
+        (said,) = self._session.run([HEALTH], next(self.batches(samples[:1])).feeds)
         return read_health(np.asarray(said))
 
-    def batches(self, images: NDArray[Any]) -> Iterator[tuple[NDArray[Any], int]]:
-        """Yield the batches that are run for prepared images, and how many images of each count."""
-        for start in range(0, len(images), self.batch):
-            batch = images[start : start + self.batch]
-            count = len(batch)
-            if self.input.shape[0] is not None and count < self.batch:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch - count, axis=0)])
-            yield batch, count
+    def batches(self, samples: Given) -> Iterator[Batch]:
+        """Yield the batches that are run for samples."""
+        return self.given(samples).batches(self._deployment.batch)
+
+    def given(self, samples: Given) -> Inputs:
+        """Return samples as inputs by name.
+
+        Raises:
+            ModelError: if they are an array, and the model takes more than images.
+        """
+        return samples if isinstance(samples, Inputs) else Inputs.of(self.input, samples)
 
 
 def as_scores(output: object, images: int) -> NDArray[np.float32]:
@@ -417,25 +383,6 @@ def first_line(error: BaseException) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = _ORIGIN.sub(lambda found: f"{found[1]} node {found[2]!r}: " if found[1] else "", text)
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _input_spec(session: ort.InferenceSession) -> InputSpec:
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(repr(value.name) for value in inputs[:4])
-        raise ModelError(f"the model takes {len(inputs)} inputs ({names}); a classifier with one image input is needed")
-    value = inputs[0]
-    if value.type not in _ELEMENT_TYPES:
-        raise ModelError(f"the model's input {value.name!r} is {value.type}; float32 or uint8 images are needed")
-    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
-    if len(shape) < 2:
-        raise ModelError(
-            f"the model's input {value.name!r} has shape {value.shape}; images are needed, "
-            "with a shape of two or more dimensions in the file"
-        )
-    if (shape[0] or 1) > _MAX_BATCH:
-        raise ModelError(f"the model takes {shape[0]} images at a time; export it for {_MAX_BATCH} or fewer")
-    return InputSpec(name=value.name, dtype=_ELEMENT_TYPES[value.type], shape=shape)
 
 
 def _is_tensor(value: ort.NodeArg) -> bool:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from resq_deploy.data.dataset import Split
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import InputSpec
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op

@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from resq_deploy.data.dataset import Split
-from resq_deploy.deployed.session import InputSpec
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.quantization import activations, bias, reconstruct
 from resq_deploy.quantization.activations import Distribution
 from resq_deploy.quantization.calibrate import ActivationRanges, activation_ranges

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resq_deploy.deployed.graph import in_order, node_label
-from resq_deploy.deployed.session import InputSpec, create
+from resq_deploy.deployed.inputs import InputSpec
+from resq_deploy.deployed.session import create
 from resq_deploy.quantization.calibrate import StreamedImages
 from resq_deploy.quantization.fidelity import every_core, running
 from resq_deploy.quantization.names import fresh, names_of

@@ -20,7 +20,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from resq_deploy.deployed.session import InputSpec, first_line
+from resq_deploy.deployed.inputs import InputSpec
+from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.fidelity import running
 

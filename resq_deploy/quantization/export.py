@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.reference import Drawn, reference
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import Deployment, InputSpec, Session
+from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resq_deploy.deployed.graph import node_label
-from resq_deploy.deployed.session import InputSpec
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.quantization.bias import BiasedLayer, biased_layers, correct_bias
 from resq_deploy.quantization.calibrate import StreamedImages, observed
 from resq_deploy.quantization.layer_inputs import Layout, Moments

@@ -35,7 +35,8 @@ def agreement(twin: Twin, session: Session, images: NDArray[Any]) -> Agreement:
         images: one or more, as `session.input.prepare` gives them, [N, ...].
     """
     same, largest = 0, 0.0
-    for batch, count in session.batches(images):
+    for each in session.batches(images):
+        batch, count = each.feeds[session.input.name], each.count
         with torch.no_grad():
             ours = twin(torch.from_numpy(batch)).cpu().numpy()[:count]
         theirs = session.run(batch)[:count]

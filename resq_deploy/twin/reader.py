@@ -17,10 +17,11 @@ from torch import Tensor
 
 from resq_deploy.deployed.decoding import bake
 from resq_deploy.deployed.graph import in_order, node_label, stored_tensors
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.operators import Slots, slots
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, InputSpec, Session
+from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import ModelError
 from resq_deploy.twin.at_load import quantized_at_load
@@ -159,11 +160,11 @@ class _Values:
                 self.zero_points[codes] = node.input[2]
 
     def __contains__(self, name: str) -> bool:
-        return name == self._graph.input or name in self._graph.parameters or name in self._graph.makers
+        return name in self._graph.inputs or name in self._graph.parameters or name in self._graph.makers
 
     def type_of(self, name: str) -> np.dtype[Any] | None:
         """Return the element type of a value; None where onnxruntime has no name for it."""
-        if name == self._graph.input:
+        if name in self._graph.inputs:
             return np.dtype(self._image.dtype)
         if name in self.added:
             return self.added[name].dtype

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.recent import Recent
+from resq_deploy.deployed.inputs import Batch
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
 
@@ -20,7 +21,7 @@ class Activations:
 
     Args:
         graph: the optimised fault-free graph.
-        batches: the batches as they are run, and how many images of each count.
+        batches: the batches as they are run.
         deployment: how the file is run.
         memory: bytes that may be held; the least recently used values go first.
         parts: sessions that may be held.
@@ -29,15 +30,15 @@ class Activations:
     def __init__(
         self,
         graph: RuntimeGraph,
-        batches: Sequence[tuple[NDArray[Any], int]],
+        batches: Sequence[Batch],
         deployment: Deployment,
         memory: int,
         parts: int,
     ) -> None:
-        self.counts = [count for _, count in batches]
+        self.counts = [batch.count for batch in batches]
         self._starts = np.cumsum([0, *self.counts])
         self._graph = graph
-        self._inputs = [batch for batch, _ in batches]
+        self._batches = batches
         self._deployment = deployment
         self._memory = memory
         self._held: collections.OrderedDict[tuple[int, str], NDArray[Any]] = collections.OrderedDict()
@@ -52,7 +53,7 @@ class Activations:
 
     def rows(self, batch: int) -> int:
         """Return how many rows a batch is run with, filled-up ones included."""
-        return len(self._inputs[batch])
+        return self._batches[batch].rows
 
     def images(self, batch: int) -> slice:
         """Return which images a batch holds."""
@@ -71,8 +72,8 @@ class Activations:
         found: Values = {}
         with self._lock:
             for name in names:
-                if name == self._graph.input:
-                    found[name] = self._inputs[batch]
+                if name in self._batches[batch].feeds:
+                    found[name] = self._batches[batch].feeds[name]
                 elif (batch, name) in self._held:
                     self._held.move_to_end((batch, name))
                     found[name] = self._held[batch, name]
@@ -90,7 +91,7 @@ class Activations:
 
     def _compute_from_input(self, batch: int, wanted: Sequence[str]) -> Values:
         part = self._part(self._graph.between((), wanted), wanted)
-        return self._keep(batch, part, {self._graph.input: self._inputs[batch]})
+        return self._keep(batch, part, self._batches[batch].feeds)
 
     def _keep(self, batch: int, part: Part, inputs: Mapping[str, object]) -> Values:
         computed: Values = {name: np.asarray(value) for name, value in zip(part.outputs, part.run(inputs), strict=True)}

@@ -85,7 +85,9 @@ class ReplayEngine:
         if options.time_limit is not None:
             self._check_time(session, options.time_limit)
         try:
-            self._graph = RuntimeGraph(optimise(injector.patcher.golden, self._deployment), session.output)
+            self._graph = RuntimeGraph(
+                optimise(injector.patcher.golden, self._deployment), session.output, session.given(golden.inputs).once
+            )
             self._graph.learn_types(self._deployment)
             parts = [list(session.batches(golden.inputs[piece])) for piece in golden.pieces(None)]
             ends = np.cumsum([0, *map(len, parts)]).tolist()

@@ -234,7 +234,7 @@ def test_external_data_that_cannot_be_had(location, entries, word, models, tmp_p
 def unusable(models, tmp_path, proto, word):
     model = DeployedModel.load(models.save(proto, tmp_path / "m.onnx"))
     with pytest.raises(ModelError, match=word) as caught:
-        Session(model.patcher().golden, Deployment())
+        _ = Session(model.patcher().golden, Deployment()).input
     assert "\n" not in str(caught.value)
 
 

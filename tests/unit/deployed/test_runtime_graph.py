@@ -38,9 +38,9 @@ def test_two_parts_in_a_row_are_the_whole(quantised):
     _, graph, images, logits = quantised
     for place in range(len(graph.nodes) - 1):
         where = cut(graph, {place}, graph)
-        before = graph.between({graph.input}, [*where.inputs, *where.clean])
-        known = {graph.input: images}
-        wanted = [name for name in (*where.inputs, *where.clean) if name != graph.input]
+        before = graph.between({graph.inputs[0]}, [*where.inputs, *where.clean])
+        known = {graph.inputs[0]: images}
+        wanted = [name for name in (*where.inputs, *where.clean) if name != graph.inputs[0]]
         if wanted:
             known |= run(graph, before, wanted, known)
         known |= run(graph, where.head, where.dirty, known)

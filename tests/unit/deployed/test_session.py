@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, InputSpec, Session, Watchdog, first_line
+from resq_deploy.deployed.session import Deployment, Session, Watchdog, first_line
 from resq_deploy.errors import DataError, ModelError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
