@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import ONE_BIT, FaultModel
+from resq_deploy.campaign.options import ONE_BIT, Draw, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.scrubbing import Units, scrubbing
@@ -43,6 +43,9 @@ _NO_EXPOSURE = {
     FaultModel.BURST: "exposure adds up faults of one bit each, and a burst flips several",
     FaultModel.WORD: "exposure adds up faults of one bit each, and a replaced word changes several",
 }
+_LAYERS_DRAWN = (
+    "exposure adds up bits that flip alike, and layers drawn evenly weigh the bits of small ones more: draw bits for it"
+)
 
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -51,7 +54,9 @@ Codes = NDArray[np.intp]
 
 def no_exposure(plan: Plan) -> str | None:
     """Return why a campaign has no exposure, or None where it has one."""
-    return None if plan.model in ONE_BIT else _NO_EXPOSURE[plan.model]
+    if plan.model not in ONE_BIT:
+        return _NO_EXPOSURE[plan.model]
+    return _LAYERS_DRAWN if plan.options.draw is Draw.LAYERS else None
 
 
 def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from resq_deploy.campaign.options import DEFAULT_MARGIN, CampaignOptions, FaultModel
+from resq_deploy.campaign.options import DEFAULT_MARGIN, CampaignOptions, Draw, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import COUNTS
@@ -99,8 +99,13 @@ def needs(gates: Sequence[Gate], plan: Plan) -> list[Need]:
     """Return what each gate takes to pass, one entry a bit error rate.
 
     Raises:
-        OptionError: if a gate names a bit error rate that the campaign has not.
+        OptionError: if a gate names a bit error rate that the campaign has not, or layers are drawn.
     """
+    if gates and plan.options.draw is Draw.LAYERS:
+        raise OptionError(
+            f"--fail-above {gates[0]}: holds a bound on what flips of stored bits do, which are all as likely, and "
+            "--draw layers makes those of small layers likelier: leave it out, or draw bits"
+        )
     return [_need(one, plan) for gate in gates for one in _at_each_rate(gate, plan.options)]
 
 

@@ -37,6 +37,13 @@ class FaultModel(enum.StrEnum):
     LIST = "list"
 
 
+class Draw(enum.StrEnum):
+    """What is drawn evenly: every stored bit alike, or first the layer, whatever its size, and then a bit of it."""
+
+    BITS = "bits"
+    LAYERS = "layers"
+
+
 ONE_BIT = frozenset({FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_AT_1})
 """The models whose faults hit one stored bit each, which exposure and failures in time add up."""
 
@@ -80,8 +87,10 @@ class CampaignOptions:
         ber: bit error rates, ascending, in (0, 0.5]: of the masks of `ber`, and of the exposure of other models.
         chips: simulated chips per bit error rate, where no margin is asked for.
         burst: adjacent bits that a burst flips.
+        draw: what is drawn evenly. Figures of `layers` are means over the layers of the mean over each layer's faults;
+            a chip of `ber` has as many draws as bits times rate, each a layer and then one of its bits.
         fault_list: file whose faults are evaluated, for the model `list`.
-        samples: faults to draw evenly from the population; None where the margin decides.
+        samples: faults to draw evenly from the population, or from each layer; None where the margin decides.
         margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached,
             of `ber` chips until it is reached at every rate.
         exhaustive: take every fault of the population.
@@ -114,6 +123,7 @@ class CampaignOptions:
     ber: tuple[float, ...] = DEFAULT_BER
     chips: int = 20
     burst: int = 2
+    draw: Draw = Draw.BITS
     fault_list: pathlib.Path | None = None
     samples: int | None = None
     margin: float | None = None
@@ -167,6 +177,11 @@ class CampaignOptions:
                 f"--fit-per-mbit adds up faults of one bit each, and those of {self.faults} are others: leave it out, "
                 f"or run one of --faults {', '.join(sorted(ONE_BIT))}"
             )
+        if self.fit_per_mbit is not None and self.draw is Draw.LAYERS:
+            raise OptionError(
+                "--fit-per-mbit adds up faults of bits that fail alike, and --draw layers weighs those of small layers "
+                "more: leave one of them out"
+            )
         self._check_scrubbing()
         if not 0.0 <= self.failing_share < 1.0:
             raise OptionError(f"--failing-share {self.failing_share}: give a fraction from 0 to below 1, such as 0.01")
@@ -215,6 +230,8 @@ class CampaignOptions:
         sampled = self.samples is not None or self.margin is not None or self.exhaustive
         if sampled or self.roles or self.bits or self.layers != "*":
             raise OptionError("--fault-list is run as it is: leave out --samples, --margin, --exhaustive and filters")
+        if self.draw is Draw.LAYERS:
+            raise OptionError("--draw says how faults are drawn, and those of --fault-list are given: leave it out")
 
     @property
     def stratified(self) -> bool:
@@ -240,6 +257,8 @@ class CampaignOptions:
         del values["fault_list"]  # its digest counts, not its path
         if not self.refines:
             del values["refines"]
+        if self.draw is Draw.BITS:  # as campaigns drew before they could draw otherwise
+            del values["draw"]
         values["deployment"] = self.deployment.identity()
         values["faults"] = str(self.faults)
         values["roles"] = [str(role) for role in self.roles]

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.fault_list import read_fault_list
-from resq_deploy.campaign.options import DEFAULT_MARGIN, PART, CampaignOptions, FaultModel
+from resq_deploy.campaign.masks import mask
+from resq_deploy.campaign.options import DEFAULT_MARGIN, PART, CampaignOptions, Draw, FaultModel
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import Strata
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults import draws
 from resq_deploy.faults.allocation import further_units, next_images
-from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
-from resq_deploy.faults.fault import Edit, Fault, Op, Share
+from resq_deploy.faults.bit_errors import FIRST_CHIP
+from resq_deploy.faults.fault import Edit, Fault, Share
 from resq_deploy.faults.partition import Partition
 from resq_deploy.faults.statistics import planned_sample
 from resq_deploy.faults.stratified import Sample
@@ -93,7 +94,8 @@ class Plan:
         """Return a fault by its number, 0 ... len - 1."""
         if self.masks:
             rate, chip = self.masks[number]
-            return Fault(number, self._mask(rate, chip), ber=rate, chip=chip)
+            flips = mask(self.surfaces, self.options.bits, self.options.draw, rate, chip)
+            return Fault(number, flips, ber=rate, chip=chip)
         if self.population is None:
             listed = self.listed[number]
             return dataclasses.replace(listed, share=self._share(listed.edits, number))
@@ -110,7 +112,12 @@ class Plan:
     @property
     def sizes_shares(self) -> bool:
         """Whether the pilots decide on how many images the faults after them are judged."""
-        return self.sample is not None and self.options.images_per_fault in (None, "auto")
+        return self.in_phases and self.options.images_per_fault in (None, "auto")
+
+    @property
+    def in_phases(self) -> bool:
+        """Whether faults are drawn phase by phase, beginning with a pilot, until a margin is reached."""
+        return self.sample is not None and self.sample.pilots > 0
 
     def judged_on(self, partition: Partition, effort: Effort | None = None) -> "Plan":
         """Return the plan with the images that its faults are judged on.
@@ -145,7 +152,7 @@ class Plan:
         asked = self.options.images_per_fault
         if isinstance(asked, int):
             return asked
-        return PART if self.sample is not None and asked != "all" else None
+        return PART if self.in_phases and asked != "all" else None
 
     def least_images(self, phase: int = 0) -> int | None:
         """Return on how many images each fault of a phase is judged at least; None where not known to be fewer."""
@@ -214,7 +221,7 @@ class Plan:
         """
         if self.model is FaultModel.BER and self.options.margin is not None:
             return self._with_more_chips(rates, self.options.margin)
-        if self.strata is None or self.sample is None:
+        if self.strata is None or self.sample is None or not self.in_phases:
             return None
         count = self._next_count(rates)
         images = None if self.partition is None else min(count * self.partition.size, self.partition.images)
@@ -265,15 +272,6 @@ class Plan:
         more = min(further_units(at_rate, margin, self.options.confidence), MOST_CHIPS - have)
         return dataclasses.replace(self, masks=self.masks + _masks(self.options, have, more)) if more else None
 
-    def _mask(self, rate: float, chip: int) -> tuple[Edit, ...]:
-        edits = []
-        for surface in self.surfaces:
-            index, bit = np.divmod(flipped_bits(surface.tensor, surface.bits, rate, chip), surface.width)
-            hit = np.isin(bit, self.options.bits) if self.options.bits else np.ones(len(bit), dtype=bool)
-            if hit.any():
-                edits.append(Edit(surface.tensor, Op.FLIP, index[hit], bit[hit]))
-        return tuple(edits)
-
 
 def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
     """Choose the surfaces and draw the first faults of a campaign.
@@ -295,11 +293,33 @@ def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
             raise OptionError(
                 f"--samples {count}: only {population.size} faults exist; give --exhaustive to take them all"
             )
+        if options.draw is Draw.LAYERS:
+            return _sampled(plan, Strata.layers(population, options.seed), count)
         positions = draws.sample(draws.stream("sample", options.seed), population.size, count)
         return dataclasses.replace(plan, positions=positions)
-    strata = Strata(population, options.seed)
-    positions, stratum = strata.pilot()
-    sample = Sample(stratum, np.zeros(len(stratum), dtype=np.int64), strata.sizes, strata.groups)
+    strata = Strata.parts(population, options.seed, options.draw)
+    return _sampled(plan, strata)
+
+
+def _sampled(plan: Plan, strata: Strata, count: int | None = None) -> Plan:
+    """Return the plan with the first phase of a sample: a pilot, or as many faults as are drawn in all.
+
+    Raises:
+        OptionError: if they are too few to give every stratum one.
+    """
+    if count is not None and count < len(strata.sizes):
+        raise OptionError(
+            f"--samples {count}: with --draw layers each of the {len(strata.sizes):,} layers takes one fault or more"
+        )
+    positions, stratum = strata.pilot() if count is None else strata.alike(count)
+    sample = Sample(
+        stratum,
+        np.zeros(len(stratum), dtype=np.int64),
+        strata.sizes,
+        strata.groups,
+        pilots=int(count is None),
+        mass=strata.mass,
+    )
     return dataclasses.replace(plan, positions=positions, strata=strata, sample=sample)
 
 

@@ -137,7 +137,7 @@ class Campaign:
                 pass
         seconds = (time.perf_counter() - begin) * len(portions) / len(spread) / len(self.plan)
         at_most = len(self.plan)
-        if self.plan.strata is not None and self.plan.population is not None:
+        if self.plan.in_phases and self.plan.population is not None:
             at_most = max(at_most, eq7_sample(self.plan.population.size, self.options))
         return {
             "population": {"bits": self.plan.bits, "faults": self.plan.size},

@@ -1,16 +1,16 @@
 """Strata of a population - role x layer x bit - and the faults drawn from them."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.effort import Effort
-from resq_deploy.campaign.options import Refinement
+from resq_deploy.campaign.options import Draw, Refinement
 from resq_deploy.campaign.population import Cell, Population
 from resq_deploy.faults import draws
-from resq_deploy.faults.allocation import next_phase, spread_out
+from resq_deploy.faults.allocation import alike, next_phase, spread_out
 from resq_deploy.faults.refinement import Row, for_margin, for_number
 from resq_deploy.faults.stratified import Sample, estimate
 from resq_deploy.faults.two_stage import Work
@@ -28,25 +28,28 @@ _SMALLEST_SIZE = 25 * PILOT
 Integers = NDArray[np.int64]
 
 
+Name = tuple[str, str, str]
+"""Of a stratum: role, bit and layer, with empty text for what is pooled over."""
+
+
 class Strata:
     """A stratified plan over a population.
-
-    A role, layer and bit with at least 1/400 of the population, and 25 pilots, is a stratum of its own. What is
-    smaller is pooled over the layers of its role and bit, and what is still smaller over its role: pilots of thousands
-    of tiny strata would cost more than they save.
 
     Args:
         population: the faults to draw from.
         seed: of the drawing.
+        named: stratum of each of its cells, shape [cells].
+        draw: what is drawn evenly; with `layers` no stratum may lie in several.
 
     Attributes:
         sizes: faults in each stratum.
         groups: strata of the same role and bit share a number.
+        mass: what a fault of each stratum counts for, shape [strata], 1 on average over all faults; None where all
+            count alike. Where layers are drawn each has the same mass, and each of its faults an even part of it.
     """
 
-    def __init__(self, population: Population, seed: int) -> None:
+    def __init__(self, population: Population, seed: int, named: Sequence[Name], draw: Draw = Draw.BITS) -> None:
         self._seed = seed
-        named = _names(population)
         self._names = list(dict.fromkeys(named))
         place = {name: number for number, name in enumerate(self._names)}
         self._of_cell = np.array([place[name] for name in named])
@@ -58,6 +61,30 @@ class Strata:
         self._starts = np.array(population.starts())
         self._elements = elements
         self._cells = population.cells
+        self.mass = self._of_layers() if draw is Draw.LAYERS else None
+
+    @classmethod
+    def parts(cls, population: Population, seed: int, draw: Draw = Draw.BITS) -> "Strata":
+        """Return strata for a sample that is drawn where harm is found.
+
+        A role, layer and bit with at least 1/400 of the population, and 25 pilots, is a stratum of its own. What is
+        smaller is pooled over the layers of its role and bit, and what is still smaller over its role: pilots of
+        thousands of tiny strata would cost more than they save. Where layers are drawn it is pooled within its layer.
+        """
+        return cls(population, seed, _in_layers(population) if draw is Draw.LAYERS else _names(population), draw)
+
+    @classmethod
+    def layers(cls, population: Population, seed: int) -> "Strata":
+        """Return the layers as strata, each of the same mass."""
+        return cls(population, seed, [("", "", cell.surface.layer) for cell in population.cells], Draw.LAYERS)
+
+    def _of_layers(self) -> NDArray[np.float64]:
+        """Return the mass of a fault of each stratum where each layer has the same."""
+        sizes: Counter[str] = Counter()
+        for cell in self._cells:
+            sizes[cell.surface.layer] += cell.surface.elements
+        each = self.sizes.sum() / len(sizes)
+        return np.array([each / sizes[layer] for _, _, layer in self._names])
 
     def draw(self, stratum: int, first: int, count: int) -> Integers:
         """Return the population numbers of the faults `first` ... `first + count - 1` of a stratum's fixed order."""
@@ -85,10 +112,19 @@ class Strata:
         return Work(fault, image)
 
     def pilot(self) -> tuple[Integers, Integers]:
-        """Return the pilot's faults and the stratum of each: half of them to all strata alike, half by their sizes."""
+        """Return the pilot's faults and the stratum of each: half of them to all strata alike, half by their sizes.
+
+        Sizes are those in the mean, which are their masses.
+        """
         many = len(self.sizes) * PILOT
-        parts = (1.0 / len(self.sizes) + self.sizes / self.sizes.sum()) / 2
+        mass = self.sizes if self.mass is None else self.sizes * self.mass
+        parts = (1.0 / len(self.sizes) + mass / mass.sum()) / 2
         return self._phase(np.zeros_like(self.sizes), spread_out(many, parts, self.sizes))
+
+    def alike(self, count: int) -> tuple[Integers, Integers]:
+        """Return so many faults, all strata alike as far as they have them, and the stratum of each."""
+        order = np.argsort(draws.stream("alike", self._seed).random_raw(len(self.sizes)), kind="stable")
+        return self._phase(np.zeros_like(self.sizes), alike(count, self.sizes, order))
 
     def following(
         self,
@@ -172,27 +208,52 @@ class Strata:
         return positions, np.repeat(np.arange(len(self.sizes)), count)
 
 
-def _names(population: Population) -> list[tuple[str, str, str]]:
-    """Return the stratum of each cell, as (role, bit, layer) with empty text for what is pooled over."""
+def _names(population: Population) -> list[Name]:
+    """Return the stratum of each cell, pooled over layers and then over bits where it would be small."""
 
-    def role(cell: Cell) -> tuple[str, str, str]:
+    def role(cell: Cell) -> Name:
         return (str(cell.surface.role), "", "")
 
-    def bit(cell: Cell) -> tuple[str, str, str]:
+    def bit(cell: Cell) -> Name:
         return (str(cell.surface.role), str(cell.bit), "")
 
-    def layer(cell: Cell) -> tuple[str, str, str]:
-        return (str(cell.surface.role), str(cell.bit), cell.surface.layer)
-
     smallest = max(population.size * _SMALLEST_SHARE, _SMALLEST_SIZE)
-    names = [role(cell) for cell in population.cells]
-    finer: Callable[[Cell], tuple[str, str, str]]
-    for finer in (bit, layer):
-        sizes: Counter[tuple[str, str, str]] = Counter()
+    return _finest(population, (role, bit, _whole_name), lambda _, size: size >= smallest)
+
+
+def _in_layers(population: Population) -> list[Name]:
+    """Return the stratum of each cell, pooled over bits and then over roles of its layer where it would be small."""
+    sizes: Counter[str] = Counter()
+    for cell in population.cells:
+        sizes[cell.surface.layer] += cell.surface.elements
+
+    def layer(cell: Cell) -> Name:
+        return ("", "", cell.surface.layer)
+
+    def role(cell: Cell) -> Name:
+        return (str(cell.surface.role), "", cell.surface.layer)
+
+    def large(cell: Cell, size: int) -> bool:
+        return size >= max(_SMALLEST_SHARE * len(sizes) * sizes[cell.surface.layer], _SMALLEST_SIZE)
+
+    return _finest(population, (layer, role, _whole_name), large)
+
+
+def _whole_name(cell: Cell) -> Name:
+    return (str(cell.surface.role), str(cell.bit), cell.surface.layer)
+
+
+def _finest(
+    population: Population, finer: Sequence[Callable[[Cell], Name]], large: Callable[[Cell, int], bool]
+) -> list[Name]:
+    """Return the finest name of each cell whose stratum is large enough; of the first, any is."""
+    names = [finer[0](cell) for cell in population.cells]
+    for name_of in finer[1:]:
+        sizes: Counter[Name] = Counter()
         for cell in population.cells:
-            sizes[finer(cell)] += cell.surface.elements
+            sizes[name_of(cell)] += cell.surface.elements
         names = [
-            finer(cell) if sizes[finer(cell)] >= smallest else name
+            name_of(cell) if large(cell, sizes[name_of(cell)]) else name
             for cell, name in zip(population.cells, names, strict=True)
         ]
     return names

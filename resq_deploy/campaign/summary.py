@@ -152,6 +152,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "fault_model": str(plan.model),
+        "draw": None if plan.model is FaultModel.LIST else str(plan.options.draw),
         "design": "stratified" if plan.sample is not None else "simple",
         "golden": {
             "accuracy": share(golden.right, len(golden.labels), confidence).as_dict(),

@@ -49,6 +49,14 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     help="single: one flipped bit a fault; ber: every bit flips with a given probability, one mask a chip; burst: "
     "adjacent bits of one value; stuck-at: a bit forced to 0 or 1; word: a value replaced.  [default: single]",
 )
+@click.option(
+    "--draw",
+    type=click.Choice(["bits", "layers"]),
+    default="bits",
+    show_default=True,
+    help="bits: every stored bit alike; layers: every layer alike, whatever its size, then a bit of it, as several "
+    "published campaigns do: figures are then means over layers, and --ber counts draws.",
+)
 @click.option("--burst", type=int, default=2, show_default=True, metavar="N", help="Bits of a burst.")
 @click.option("--fault-list", type=PATH, metavar="CSV", help="Faults to run: tensor,index,bit[,fault,op,value].")
 @click.option("--roles", default="all", show_default=True, help="Roles to hit, such as weight,bias.")
@@ -164,6 +172,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp net.int8.onnx --dataset digits --samples 200 --out run
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --data-dir data --margin 0.02 --out run
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --faults ber --ber 1e-4,1e-3,1e-2 --out run
+      resq-deploy faultcamp net.int8.onnx --dataset cifar10 --faults ber --ber 1e-5,3e-4 --draw layers --out even
       resq-deploy faultcamp net.int8.onnx --dataset digits --fault-list run/faults.csv --out again
       resq-deploy faultcamp net.int8.onnx --dataset digits --out run --margin 0.005 --fail-above sdc1=0.01
       resq-deploy faultcamp net.int8.onnx --dataset digits --faults ber --dry-run --fail-above sdc1@1e-5=0.01
@@ -216,6 +225,7 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     """
     from resq_deploy.campaign.options import (
         CampaignOptions,
+        Draw,
         FaultModel,
         parse_bits,
         parse_images_per_fault,
@@ -239,6 +249,7 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     given["roles"] = parse_roles(given["roles"])
     given["bits"] = () if given["bits"] is None else parse_bits(given["bits"])
     given["ber"] = parse_rates(given["ber"])
+    given["draw"] = Draw(given["draw"])
     return CampaignOptions(**given)
 
 
@@ -279,9 +290,10 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     golden, faults, population = summary["golden"], summary["faults"], summary["population"]
     click.echo(f"golden run: accuracy {percent(golden['accuracy'])} on {golden['images']} images")
     drawn = f" of {population['faults']:,}" if population["faults"] else ""
+    how = ", layers drawn evenly" if summary["draw"] == "layers" else ""
     under = "" if "curve" in summary else f"; accuracy under fault {percent(summary['accuracy'])}"
     click.echo(
-        f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits, "
+        f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits{how}, "
         f"{faults['due']} due{under}"
     )
     if refined := summary["refined"]:
@@ -289,10 +301,11 @@ def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
     if summary["images"]["not_known"]:
         click.echo(f"{_images(summary['images'])}: {summary['images']['not_known']}")
     if "curve" in summary:
-        _print_curve(summary["curve"])
+        _print_curve(summary["curve"], how)
     else:
-        print_table("Image runs", ("outcome", "rate"), [(name, percent(summary["rates"][name])) for name in _SHOWN])
-        _print_roles(summary)
+        rates = [(name, percent(summary["rates"][name])) for name in _SHOWN]
+        print_table(f"Image runs{how}", ("outcome", "rate"), rates)
+        _print_roles(summary, how)
     for where, found in _detections(summary):
         click.echo(f"health output{where}: {percent(found['detected'])} of the faults detected; {_covered(found)}")
     engine, audit = summary["engine"], summary["audit"]
@@ -354,7 +367,7 @@ def _audited(audit: Mapping[str, Any], confidence: float) -> str:
     return f"{text}; rules out more than {100 * audit['rules_out']:.2g} % wrong records (at {100 * confidence:g} %)"
 
 
-def _print_curve(curve: Sequence[Mapping[str, Any]]) -> None:
+def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
     """Print the figures at each bit error rate: means with intervals for further chips, and the chips drawn."""
     rows = []
     for point in curve:
@@ -368,14 +381,14 @@ def _print_curve(curve: Sequence[Mapping[str, Any]]) -> None:
         )
         rows.append((f"{point['ber']:g}", *figures, str(point["chips"])))
     headers = ("BER", "accuracy, mean", "worst chip", "quartiles", "SDC-1, mean", "chips")
-    print_table("Accuracy and SDC-1 over bit error rate", headers, rows)
+    print_table(f"Accuracy and SDC-1 over bit error rate{how}", headers, rows)
     click.echo("intervals hold for further chips; worst chip and quartiles describe those drawn")
     due = [f"{percent(point['due'])} at {point['ber']:g}" for point in curve if point["due"]["value"]]
     if due:
         click.echo(f"due, and in no rate but accuracy: {', '.join(due)} of the chips")
 
 
-def _print_roles(summary: Mapping[str, Any]) -> None:
+def _print_roles(summary: Mapping[str, Any], how: str) -> None:
     """Print SDC-1 by role, beside how many of the bits and how much of the risk each role holds."""
     exposure = summary["exposure"]
     roles = exposure["roles"] if exposure else {}
@@ -387,7 +400,7 @@ def _print_roles(summary: Mapping[str, Any]) -> None:
         failing = percent(exposed["failing_faults"]) if exposed else "-"
         rows.append((role, percent(sdc1), failing, str(sdc1["n"]) if sdc1 else "0", bits, risk))
     headers = ("role", "SDC-1", "failing faults", "faults", "of the bits", "of the risk")
-    print_table("SDC-1 by role", headers, rows)
+    print_table(f"SDC-1 by role{how}", headers, rows)
     if not exposure:
         click.echo(f"no exposure: {summary['exposure_reason']}")
         return

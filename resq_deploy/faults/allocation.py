@@ -94,8 +94,9 @@ def next_images(values: Floats, sample: Sample, work: Work, part: int) -> int:
         part: images that are run together.
     """
     rest, expected = sample.rest[-1], outlook(values, sample)
-    parts = proportions(_SHARES[-1], rest, expected.spread.square)
-    found = best_images(expected.spread, parts, rest.astype(np.float64), work, sample.of)
+    mass = rest * sample.masses
+    parts = proportions(_SHARES[-1], mass, expected.spread.square)
+    found = best_images(expected.spread, parts, mass, work, sample.of)
     return whole_parts(found or part, part, sample.of)
 
 
@@ -116,17 +117,43 @@ def next_phase(
     expected, past = outlook(values, sample), evidence(values, sample, confidence)
     confidence = for_bets(sample, confidence)
     square = expected.spread.square if images is None else expected.spread.at(images, sample.of)
+    mass, known = rest * sample.masses, _known(values, sample)
     best: Integers = rest
     for share in _SHARES:
-        count = _with_share(share, rest, expected.mean, square, past, margin, confidence, least)
+        count = _with_share(share, rest, mass, known, expected.mean, square, past, margin, confidence, least)
         if count.sum() < best.sum():
             best = count
     return best
 
 
-def proportions(share: float, sizes: Integers, square: Floats) -> Floats:
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the faults drawn already are of the mean of a population.
+
+    Attributes:
+        mass: their part of it, below 1.
+        harm: what they add to the mean.
+    """
+
+    mass: float = 0.0
+    harm: float = 0.0
+
+    def with_rest(self, mean: float) -> float:
+        """Return the mean of the population where the rest has this one."""
+        return self.harm + (1.0 - self.mass) * mean
+
+
+def _known(values: Floats, sample: Sample) -> Known:
+    """Return what is known of the mean. Where all faults count alike few of all are drawn: nothing is reckoned with."""
+    if sample.mass is None:
+        return Known()
+    mass, size = sample.masses[sample.stratum], float(sample.sizes @ sample.masses)
+    return Known(float(mass.sum()) / size, float(mass @ values) / size)
+
+
+def proportions(share: float, mass: Integers | Floats, square: Floats) -> Floats:
     """Return the strata's parts of a phase, summing to 1, of which `share` goes where harm is expected."""
-    weight = sizes / sizes.sum()
+    weight = mass / mass.sum()
     harm = weight * np.sqrt(square)
     parts: Floats = (1.0 - share) * weight + share * harm / harm.sum()
     return parts
@@ -136,6 +163,27 @@ def spread_out(count: float, parts: Floats, rest: Integers) -> Integers:
     """Return whole numbers of faults in these proportions, at least one and at most what is left of each stratum."""
     wanted: Integers = np.ceil(np.round(count * parts, 9)).astype(np.int64)
     counts: Integers = np.clip(wanted, np.minimum(rest, 1), rest)
+    return counts
+
+
+def alike(count: int, sizes: Integers, order: Integers) -> Integers:
+    """Return whole numbers with this sum, all alike but where a stratum has no more faults.
+
+    A larger sum has no smaller number anywhere.
+
+    Args:
+        count: their sum, at most that of the sizes.
+        sizes: faults of each stratum, shape [strata].
+        order: of the strata in which what does not come out even is given away, one each, shape [strata].
+    """
+    counts = np.zeros_like(sizes)
+    while (left := count - int(counts.sum())) > 0:
+        has_more = counts < sizes
+        each = left // int(has_more.sum())
+        if each:
+            counts = np.minimum(counts + each, sizes)
+        else:
+            counts[order[has_more[order]][:left]] += 1
     return counts
 
 
@@ -161,6 +209,8 @@ def further_units(levels: Sequence[Floats], margin: float, confidence: float) ->
 def _with_share(
     share: float,
     rest: Integers,
+    mass: Floats,
+    known: Known,
     mean: Floats,
     square: Floats,
     past: Sequence[Phase],
@@ -168,16 +218,22 @@ def _with_share(
     confidence: float,
     least: float,
 ) -> Integers:
-    parts = proportions(share, rest, square)
-    weight = rest / rest.sum()
+    parts = proportions(share, mass, square)
+    weight = mass / mass.sum()
     heaviest = float(np.max(weight / np.where(parts > 0, parts, 1.0)))
     weighted = float(np.sum(np.divide(weight**2 * square, parts, out=np.zeros_like(parts), where=parts > 0)))
-    needed = phase_size(past, float(weight @ mean), weighted, heaviest, margin, confidence)
+    needed = phase_size(past, float(weight @ mean), weighted, heaviest, margin, confidence, known)
     return spread_out(min(max(_RESERVE * needed, least), float(rest.sum())), parts, rest)
 
 
 def phase_size(
-    past: Sequence[Phase], mean: float, square: float, heaviest: float, margin: float, confidence: float
+    past: Sequence[Phase],
+    mean: float,
+    square: float,
+    heaviest: float,
+    margin: float,
+    confidence: float,
+    known: Known = Known(),
 ) -> float:
     """Return how many faults are expected to rule out means a margin away from the expected one.
 
@@ -185,23 +241,25 @@ def phase_size(
 
     Args:
         past: what was seen so far.
-        mean: mean expected of the rates.
+        mean: mean expected of the rates of the faults that are left.
         square: mean square expected of the weighted rates.
         heaviest: largest weight.
         margin: half-width wanted.
         confidence: coverage wanted.
+        known: what of the population's mean is known.
     """
     event = min(1.0, square / mean / heaviest)
     likely = mean / heaviest / event
     threshold = log_threshold(confidence)
     needed = 0.0
-    if mean + margin < 1.0:
-        high = (mean + margin) / heaviest
+    whole, apart = known.with_rest(mean), margin / (1.0 - known.mass)  # of the rest, a margin of the whole
+    if mean + apart < 1.0:
+        high = (mean + apart) / heaviest
         gains = _growth(1.0 - event, likely, 1.0, 1.0 - high)
-        needed = max(needed, _reached(against_higher(past, mean + margin), gains, threshold))
-    if mean > margin:
-        low = (mean - margin) / heaviest
-        needed = max(needed, _reached(against_lower(past, mean - margin), _growth(event, likely, 0.0, low), threshold))
+        needed = max(needed, _reached(against_higher(past, whole + margin), gains, threshold))
+    if mean > apart:
+        low = (mean - apart) / heaviest
+        needed = max(needed, _reached(against_lower(past, whole - margin), _growth(event, likely, 0.0, low), threshold))
     return needed
 
 

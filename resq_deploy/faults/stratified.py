@@ -13,6 +13,10 @@ A sample may be refined where a part of the population is not known well enough:
 that part alone. They are averaged with the others stratum by stratum, by their numbers there, and they are bet on for
 those populations of which they hit nearly all; for others they say too little.
 
+Faults may count for unlike parts of the mean (`Sample.mass`): where layers are drawn evenly, those of small layers
+count for more. All of this then speaks of masses where it spoke of numbers. A small stratum may be drawn whole and its
+faults still weigh more than any other's: they are known, and not bet on, as a bet is as slow as its heaviest fault.
+
 The interval bets on all phases, the pilot's weighted faults among them (`betting`). What a phase bets on is the mean of
 the faults that are left, and that takes knowing those drawn before. Where they were judged on a part of their images
 (`two_stage`) they are bounded instead, for a small part of the error that the interval may make.
@@ -52,6 +56,7 @@ class Sample:
         images: on how many images each fault of a phase was judged at least, one a phase; empty where all were run.
         of: how many images there are in all.
         kept: how many of the first phases were drawn for the whole population, before it was refined; 0 for all.
+        mass: of a fault of each stratum in the mean, above 0, in any unit, shape [strata]; None where all count alike.
     """
 
     stratum: Integers
@@ -62,11 +67,17 @@ class Sample:
     images: tuple[int, ...] = ()
     of: int = 1
     kept: int = 0
+    mass: Floats | None = None
 
     @property
     def phases(self) -> int:
         """How many phases were drawn."""
         return int(self.phase.max()) + 1 if len(self.phase) else 0
+
+    @property
+    def masses(self) -> Floats:
+        """What a fault of each stratum counts for in the mean, shape [strata]."""
+        return np.ones(len(self.sizes)) if self.mass is None else self.mass
 
     def share(self, phase: int) -> float:
         """Return the part of all images that each fault of a phase was judged on at least."""
@@ -103,7 +114,7 @@ class Sample:
         return dataclasses.replace(self, stratum=self.stratum[domain], phase=self.phase[domain], sizes=sizes)
 
     def weights(self) -> Floats:
-        """Return how many faults of the population each fault stands for, shape [n].
+        """Return how many faults of the population each fault stands for, or their mass, shape [n].
 
         Each main phase gives a total of each stratum, what was seen before as it is and the mean of the phase for the
         rest; they are averaged by the sizes of the phases. Parts of a stratum that no main phase hit, as domains have
@@ -122,7 +133,7 @@ class Sample:
         shares /= np.maximum(shares.sum(axis=0), 1.0)
         expansion = np.divide(rest * shares, drawn, out=np.zeros_like(shares), where=drawn > 0)
         later = shares[::-1].cumsum(axis=0)[::-1] - shares
-        weights: Floats = (expansion + later)[self.phase, self.stratum]
+        weights: Floats = ((expansion + later) * self.masses)[self.phase, self.stratum]
         return weights
 
 
@@ -153,20 +164,22 @@ def estimate(values: Floats, sample: Sample, confidence: float, known: NDArray[n
 
 def _ends(values: Floats, sample: Sample, confidence: float) -> tuple[float, float]:
     """Return the interval by betting, cut to what the faults not drawn, and the images not run, leave possible."""
-    size = float(sample.sizes.sum())
+    size = float(sample.sizes @ sample.masses)
     least, most = _possible(values, sample)
-    if len(values) >= size and sample.all_images:
+    if len(values) >= sample.sizes.sum() and sample.all_images:
         return least / size, most / size
     low, high = bounds(evidence(values, sample, confidence), for_bets(sample, confidence))
-    return max(low, least / size), min(high, (most + size - len(values)) / size)
+    return max(low, least / size), min(high, (most + float(sample.rest[-1] @ sample.masses)) / size)
 
 
 def _possible(values: Floats, sample: Sample) -> tuple[float, float]:
-    """Return the least and the largest sum over all images that the faults drawn can have."""
+    """Return the least and the largest sum over all images that the faults drawn can have, each times its mass."""
     least = most = 0.0
+    mass = sample.masses[sample.stratum]
     for phase in range(sample.phases):
-        ends = possible(values[sample.phase == phase], sample.share(phase))
-        least, most = least + float(ends[0].sum()), most + float(ends[1].sum())
+        chosen = sample.phase == phase
+        ends = possible(values[chosen], sample.share(phase))
+        least, most = least + float((ends[0] * mass[chosen]).sum()), most + float((ends[1] * mass[chosen]).sum())
     return least, most
 
 
@@ -183,13 +196,19 @@ def evidence(values: Floats, sample: Sample, confidence: float) -> list[Phase]:
         sample: where those faults come from.
         confidence: coverage wanted of the interval, of whose error the sums of subsampled phases take a small part.
     """
-    size = float(sample.sizes.sum())
+    size = float(sample.sizes @ sample.masses)
     found = []
-    taken_low = taken_high = 0.0
-    for number, (drawn, rest) in enumerate(zip(sample.drawn, sample.rest[:-1], strict=True)):
+    before = (0.0, 0.0)
+    for number, (drawn, left) in enumerate(zip(sample.drawn, sample.rest[:-1], strict=True)):
         chosen = sample.phase == number
         if not chosen.any():
             continue
+        known = _known(drawn, left, sample.masses)
+        given = chosen & known[sample.stratum]
+        error = (1.0 - confidence) * _DOUBT / 2.0 ** (number + 1) / (2 if given.any() else 1)
+        before = _with(before, _sums(values, sample, given, number, error))
+        chosen &= ~given
+        drawn, rest = np.where(known, 0, drawn), np.where(known, 0, left) * sample.masses
         hit = drawn > 0
         told = float(rest[hit].sum())
         if not 0 < sample.kept <= number or told >= _TELLS * rest.sum():
@@ -199,11 +218,36 @@ def evidence(values: Floats, sample: Sample, confidence: float) -> list[Phase]:
                 Phase.of(
                     weight[sample.stratum[chosen]] / weight.max() * values[chosen],
                     slope=size / scale,
-                    taken=taken_low / scale,
-                    unknown=(float(rest[~hit].sum()) + taken_high - taken_low) / scale,
+                    taken=before[0] / scale,
+                    unknown=(float(rest[~hit].sum()) + before[1] - before[0]) / scale,
                 )
             )
-        error = (1.0 - confidence) * _DOUBT / 2.0 ** (number + 1)
-        low, high = sum_bounds(values[chosen], sample.share(number), error)
-        taken_low, taken_high = taken_low + low, taken_high + high
+        before = _with(before, _sums(values, sample, chosen, number, error))
     return found
+
+
+def _known(drawn: Integers, left: Integers, masses: Floats) -> NDArray[np.bool_]:
+    """Return which strata a phase takes whole that would weigh more in a bet than all it takes a part of.
+
+    Numbers alone decide, before any fault is judged. Where all strata are taken whole there is no other to bet on.
+    """
+    weight = np.divide(left * masses, drawn, out=np.zeros(len(left)), where=drawn > 0)
+    part = (drawn > 0) & (drawn < left)
+    known: NDArray[np.bool_] = (drawn == left) & (weight > weight[part].max(initial=0.0))
+    return known & part.any()
+
+
+def _sums(values: Floats, sample: Sample, chosen: NDArray[np.bool_], phase: int, error: float) -> tuple[float, float]:
+    """Return bounds for the sum of the rates of faults of a phase over all images, each times its mass."""
+    mass = sample.masses[sample.stratum[chosen]]
+    most = float(mass.max(initial=0.0))
+    if not most:
+        return 0.0, 0.0
+    # A bet knows figures up to 1: those of the heaviest fault.
+    low, high = (most * end for end in sum_bounds(values[chosen] * (mass / most), sample.share(phase), error))
+    least, highest = (float((ends * mass).sum()) for ends in possible(values[chosen], sample.share(phase)))
+    return max(low, least), min(high, highest)
+
+
+def _with(before: tuple[float, float], more: tuple[float, float]) -> tuple[float, float]:
+    return before[0] + more[0], before[1] + more[1]

@@ -1,8 +1,8 @@
 """Two fault campaigns side by side: what they share is paired, chip by chip, fault by fault and image by image.
 
 Runs can be paired when they judged the same faults on the same images: the same data (SHA-256) and number of images,
-fault model, roles, layers and bits. The files, and whether memory corrects errors, are what may differ. Random bit
-errors are paired by chip: a chip has the same faults in all files with the same tensors. Other faults are paired
+fault model, drawing, roles, layers and bits. The files, and whether memory corrects errors, are what may differ. Random
+bit errors are paired by chip: a chip has the same faults in all files with the same tensors. Other faults are paired
 where both files were hit at the same bits and judged on the same images; where they share too few, the populations are
 compared. McNemar's test over images is left out where faults were judged on some of them each.
 """
@@ -31,7 +31,7 @@ from resq_deploy.faults.statistics import (
 )
 from resq_deploy.report.difference import Comparison, Difference, Single
 from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
-from resq_deploy.report.runs import Run, arithmetic, subsampled
+from resq_deploy.report.runs import Run, arithmetic, draws_layers, subsampled
 from resq_deploy.report.text import counted
 from resq_deploy.report.text import rate as written
 
@@ -40,6 +40,7 @@ FEWEST_SHARED = 30
 
 _SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("fault model", lambda run: run.summary["fault_model"]),
+    ("what is drawn evenly", lambda run: "layers" if draws_layers(run) else "bits"),
     ("data (SHA-256)", lambda run: run.digest("data")),
     ("arithmetic", lambda run: arithmetic(run)),
     ("number of images", lambda run: run.summary["golden"]["images"]),

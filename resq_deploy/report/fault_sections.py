@@ -11,7 +11,7 @@ from resq_deploy.report.detection_section import detection_section
 from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
-from resq_deploy.report.runs import Run, judged_on, subsampled
+from resq_deploy.report.runs import LAYERS_DRAWN, Run, draws_layers, judged_on, subsampled
 from resq_deploy.report.text import NONE, count, percent, rate, share, short, side_by_side
 
 MOST_SERIES = 6
@@ -79,6 +79,7 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
         "each rate by itself; the interval bounds the mean of further chips whatever their distribution, and is wide "
         "where chips are few. Worst chip and quartiles describe the chips that were drawn, and bound nothing. Images "
         "and their number stay the same; the fault-free accuracy stands in the first row.",
+        *([LAYERS_DRAWN] if any(map(draws_layers, runs)) else []),
         Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
     ]
     for start in range(0, len(runs), MOST_SERIES):
@@ -152,6 +153,7 @@ def _outcomes(runs: Sequence[Run]) -> Section:
     blocks: list[Block] = [
         "Share of image runs by what a fault does to them, averaged over faults; the interval is about the other "
         "faults of the same file, on the same images.",
+        *([LAYERS_DRAWN] if any(map(draws_layers, runs)) else []),
         *(f"{run.label}: {judged_on(run)} The interval is about all of them." for run in runs if subsampled(run)),
         Caption(text="Open dots at the left edge: none seen."),
     ]
@@ -216,6 +218,8 @@ def _hardest(layers: Sequence[tuple[str, Any]]) -> str:
 def _design_note(run: Run) -> str:
     if run.summary["design"] == "simple":
         return ""
+    if draws_layers(run) and run.options.get("margin") is None:
+        return " Layers have as many faults each, so that a cell that joins layers leans to the small ones."
     return " Faults were drawn in strata, more where harm was found: a cell that joins strata leans that way."
 
 

@@ -91,6 +91,19 @@ class Run:
         return found
 
 
+LAYERS_DRAWN = (
+    "Where layers were drawn evenly, a fault's layer was drawn first, each alike whatever its size, and then a bit of "
+    "it: rates are means over the layers of the mean over a layer's faults, and a bit error rate counts draws. Bits of "
+    "small layers weigh more than those of large ones, so that such figures do not say what random flips do."
+)
+"""What a reader must know of figures from campaigns that drew layers."""
+
+
+def draws_layers(run: Run) -> bool:
+    """Return whether a fault campaign drew layers evenly, whatever their size."""
+    return run.summary.get("draw") == "layers"
+
+
 def subsampled(run: Run) -> bool:
     """Return whether faults of a campaign were judged on some of its images each."""
     return bool(run.summary.get("images", {}).get("not_known"))
@@ -204,7 +217,9 @@ def _load(path: pathlib.Path, label: str) -> Run:
     if version != known:
         raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads {known}: run again")
     check_schema(summary, manifest["command"], file)
-    return Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
+    run = Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
+    # What names the run in every figure and table names the drawing, too.
+    return dataclasses.replace(run, label=f"{run.label} (layers drawn evenly)") if draws_layers(run) else run
 
 
 def _labels(paths: Sequence[pathlib.Path]) -> list[str]:

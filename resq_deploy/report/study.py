@@ -65,6 +65,7 @@ def study_csv(corners: Sequence[Corner]) -> str:
             "n",
             "confidence",
             "norm",
+            "draw",
         ]
     )
     for corner in corners:
@@ -79,7 +80,9 @@ def study_csv(corners: Sequence[Corner]) -> str:
                     metric.campaign,
                     metric.level,
                 ]
-                writer.writerow([*place, found.value, found.low, found.high, found.n, found.confidence, metric.norm])
+                writer.writerow(
+                    [*place, found.value, found.low, found.high, found.n, found.confidence, metric.norm, metric.draw]
+                )
     return stream.getvalue()
 
 

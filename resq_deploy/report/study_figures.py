@@ -35,18 +35,20 @@ class Metric:
         campaign: the name of the recipe's campaign; empty for clean accuracy.
         level: radius or bit error rate, as the record has it; empty where there is none.
         norm: of a radius, `linf` (in 1/255) or `l2` (in units of [0, 1] pixels); empty where there is none.
+        draw: of faults, `layers` where layers were drawn evenly; empty where bits were, and for other kinds.
     """
 
     kind: Kind
     campaign: str = ""
     level: str = ""
     norm: str = ""
+    draw: str = ""
 
     @property
     def place(self) -> str:
         """Return the level, with what it is of."""
         if self.kind == "fault":
-            return f"bit error rate {self.level}"
+            return f"bit error rate {self.level}{self._drawing}"
         return {"linf": f"{self.level}/255 Linf", "l2": f"{self.level} L2"}.get(self.norm, self.level)
 
     def __str__(self) -> str:
@@ -55,9 +57,13 @@ class Metric:
             "clean": "clean accuracy",
             "attack": f"accuracy under attack, {self.place}, {self.campaign}",
             "fault": f"accuracy at {self.place}, {self.campaign}",
-            "sdc": f"SDC-1, {self.campaign}",
+            "sdc": f"SDC-1{self._drawing}, {self.campaign}",
         }
         return named[self.kind]
+
+    @property
+    def _drawing(self) -> str:
+        return ", layers drawn evenly" if self.draw else ""
 
 
 Figures = Mapping[Metric, Estimate]
@@ -183,10 +189,12 @@ def _figures(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Me
                 yield Metric(kind="attack", campaign=campaign, level=epsilon, norm=norm), Estimate(**found)
         elif step["command"] == "faultcamp":
             summary = read_json(folder / step["wrote"][0])
+            of = Metric(kind="sdc", campaign=campaign, draw="layers" if summary.get("draw") == "layers" else "")
             for point in summary.get("curve", ()):
-                yield Metric(kind="fault", campaign=campaign, level=f"{point['ber']:g}"), Estimate(**point["accuracy"])
+                at = dataclasses.replace(of, kind="fault", level=f"{point['ber']:g}")
+                yield at, Estimate(**point["accuracy"])
             if "curve" not in summary and summary["rates"]["sdc1"] is not None:
-                yield Metric(kind="sdc", campaign=campaign), Estimate(**summary["rates"]["sdc1"])
+                yield of, Estimate(**summary["rates"]["sdc1"])
 
 
 def _verdicts(folder: pathlib.Path, cell: Mapping[str, Any]) -> list[bool | None]:

@@ -14,7 +14,7 @@ from resq_deploy.report.fault_sections import with_curve, without_curve
 from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.lineage import STAGES, Step, lines
 from resq_deploy.report.price_section import price_section
-from resq_deploy.report.runs import Run, check_schema, of_command
+from resq_deploy.report.runs import Run, check_schema, draws_layers, of_command
 from resq_deploy.report.text import NONE, percent, points, quantity, rate, share, short
 
 TOP_LAYERS = 10
@@ -106,17 +106,24 @@ def _clean(campaigns: Sequence[Run]) -> JsonEstimate:
 
 def _under_faults(campaigns: Sequence[Run], line: Sequence[Step]) -> dict[str, Any]:
     """Return accuracy at the highest bit error rate that all curves of the line have; else under single faults."""
-    curves = with_curve(of_command(campaigns, "faultcamp"))
+    everywhere = [run for step in line for run in with_curve(of_command(step.campaigns, "faultcamp"))]
+    everywhere = [run for run in everywhere if not draws_layers(run)] or everywhere  # rates of the two are unlike
+    curves = [run for run in with_curve(of_command(campaigns, "faultcamp")) if run in everywhere]
     if curves:
-        everywhere = [run for step in line for run in with_curve(of_command(step.campaigns, "faultcamp"))]
         common = set.intersection(*({point["ber"] for point in run.summary["curve"]} for run in everywhere))
         points = curves[0].summary["curve"]
         point = next((p for p in reversed(points) if p["ber"] in common), points[-1])
-        return {"faults": point["accuracy"], "faults_what": f"bit errors at {rate(point['ber'])}"}
-    singles = without_curve(of_command(campaigns, "faultcamp"))
+        what = f"bit errors at {rate(point['ber'])}{_drawing(curves[0])}"
+        return {"faults": point["accuracy"], "faults_what": what}
+    singles = sorted(without_curve(of_command(campaigns, "faultcamp")), key=draws_layers)
     if singles:
-        return {"faults": singles[0].summary["accuracy"], "faults_what": singles[0].summary["fault_model"]}
+        what = f"{singles[0].summary['fault_model']}{_drawing(singles[0])}"
+        return {"faults": singles[0].summary["accuracy"], "faults_what": what}
     return {}
+
+
+def _drawing(run: Run) -> str:
+    return ", layers drawn evenly" if draws_layers(run) else ""
 
 
 def _under_attack(campaigns: Sequence[Run], line: Sequence[Step]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_rows(two_seeds):
     _, corners = two_seeds
     lines = study_csv(corners).splitlines()
     assert len(lines) == 1 + 4 * 4
-    assert lines[2] == "net,set,baseline,0,attack,pgd,4,0.0,-0.02,0.02,100,0.95,linf"
+    assert lines[2] == "net,set,baseline,0,attack,pgd,4,0.0,-0.02,0.02,100,0.95,linf,"
 
 
 def test_a_broken_record_is_one_line(tmp_path):

@@ -1,0 +1,61 @@
+"""The bits that a chip flips in the chosen surfaces at a bit error rate."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.campaign.options import Draw
+from resq_deploy.deployed.surfaces import Surface
+from resq_deploy.faults.bit_errors import drawn_by_layer, flipped_bits
+from resq_deploy.faults.fault import Edit, Op
+
+Integers = NDArray[np.int64]
+
+
+def mask(surfaces: Sequence[Surface], bits: Sequence[int], draw: Draw, rate: float, chip: int) -> tuple[Edit, ...]:
+    """Return what a chip flips, one edit for each surface that is hit, in their order.
+
+    Args:
+        surfaces: the chosen surfaces.
+        bits: positions that may flip; empty for all.
+        draw: whether every bit flips alike, or layers are drawn.
+        rate: bit error rate.
+        chip: the chip's number.
+    """
+    flips = dict(_by_layer(surfaces, bits, rate, chip) if draw is Draw.LAYERS else _alike(surfaces, bits, rate, chip))
+    return tuple(
+        Edit(surface.tensor, Op.FLIP, *flips[surface.tensor]) for surface in surfaces if surface.tensor in flips
+    )
+
+
+def _alike(
+    surfaces: Sequence[Surface], bits: Sequence[int], rate: float, chip: int
+) -> Iterator[tuple[str, tuple[Integers, Integers]]]:
+    """Yield tensor, elements and bit positions of the flips, each bit flipping with the same probability."""
+    for surface in surfaces:
+        index, bit = np.divmod(flipped_bits(surface.tensor, surface.bits, rate, chip), surface.width)
+        hit = np.isin(bit, bits) if bits else np.ones(len(bit), dtype=bool)
+        if hit.any():
+            yield surface.tensor, (index[hit], bit[hit])
+
+
+def _by_layer(
+    surfaces: Sequence[Surface], bits: Sequence[int], rate: float, chip: int
+) -> Iterator[tuple[str, tuple[Integers, Integers]]]:
+    """Yield the same where layers are drawn; a layer's bits lie one surface after the other, by the tensors' names."""
+    layers: dict[str, list[tuple[Surface, Integers]]] = {}
+    for surface in sorted(surfaces, key=lambda found: found.tensor):
+        allowed = np.array([bit for bit in range(surface.width) if not bits or bit in bits], dtype=np.int64)
+        if surface.elements * len(allowed):
+            layers.setdefault(surface.layer, []).append((surface, allowed))
+    ends = {
+        layer: np.cumsum([surface.elements * len(allowed) for surface, allowed in parts])
+        for layer, parts in layers.items()
+    }
+    for layer, found in drawn_by_layer({name: int(end[-1]) for name, end in ends.items()}, rate, chip).items():
+        cuts = np.searchsorted(found, ends[layer])
+        for (surface, allowed), end, inside in zip(layers[layer], ends[layer], np.split(found, cuts), strict=False):
+            if len(inside):
+                index, place = np.divmod(inside - (end - surface.elements * len(allowed)), len(allowed))
+                yield surface.tensor, (index, allowed[place])
