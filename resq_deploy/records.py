@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
-from resq_deploy import __version__
 from resq_deploy.errors import InputError, RunFolderError
+from resq_deploy.version import __version__
 
 SCHEMA = 1
 _MANIFEST = "manifest.json"

@@ -27,8 +27,8 @@ from typing import Any
 from bench_report import begin, told
 from command_line import with_one_line_errors
 
-from resq_deploy.cli.progress import progress_bar
 from resq_deploy.errors import FailedError, InputError
+from resq_deploy.progress import progress_bar
 from resq_deploy.records import write_json
 
 SCHEMA = 1

@@ -31,8 +31,8 @@ from bench_report import begin
 from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
 from command_line import with_one_line_errors
 
-from resq_deploy.cli.progress import progress_bar
 from resq_deploy.errors import FailedError, InputError
+from resq_deploy.progress import progress_bar
 from resq_deploy.records import write_json
 
 VARIANTS = ("reload_1", "replay_1", "reload_n", "replay_n", "dask_n")

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resq_deploy.cli.progress import progress_bar
 from resq_deploy.errors import FailedError, InputError
+from resq_deploy.progress import progress_bar
 
 WAYS = ("two_stage", "replay", "reload")
 _CHILD = pathlib.Path(__file__).with_name("measure_half_width.py")

@@ -34,7 +34,6 @@ from bench_report import begin, told
 from command_line import with_one_line_errors
 from numpy.typing import NDArray
 
-from resq_deploy.cli.progress import progress_bar
 from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
@@ -43,6 +42,7 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import InputError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
+from resq_deploy.progress import progress_bar
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.records import read_json, sha256_file, write_json
 

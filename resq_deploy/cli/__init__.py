@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from resq_deploy import __version__
 from resq_deploy.errors import OptionError, ResqError
+from resq_deploy.version import __version__
 
 _COMMANDS = {
     "demo": "Train, export and test a small network on digits: the whole line in three minutes.",

@@ -8,7 +8,6 @@ import click
 
 from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
 from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
-from resq_deploy.cli.progress import progress_bar
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -23,6 +22,7 @@ from resq_deploy.cli.shared import (
     tell_arithmetic,
 )
 from resq_deploy.errors import OptionError
+from resq_deploy.progress import progress_bar
 
 if TYPE_CHECKING:
     from resq_deploy.pipeline.attack import AttackCampaign

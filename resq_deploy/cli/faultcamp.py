@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
-from resq_deploy.cli.progress import progress_bar
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -22,6 +21,7 @@ from resq_deploy.cli.shared import (
     workers_option,
 )
 from resq_deploy.errors import OptionError
+from resq_deploy.progress import progress_bar
 
 if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions

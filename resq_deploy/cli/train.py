@@ -19,9 +19,9 @@ from resq_deploy.cli.shared import (
     resume_option,
     seed_option,
 )
-from resq_deploy.cli.train_start import Source, for_channels, read_normalisation, read_start
 from resq_deploy.errors import ResqError
 from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
+from resq_deploy.hardening.start import Source, for_channels, read_normalisation, read_start
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset

@@ -5,16 +5,16 @@ image runs is far too narrow. Rates are averaged over faults, and bounded by wha
 few faults do most of the harm, and the spread of a sample that holds none of them says nothing.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from resq_deploy.faults.betting import mean_bounds
+from resq_deploy.faults.estimate import Estimate as Estimate
+from resq_deploy.faults.estimate import as_estimate as as_estimate
 from resq_deploy.faults.two_stage import possible
 
 _ROUNDING = 1e-12
@@ -22,43 +22,6 @@ _ROUNDING = 1e-12
 
 _ENDLESS = 1e9
 """Populations above this are as good as endless, and their hypergeometric probabilities would lose digits."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A figure with its confidence interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        n: how many units (faults, chips, images) it rests on.
-        confidence: coverage the interval is built for.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    confidence: float
-
-    @property
-    def half_width(self) -> float:
-        """The larger distance from the value to an end of the interval."""
-        return max(self.high - self.value, self.value - self.low)
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the estimate as the JSON object of the file formats."""
-        return dataclasses.asdict(self)
-
-    def at_least(self) -> dict[str, Any]:
-        """Return the JSON object of a figure of which the lower end alone is known: no value, and no upper end."""
-        return {**dataclasses.asdict(self), "value": None, "high": None}
-
-
-def as_estimate(given: Mapping[str, Any]) -> Estimate:
-    """Return the estimate that a JSON object of the file formats holds."""
-    return Estimate(**{field.name: given[field.name] for field in dataclasses.fields(Estimate)})
 
 
 def planned_sample(population: int, margin: float, confidence: float, cut_off: float | None = None) -> float:

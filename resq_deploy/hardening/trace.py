@@ -13,11 +13,11 @@ import onnx
 import torch
 from torch import nn
 
-from resq_deploy import __version__
 from resq_deploy.errors import ModelError
 from resq_deploy.hardening.checkpoint import Checkpoint
 from resq_deploy.hardening.folding import find_pairs, fold_batchnorm
 from resq_deploy.records import write_atomic
+from resq_deploy.version import __version__
 
 OPSET = 18
 """What torch's exporter writes natively; onnxruntime's static quantizer takes it."""

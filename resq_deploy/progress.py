@@ -1,6 +1,7 @@
 """Progress on standard error: a bar on a terminal, and a plain line every so often where a log is written."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,6 @@ def progress_bar(unit: str) -> Iterator["Progress"]:
 
 def _lines(unit: str) -> "Progress":
     """Return what is told like a bar, and prints lines."""
-    import click
     from rich.progress import Progress
 
     class Lines(Progress):
@@ -113,6 +113,7 @@ def _lines(unit: str) -> "Progress":
             task = self._tasks[task_id]
             line = self._pace.line(task.description, task.completed, task.total, unit, time.monotonic())
             if line is not None:
-                click.echo(line, err=True)
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
 
     return Lines()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from resq_deploy.cli import progress
-from resq_deploy.cli.progress import Pace, progress_bar
+from resq_deploy import progress
+from resq_deploy.progress import Pace, progress_bar
 
 
 def lines(pace, seconds, total=1000, before=0):

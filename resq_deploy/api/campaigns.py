@@ -1,0 +1,220 @@
+"""Campaigns on a file: faults in its stored bits, and attacks on its inputs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from resq_deploy.api.given import (
+    PathLike,
+    Say,
+    Tell,
+    as_dataset,
+    as_deployed,
+    as_options,
+    as_path,
+    silent,
+    told,
+)
+from resq_deploy.api.runs import AttackRun, FaultRun
+from resq_deploy.records import read_manifest
+
+if TYPE_CHECKING:
+    from resq_deploy.api.model import Model
+    from resq_deploy.campaign.gates import Gate
+    from resq_deploy.campaign.options import CampaignOptions
+    from resq_deploy.campaign.run import Campaign
+    from resq_deploy.data import Dataset
+    from resq_deploy.pipeline.attack_gates import AttackGate
+    from resq_deploy.pipeline.attack_options import AttackOptions
+
+
+def faultcamp(
+    model: "PathLike | Model",
+    data: "str | os.PathLike[str] | Dataset",
+    options: "CampaignOptions | None" = None,
+    *,
+    out: PathLike,
+    data_dir: PathLike | None = None,
+    resume: bool = False,
+    refine: PathLike | None = None,
+    gates: "Sequence[str | Gate]" = (),
+    progress: bool | Tell = False,
+    say: Say = silent,
+    **named: Any,
+) -> FaultRun:
+    """Flip stored bits of a file, run it on test images with onnxruntime, and count what happens.
+
+    Example:
+        >>> run = rd.faultcamp("net.int8.onnx", "digits", out="run", samples=200, images=100)
+        >>> run.sdc1
+        Estimate(value=..., low=..., high=..., n=200, confidence=0.95)
+
+    Args:
+        model: the file under test.
+        data: its test images judge the faults.
+        options: what to do; `named` options stand in place of theirs.
+        out: run folder to write.
+        data_dir: where named data sets lie.
+        resume: go on with the campaign in `out`.
+        refine: run folder of a finished campaign to go on with, where its intervals are widest.
+        gates: bounds as on the command line, such as `sdc1=0.01`; what became of them stands in the summary's `gates`.
+        progress: True for a bar, or a function that is told.
+        say: told what a user should know.
+        named: options by name, as `CampaignOptions` has them; roles, bits and rates may be text, as on the command
+            line (`roles="weight,bias"`).
+
+    Raises:
+        InputError: if model, data or options cannot be used.
+        FailedError: if the figures cannot be trusted; a gate that fails is no error here.
+    """
+    campaign = _fault_campaign(model, data, options, data_dir, refine, gates, say, named)
+    path = as_path(out)
+    with told(progress, "faults") as tell:
+        summary = campaign.run(
+            path,
+            resume=resume,
+            report=lambda now: tell(now.done, now.total, "bit errors" if campaign.plan.masks else "faults"),
+        )
+    return FaultRun(path, read_manifest(path), summary)
+
+
+def estimate_faultcamp(
+    model: "PathLike | Model",
+    data: "str | os.PathLike[str] | Dataset",
+    options: "CampaignOptions | None" = None,
+    *,
+    data_dir: PathLike | None = None,
+    **named: Any,
+) -> dict[str, Any]:
+    """Return population, planned faults and an estimate of the seconds a campaign would take; writes nothing.
+
+    Args:
+        model: as for `faultcamp`; so `data`, `options`, `data_dir` and `named`.
+        data: its test images.
+        options: what to do.
+        data_dir: where named data sets lie.
+        named: options by name.
+    """
+    return _fault_campaign(model, data, options, data_dir, None, (), silent, named).estimate()
+
+
+def attackcamp(
+    model: "PathLike | Model",
+    data: "str | os.PathLike[str] | Dataset",
+    options: "AttackOptions | None" = None,
+    *,
+    out: PathLike,
+    data_dir: PathLike | None = None,
+    resume: bool = False,
+    gates: "Sequence[str | AttackGate]" = (),
+    progress: bool | Tell = False,
+    say: Say = silent,
+    **named: Any,
+) -> AttackRun:
+    """Attack a file as it is deployed, on onnxruntime, and check that the figures can be trusted.
+
+    Example:
+        >>> run = rd.attackcamp("net.int8.onnx", "digits", out="run", attacks=["square"], epsilon=[4], images=100)
+        >>> run.robust()[4.0], run.trustworthy
+
+    Args:
+        model: the file under test.
+        data: its test images are attacked.
+        options: what to do; `named` options stand in place of theirs.
+        out: run folder to write.
+        data_dir: where named data sets lie.
+        resume: go on with the campaign in `out`.
+        gates: bounds as on the command line, such as `robust@4=0.4`; what became of them stands in the summary.
+        progress: True for a bar, or a function that is told.
+        say: told what a user should know.
+        named: options by name, as `AttackOptions` has them.
+
+    Raises:
+        InputError: if model, data or options cannot be used.
+        MissingExtraError: if an attack needs what is not installed.
+    """
+    from resq_deploy.attacks.ball import Norm
+    from resq_deploy.pipeline.attack import AttackCampaign
+    from resq_deploy.pipeline.attack_options import AttackOptions
+
+    values = dict(named)
+    for name, convert in (("attacks", tuple), ("epsilon", tuple), ("norm", Norm), ("surrogate", as_path)):
+        if values.get(name) is not None:
+            values[name] = convert(values[name])
+    dataset = as_dataset(data, data_dir)
+    chosen = as_options(AttackOptions, options, values)
+    campaign = AttackCampaign(as_deployed(model), dataset, chosen, _attack_gates(gates))
+    _tell_notes(dataset, say)
+    path = as_path(out)
+    with told(progress, "units") as tell:
+        summary = campaign.run(path, resume=resume, report=lambda now: tell(now.done, now.total, now.stage))
+    return AttackRun(path, read_manifest(path), summary)
+
+
+def _fault_campaign(
+    model: "PathLike | Model",
+    data: "str | os.PathLike[str] | Dataset",
+    options: "CampaignOptions | None",
+    data_dir: PathLike | None,
+    refine: PathLike | None,
+    gates: "Sequence[str | Gate]",
+    say: Say,
+    named: Mapping[str, Any],
+) -> "Campaign":
+    from resq_deploy.campaign.gates import parse_gate
+    from resq_deploy.campaign.options import CampaignOptions
+    from resq_deploy.campaign.refine import Base
+    from resq_deploy.campaign.run import Campaign
+
+    chosen = as_options(CampaignOptions, options, _read_names(named))
+    base = None if refine is None else Base.read(as_path(refine))
+    if base is not None:
+        chosen = base.refined(chosen)
+    dataset = as_dataset(data, data_dir)
+    bounds = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
+    campaign = Campaign(as_deployed(model), dataset, chosen, say, bounds, base)
+    _tell_notes(dataset, say)
+    return campaign
+
+
+def _read_names(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a fault campaign whose values may be text, as on the command line, as values."""
+    from resq_deploy.campaign.options import (
+        FaultModel,
+        parse_bits,
+        parse_images_per_fault,
+        parse_rates,
+        parse_roles,
+    )
+
+    values = dict(named)
+    readers = {
+        "roles": parse_roles,
+        "bits": parse_bits,
+        "ber": parse_rates,
+        "images_per_fault": parse_images_per_fault,
+    }
+    for name, read in readers.items():
+        if isinstance(values.get(name), str):
+            values[name] = read(values[name])
+    if isinstance(values.get("ber"), float):
+        values["ber"] = (values["ber"],)
+    for name in ("roles", "bits", "ber"):
+        if name in values:
+            values[name] = tuple(values[name])
+    if values.get("fault_list") is not None:
+        values |= {"fault_list": as_path(values["fault_list"]), "faults": FaultModel.LIST}
+    elif "faults" in values:
+        values["faults"] = FaultModel(values["faults"])
+    return values
+
+
+def _attack_gates(gates: "Sequence[str | AttackGate]") -> "list[AttackGate]":
+    from resq_deploy.pipeline.attack_gates import parse_gate
+
+    return [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
+
+
+def _tell_notes(dataset: "Dataset", say: Say) -> None:
+    for note in dataset.notes:
+        say(f"note: {note}")
