@@ -17,7 +17,7 @@ SplitName = Literal["train", "validation", "test"]
 
 _VALIDATION_SHARE = 0.1
 _VALIDATION_SEED = 10
-_EVALUATION_SEED = 11
+EVALUATION_SEED = 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class Dataset:
         Raises:
             DataError: if `count` is below 1.
         """
-        return self.test.take(permutation(len(self.test), _EVALUATION_SEED)[: _checked(count)])
+        return self.test.take(permutation(len(self.test), EVALUATION_SEED)[: _checked(count)])
 
     def calibration(self, count: int, seed: int) -> Split:
         """Return `count` training images (all, if there are fewer) drawn with `seed` (>= 0); never a test image.

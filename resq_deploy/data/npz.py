@@ -7,7 +7,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.data.samples import Samples
 from resq_deploy.data.splits import permutation
 from resq_deploy.errors import DataError
 
@@ -88,6 +89,36 @@ def load_npz(path: Path) -> Dataset:
         load_calibration=load_calibration,
         notes=notes,
     )
+
+
+def load_named(path: Path, inputs: Sequence[str]) -> Samples | None:
+    """Read the arrays that are named as a model's inputs; None where that is not how an archive is made.
+
+    Arrays: one an input, of any type, the first axis that of the samples. Beside them `labels`, what is right of each
+    sample in whatever form the judge takes, and `classes` are optional. An archive with `images` for a model of one
+    input is none of this kind, unless `labels` are not [N] integers, or missing, which no data set goes without.
+
+    Args:
+        path: the archive.
+        inputs: the names of the model's inputs.
+
+    Raises:
+        DataError: if the file is no such archive; the message names the array and what is wrong with it.
+    """
+    archive = _Archive(path)
+    names = [name for name in inputs if archive.has(name)]
+    of_images = archive.has("images") and (len(inputs) == 1 or "images" not in inputs)
+    if of_images and archive.has("labels"):
+        shape, dtype = archive.header("labels")
+        if len(shape) == 1 and dtype.kind in "iu":
+            return None
+    if of_images:
+        classes, labels = archive.classes(), archive.any_labels("images")
+        return Samples(name=path.stem, images=archive.images("images"), labels=labels, classes=classes)
+    if not names:
+        return None
+    arrays = {name: archive.values(name) for name in names}
+    return Samples(name=path.stem, arrays=arrays, labels=archive.any_labels(names[0]), classes=archive.classes())
 
 
 class _Archive:
@@ -178,6 +209,35 @@ class _Archive:
             raise self._fail(f"{name!r}[{wrong[0]}] is {labels[wrong[0]]}: labels must lie in {bound}")
         return labels.astype(np.int64)
 
+    def images(self, name: str) -> NDArray[Any]:
+        """Read images, after checking their header."""
+        self._check_images(name)
+        images = np.ascontiguousarray(self._read(name))
+        if images.dtype == np.float32 and not np.isfinite(images.sum(dtype=np.float64)):
+            raise self._fail(f"{name!r} holds NaN or infinite values")
+        return images
+
+    def values(self, name: str) -> NDArray[Any]:
+        """Read an array of any type; a row a sample."""
+        shape, dtype = self.header(name)
+        if not shape or 0 in shape:
+            raise self._fail(f"{name!r} has shape {list(shape)}: its first axis must be that of the samples")
+        if dtype.kind not in "iufbU":
+            raise self._fail(f"{name!r} is {dtype}: it must hold numbers, truth values or strings")
+        values = np.ascontiguousarray(self._read(name))
+        if dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+            raise self._fail(f"{name!r} holds NaN or infinite values")
+        return values
+
+    def any_labels(self, of: str) -> NDArray[Any] | None:
+        """Read labels of any kind, as many as an array has samples; None if there are none."""
+        if not self.has("labels"):
+            return None
+        count, labels = self.header(of)[0][0], self.values("labels")
+        if len(labels) != count:
+            raise self._fail(f"{of!r} holds {count} samples and 'labels' {len(labels)}")
+        return labels
+
     def _check_images(self, name: str) -> int:
         shape, dtype = self.header(name)
         if 0 in shape:
@@ -202,10 +262,7 @@ class _Archive:
         """Read images; `labels` None means that the archive has none of this kind."""
         if labels is None:
             raise self._fail(f"the array {name!r} is missing, and training needs it: add images_train, labels_train")
-        images = self._read(name)
-        if images.dtype == np.float32 and not np.isfinite(images.sum(dtype=np.float64)):
-            raise self._fail(f"{name!r} holds NaN or infinite values")
-        whole = Split(images=np.ascontiguousarray(images), labels=labels)
+        whole = Split(images=self.images(name), labels=labels)
         if indices is None:
             return whole
         if not len(indices):

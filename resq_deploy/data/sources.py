@@ -3,6 +3,7 @@
 import difflib
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from resq_deploy.data.dataset import Augmentation, Dataset, Split
 from resq_deploy.data.folder import is_tree, load_folder
-from resq_deploy.data.npz import load_npz
+from resq_deploy.data.npz import load_named, load_npz
+from resq_deploy.data.samples import Samples
 from resq_deploy.data.splits import split_off
 from resq_deploy.data.torchvision_sets import load_torchvision
 from resq_deploy.errors import DataError
@@ -65,6 +67,26 @@ def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
     close = difflib.get_close_matches(spec, DATASETS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise DataError(f"no data set {spec!r}: {hint}give one of {', '.join(DATASETS)}, an existing folder or an .npz")
+
+
+def load_samples(spec: str, data_dir: Path | None, inputs: Sequence[str]) -> Dataset | Samples:
+    """Find what a model is to be run on: a data set, or an `.npz` with arrays that are named as its inputs.
+
+    Args:
+        spec: as of `load_dataset`, or an `.npz` as of `load_named`.
+        data_dir: as of `load_dataset`.
+        inputs: the names of the model's inputs.
+
+    Raises:
+        DataError, MissingExtraError: as `load_dataset`.
+    """
+    path = Path(spec)
+    try:
+        is_archive = path.suffix.lower() == ".npz" and path.is_file()
+    except (OSError, ValueError):
+        is_archive = False
+    named = load_named(path, inputs) if is_archive and spec not in DATASETS else None
+    return load_dataset(spec, data_dir) if named is None else named
 
 
 def _default_data_dir() -> Path:

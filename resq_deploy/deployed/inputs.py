@@ -15,7 +15,8 @@ from resq_deploy.errors import DataError, ModelError
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by the names of a model's inputs."""
 
-_MAX_BATCH = 4096  # a fixed batch is filled up with copies of a sample, whatever the file says its size is
+MAX_BATCH = 4096
+"""Samples of a fixed batch at most: it is filled up with copies of a sample, whatever the file says its size is."""
 
 _ELEMENT_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -62,6 +63,11 @@ class InputSpec:
         names = self.axes or ("",) * len(self.shape)
         sizes = [str(size) if size is not None else name or "?" for size, name in zip(self.shape, names, strict=True)]
         return f"{self.element} [{', '.join(sizes)}]"
+
+    @property
+    def first_axis(self) -> str:
+        """The name of its first dimension; empty where it has none."""
+        return self.axes[0] if self.axes else ""
 
     @property
     def element(self) -> str:
@@ -131,9 +137,30 @@ def image_input(specs: Sequence[InputSpec]) -> InputSpec:
             f"the model's input {spec.name!r} has shape {list(spec.shape)}; images are needed, "
             "with a shape of two or more dimensions in the file"
         )
-    if (spec.shape[0] or 1) > _MAX_BATCH:
-        raise ModelError(f"the model takes {spec.shape[0]} images at a time; export it for {_MAX_BATCH} or fewer")
+    if (spec.shape[0] or 1) > MAX_BATCH:
+        raise ModelError(f"the model takes {spec.shape[0]} images at a time; export it for {MAX_BATCH} or fewer")
     return spec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """A value that a step of a sequence hands to the next one.
+
+    Attributes:
+        input: what takes it.
+        output: what gives it.
+        begin: what the first step takes, of one sample where there is an axis of samples.
+        axis: that of the samples; None where there is none.
+    """
+
+    input: str
+    output: str
+    begin: NDArray[Any]
+    axis: int | None = None
+
+    def start(self, rows: int) -> NDArray[Any]:
+        """Return what the first step takes."""
+        return self.begin if self.axis is None else np.repeat(self.begin, rows, axis=self.axis)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,29 +168,46 @@ class Batch:
     """What is run at a time.
 
     Attributes:
-        feeds: the values of all inputs.
+        feeds: the values of all inputs; of sequences those of all steps, but for states.
         rows: how many samples they hold, those that fill up a fixed batch included.
         count: how many of them, the first, are samples.
+        steps: of a sequence, what is fed in each step beside the states; empty where a sample is none.
+        start: of a sequence, what its states begin with.
     """
 
     feeds: dict[str, NDArray[Any]]
     rows: int
     count: int
+    steps: tuple[dict[str, NDArray[Any]], ...] = ()
+    start: dict[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def first(self) -> dict[str, NDArray[Any]]:
+        """What the first run takes."""
+        return {**self.steps[0], **self.start} if self.steps else self.feeds
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
     """Samples as the model takes them.
 
+    Where there are states, a sample is a sequence: the second axis of `arrays` is that of its steps.
+
     Attributes:
         arrays: values with a row a sample, one array or more.
+        each: values of one sample, without that axis, which are the same for all.
         once: values that are fed as they are, whatever the samples.
+        whole: inputs without an axis of samples: what a sample has for them is all that a run takes.
         fixed: how many samples the model takes at a time, no more and no fewer; None where it leaves that open.
+        states: what a step of a sequence takes of the step before it.
     """
 
     arrays: Arrays
+    each: Arrays = dataclasses.field(default_factory=dict)
     once: Arrays = dataclasses.field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
     fixed: int | None = None
+    states: tuple[State, ...] = ()
 
     @classmethod
     def of(cls, spec: InputSpec, images: NDArray[Any]) -> "Inputs":
@@ -178,9 +222,9 @@ class Inputs:
         return dataclasses.replace(self, arrays={name: values[rows] for name, values in self.arrays.items()})
 
     @property
-    def nbytes(self) -> int:
-        """How many bytes the samples take."""
-        return sum(values.nbytes for values in self.arrays.values())
+    def alike(self) -> frozenset[str]:
+        """The inputs that are fed the same whatever the samples, as long as there are as many."""
+        return frozenset((*self.each, *self.once))
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield what is run at a time.
@@ -192,12 +236,24 @@ class Inputs:
         """
         size = self.fixed or size
         for start in range(0, len(self), size):
-            feeds = {name: values[start : start + size] for name, values in self.arrays.items()}
+            taken = {name: values[start : start + size] for name, values in self.arrays.items()}
             count = rows = min(size, len(self) - start)
             if self.fixed is not None and count < size:
                 rows = size
-                feeds = {name: _filled(values, size) for name, values in feeds.items()}
-            yield Batch({**feeds, **self.once}, rows, count)
+                taken = {name: _filled(values, size) for name, values in taken.items()}
+            each = {name: np.repeat(value[None], rows, axis=0) for name, value in self.each.items()}
+            yield self._batch(taken, {**each, **self.once}, rows, count)
+
+    def _batch(self, taken: Arrays, alike: dict[str, NDArray[Any]], rows: int, count: int) -> Batch:
+        if not self.states:
+            fed = {name: values[0] if name in self.whole else values for name, values in taken.items()}
+            return Batch({**fed, **alike}, rows, count)
+        steps = tuple(
+            {name: values[0, at] if name in self.whole else values[:, at] for name, values in taken.items()} | alike
+            for at in range(next(iter(taken.values())).shape[1])
+        )
+        start = {state.input: state.start(rows) for state in self.states}
+        return Batch({**taken, **alike}, rows, count, steps, start)
 
 
 Given = Inputs | NDArray[Any]

@@ -106,14 +106,14 @@ def integer_share(model: bytes, deployment: Deployment, samples: Given) -> Integ
     session = Session(model, deployment)
     graph = RuntimeGraph(optimise(model, deployment), session.output)
     batch = next(session.batches(samples[:1]))
-    values = _observe(graph, batch.feeds, deployment)
+    values, steps = _observe(graph, batch.first, deployment), max(1, len(batch.steps))
     counts: dict[str, Counter[str]] = {}
     for node in graph.nodes:
         if node.op_type not in PRODUCTS or any(value not in values for value in _operands(node)):
             continue
         macs, integer = _macs(node, values)
         found = counts.setdefault(node.op_type, Counter())
-        found.update(nodes=1, macs=macs // batch.rows, integer=integer // batch.rows)
+        found.update(nodes=1, macs=steps * macs // batch.rows, integer=steps * integer // batch.rows)
     ordered = sorted(counts, key=lambda name: (-counts[name]["macs"], name))
     return IntegerShare(
         macs=sum(found["macs"] for found in counts.values()),

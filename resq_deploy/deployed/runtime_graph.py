@@ -27,7 +27,7 @@ class RuntimeGraph:
     Args:
         model: the optimised model, as `optimise` returns it.
         output: the output that is judged.
-        once: inputs that are fed the same whatever the samples.
+        alike: inputs that are fed the same whatever the samples.
 
     Attributes:
         nodes: the nodes the output depends on, each after the nodes it reads from.
@@ -38,9 +38,9 @@ class RuntimeGraph:
         output: name of the output.
     """
 
-    def __init__(self, model: onnx.ModelProto, output: str, once: Collection[str] = ()) -> None:
+    def __init__(self, model: onnx.ModelProto, output: str, alike: Collection[str] = ()) -> None:
         self._model = model
-        self._once = frozenset(once)
+        self._alike = frozenset(alike)
         self.output = output
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         given = [value for value in model.graph.input if value.name not in stored]
@@ -71,7 +71,7 @@ class RuntimeGraph:
         return self._readers.get(value, [])
 
     def _find_varying(self) -> frozenset[str]:
-        varying = set(self.inputs).difference(self._once)
+        varying = set(self.inputs).difference(self._alike)
         for place, node in enumerate(self.nodes):
             if node.op_type not in _OF_SHAPES and varying.intersection(self._reads[place]):
                 varying.update(value for value in node.output if value)

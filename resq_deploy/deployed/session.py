@@ -21,7 +21,7 @@ from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.inlining import written_out
-from resq_deploy.deployed.inputs import Batch, Given, Inputs, InputSpec, image_input, input_specs
+from resq_deploy.deployed.inputs import Batch, Given, Inputs, InputSpec, State, image_input, input_specs
 from resq_deploy.deployed.outputs import Form, OutputSpec, find, joined
 from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import ModelError
@@ -186,9 +186,9 @@ class Session:
             Exception: whatever onnxruntime raises; its types have no common base.
         """
         parts = []
-        name = self.output
-        for batch in self.batches(samples):
-            (output,) = self._session.run([name], batch.feeds, terminate)
+        name, given = self.output, self.given(samples)
+        for batch in self.batches(given):
+            (output,) = self._run([name], batch, given.states, terminate)
             parts.append(as_scores(output, batch.rows)[: batch.count])
         return np.concatenate(parts)
 
@@ -211,32 +211,35 @@ class Session:
             Exception: whatever onnxruntime raises; its types have no common base.
         """
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in forms}
-        for batch in self.batches(samples):
-            values = self._session.run(list(forms), batch.feeds, terminate)
+        given = self.given(samples)
+        for batch in self.batches(given):
+            values = self._run(list(forms), batch, given.states, terminate)
             for (name, form), value in zip(forms.items(), values, strict=True):
                 parts[name].append(form.by_sample(name, np.asarray(value), batch.rows)[: batch.count])
         return {name: joined(of) for name, of in parts.items()}
 
     def first_answers(
-        self, samples: Given, names: Sequence[str] = ()
+        self, pieces: Sequence[Given], names: Sequence[str] = ()
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Form]]:
-        """Return outputs for samples, as `answers`, and the form of each, which is told by what they are.
+        """Return outputs as `answers` does, and the form of each, which is told by what they are.
 
         Args:
-            samples: one or more.
-            names: which outputs; all for none.
+            pieces: samples, each piece run in batches of its own.
+            names: which outputs; for none all but states, unless there are no others.
 
         Raises:
             ModelError: if the model has no such output, or an output cannot be told apart by sample.
             Exception: whatever onnxruntime raises; its types have no common base.
         """
-        specs = find(self.outputs, names, self.others)
-        wanted, batches = [spec.name for spec in specs], list(self.batches(samples))
-        runs = [self._session.run(wanted, batch.feeds) for batch in batches]
-        outputs, forms = {}, {}
-        for spec, values in zip(specs, zip(*runs, strict=True), strict=True):
-            parts, rows = [np.asarray(value) for value in values], [batch.rows for batch in batches]
-            form = Form.of(spec, parts, rows)
+        given = [self.given(piece) for piece in pieces]
+        specs = find(self.outputs, names or self._judged(given[0]), self.others)
+        wanted = [spec.name for spec in specs]
+        batches = [batch for piece in given for batch in self.batches(piece)]
+        runs = [self._run(wanted, batch, given[0].states) for batch in batches]
+        outputs, forms = dict[str, NDArray[Any]](), dict[str, Form]()
+        for place, spec in enumerate(specs):
+            parts = [np.asarray(values[place]) for values in runs]
+            form = Form.of(spec, parts, [batch.rows for batch in batches])
             each = zip(parts, batches, strict=True)
             outputs[spec.name] = joined(
                 [form.by_sample(spec.name, part, batch.rows)[: batch.count] for part, batch in each]
@@ -255,12 +258,41 @@ class Session:
         """
         if not self.reports:
             return None
-        (said,) = self._session.run([HEALTH], next(self.batches(samples[:1])).feeds)
+        (said,) = self._session.run([HEALTH], next(self.batches(samples[:1])).first)
         return read_health(np.asarray(said))
 
     def batches(self, samples: Given) -> Iterator[Batch]:
         """Yield the batches that are run for samples."""
         return self.given(samples).batches(self._deployment.batch)
+
+    def _judged(self, given: Inputs) -> list[str]:
+        """Return the names of the outputs but for states; of all where there are no others."""
+        states = {state.output for state in given.states}
+        names = [spec.name for spec in self.outputs]
+        return [name for name in names if name not in states] or names
+
+    def _run(
+        self,
+        names: Sequence[str],
+        batch: Batch,
+        states: Sequence[State],
+        terminate: ort.RunOptions | None = None,
+    ) -> list[Any]:
+        """Return outputs of a batch; of a sequence those of all steps, along an axis behind that of the samples.
+
+        Raises:
+            ValueError: if the sizes differ from step to step.
+            Exception: whatever onnxruntime raises.
+        """
+        if not batch.steps:
+            return list(self._session.run(list(names), batch.feeds, terminate))
+        wanted = list(dict.fromkeys((*names, *(state.output for state in states))))
+        carried, found = batch.start, list[dict[str, Any]]()
+        for step in batch.steps:
+            made = dict(zip(wanted, self._session.run(wanted, {**step, **carried}, terminate), strict=True))
+            carried = {state.input: made[state.output] for state in states}
+            found.append(made)
+        return [_over_steps([np.asarray(made[name]) for made in found], batch.rows) for name in names]
 
     def given(self, samples: Given) -> Inputs:
         """Return samples as inputs by name.
@@ -269,6 +301,13 @@ class Session:
             ModelError: if they are an array, and the model takes more than images.
         """
         return samples if isinstance(samples, Inputs) else Inputs.of(self.input, samples)
+
+
+def _over_steps(values: Sequence[NDArray[Any]], rows: int) -> NDArray[Any]:
+    """Return what the steps of sequences gave, [rows, ...] each, as [rows, steps, ...]; else as [steps, ...]."""
+    if len({value.shape for value in values}) > 1:
+        raise ValueError("an output has other sizes in other steps of a sequence")
+    return np.stack(values, axis=1 if values[0].shape[:1] == (rows,) else 0)
 
 
 def as_scores(output: object, images: int) -> NDArray[np.float32]:

@@ -184,6 +184,7 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
     """
     try:
         session = Session(given.proto.SerializeToString(), deployment)
+        taken = session.input
     except ModelError:
         if dataset is None:
             return None
@@ -194,10 +195,10 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
             images = dataset.calibration(_CALIBRATION_IMAGES, 0).images
         except DataError:  # there are none but those to test with
             images, drawn = dataset.evaluation(_CALIBRATION_IMAGES).images, None
-        return _Images(images=images, inputs=session.input.prepare(images[:_TRIAL_IMAGES]), drawn=drawn)
+        return _Images(images=images, inputs=taken.prepare(images[:_TRIAL_IMAGES]), drawn=drawn)
     for size in _TRIAL_SIZES:
-        shape = [_CALIBRATION_IMAGES, *(length or size for length in session.input.shape[1:])]
-        images = synthetic_inputs(shape, session.input.dtype)
+        shape = [_CALIBRATION_IMAGES, *(length or size for length in taken.shape[1:])]
+        images = synthetic_inputs(shape, taken.dtype)
         try:
             session.run(images[:_TRIAL_IMAGES])
         except _REFUSALS:

@@ -136,6 +136,15 @@ def models():
 
 
 @pytest.fixture(scope="session")
+def kinds():
+    """The builders of files of other kinds, in kinds.py."""
+    spec = importlib.util.spec_from_file_location("kinds_of_files", SOURCE.with_name("kinds.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def stored_cases():
     """The builders of stored_cases.py: files that store values in every place a file has for them."""
     spec = importlib.util.spec_from_file_location("stored_cases", SOURCE.with_name("stored_cases.py"))

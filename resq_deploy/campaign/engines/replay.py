@@ -86,7 +86,7 @@ class ReplayEngine:
             self._check_time(session, options.time_limit)
         try:
             self._graph = RuntimeGraph(
-                optimise(injector.patcher.golden, self._deployment), session.output, session.given(golden.inputs).once
+                optimise(injector.patcher.golden, self._deployment), session.output, session.given(golden.inputs).alike
             )
             self._graph.learn_types(self._deployment)
             parts = [list(session.batches(golden.inputs[piece])) for piece in golden.pieces(None)]

@@ -32,7 +32,7 @@ def test_all_outputs_are_given_by_name_in_their_own_types(models):
     ]
     session = session_of(models, nodes, given)
     images = models.images(6)  # a batch and a half
-    outputs, forms = session.first_answers(images)
+    outputs, forms = session.first_answers([images])
 
     assert set(forms.values()) == {Form()}
     assert {name: (values.dtype.name, values.shape) for name, values in outputs.items()} == {
@@ -45,9 +45,9 @@ def test_all_outputs_are_given_by_name_in_their_own_types(models):
     assert np.array_equal(outputs["flat"], flat)
     assert np.array_equal(outputs["best"], flat.argmax(axis=1))
     assert list(session.answers(images, {"best": Form()})) == ["best"]
-    assert list(session.first_answers(images, ["more", "flat"])[0]) == ["more", "flat"]
+    assert list(session.first_answers([images], ["more", "flat"])[0]) == ["more", "flat"]
     with pytest.raises(ModelError, match="output 'none' is not there; its outputs are 'flat', 'half', 'best', 'more'"):
-        session.first_answers(images, ["none"])
+        session.first_answers([images], ["none"])
 
 
 def test_of_an_output_that_has_other_sizes_each_sample_keeps_its_own(models):
@@ -70,7 +70,7 @@ def test_of_an_output_that_has_other_sizes_each_sample_keeps_its_own(models):
     )
     session = Session(proto.SerializeToString(), Deployment())
     images = models.images(3)
-    outputs, forms = session.first_answers(images)
+    outputs, forms = session.first_answers([images])
 
     assert forms["rows"] == Form(leading=False, ragged=True)
     assert forms["count"] == Form(leading=False)
@@ -86,4 +86,4 @@ def test_of_an_output_that_has_other_sizes_each_sample_keeps_its_own(models):
 def test_several_samples_that_no_axis_tells_apart_are_refused(models):
     session = session_of(models, [models.node("Transpose", "x", "y", perm=[1, 0, 2, 3])], [("y", 1, None)])
     with pytest.raises(ModelError, match=r"output 'y' has shape \[3, 4, 8, 8\] for 4 samples, which must be [^\n]+$"):
-        session.first_answers(models.images(5))
+        session.first_answers([models.images(5)])

@@ -1,11 +1,15 @@
 """What a model takes and gives: layouts, types, fixed batches, time limits."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from resq_deploy.data.samples import Samples
+from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.outputs import Form
 from resq_deploy.deployed.session import Deployment, Session, Watchdog, first_line
 from resq_deploy.errors import DataError, ModelError
 
@@ -96,3 +100,27 @@ def test_an_unknown_provider_is_refused_with_those_there_are():
 )
 def test_the_first_line_of_an_error(text, line):
     assert first_line(ValueError(text)) == line
+
+
+def test_states_are_handed_from_step_to_step_and_outputs_joined_over_them(kinds):
+    model = kinds.five_states().SerializeToString()
+    samples = Samples(
+        name="d",
+        arrays={"x": np.random.default_rng(0).standard_normal((3, 4, 6)).astype(np.float32)},
+        states={name: f"{name}_out" for name in kinds.STATES},
+    )
+    session = Session(model, Deployment())
+    inputs = bound(samples, session.inputs, [output.name for output in session.outputs])
+    outputs, _ = session.first_answers([inputs])
+
+    plain = onnxruntime.InferenceSession(model)
+    for sample, found in zip(samples.arrays["x"], outputs["y"], strict=True):
+        carried = {name: np.zeros((1, 6), np.float32) for name in kinds.STATES}
+        for step, wanted in zip(sample, found, strict=True):
+            given = dict(
+                zip([o.name for o in plain.get_outputs()], plain.run(None, {"x": step[None], **carried}), strict=True)
+            )
+            assert given["y"][0].tobytes() == wanted.tobytes()
+            carried = {name: given[f"{name}_out"] for name in kinds.STATES}
+    assert list(outputs) == ["y"]  # states are no answers
+    assert np.array_equal(session.answers(inputs[1:], {"y": Form()})["y"], outputs["y"][1:])
