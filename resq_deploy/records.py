@@ -153,8 +153,18 @@ def provenance() -> dict[str, Any]:
         "versions": versions,
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "cpu": cpu_name(),
         "cpu_flags": cpu_features(),
     }
+
+
+def cpu_name() -> str:
+    """Return what the CPU calls itself; empty where the system does not say."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")), "")
 
 
 def cpu_features() -> list[str]:

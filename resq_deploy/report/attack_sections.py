@@ -120,8 +120,7 @@ def _common_radius(runs: Sequence[Run]) -> str | None:
 def _robust(run: Run) -> Section:
     summary, norm = run.summary, _norm(run)
     epsilon, worst = _strongest(summary["worst_case"])
-    shown = "" if summary["trustworthy"] else ", which was not shown to be trustworthy"
-    title = f"{run.label}: {percent(worst)} withstand all attacks at {radius(run, epsilon)}{shown}"
+    title = f"{run.label}: {_title(run, percent(worst))} within {radius(run, epsilon)}"
     lines = [_over_epsilon(name, summary["clean"], found) for name, found in summary["robust"].items()]
     if len(lines) > 1:
         lines.append(_over_epsilon("worst case", summary["clean"], summary["worst_case"]))
@@ -148,6 +147,17 @@ def _robust(run: Run) -> Section:
             f"logits differ by {twin['max_logit_difference']:.3g} at most."
         )
     return Section(title=title, topic="Attacks", blocks=blocks)
+
+
+def _title(run: Run, worst: str) -> str:
+    """Say how many images are answered right under the attacks that were tried: of others nothing is known."""
+    attacks = listed(list(run.summary["robust"]))
+    if untrusted(run):
+        return f"{worst} are answered right, which is not to be trusted,"
+    if run.summary.get("upper_bound"):
+        return f"at most {worst} are answered right: {attacks} only, an upper bound,"
+    doubt = "" if run.summary["trustworthy"] else ", which was not shown to be trustworthy,"
+    return f"{worst} are answered right under {attacks}{doubt}"
 
 
 def _bands(runs: Sequence[Run]) -> str:

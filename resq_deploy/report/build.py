@@ -10,9 +10,11 @@ from resq_deploy.report.compare import compare, pair_up
 from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.difference import Comparison, Single
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
+from resq_deploy.report.glossary import with_glossary
 from resq_deploy.report.runs import Run, arithmetic, load_runs, of_command
 from resq_deploy.report.scope import not_tested
 from resq_deploy.report.text import NONE, counted, listed, percent, rate, share
+from resq_deploy.report.verdict import verdict_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +86,8 @@ def document(evidence: Evidence) -> Document:
     files = list(names.values())
     about = f"{len(files)} deployed file{'s' if len(files) > 1 else ''} ({listed(files)})" if files else "training"
     lead = f"{counted(len(runs), 'run')} on {about}. In brackets: {_levels(runs)}."
-    return Document(title="resq-deploy report", lead=lead, sections=sections)
+    verdict = verdict_of(runs, evidence.comparisons)
+    return with_glossary(Document(title="resq-deploy report", lead=lead, sections=sections, verdict=verdict))
 
 
 def _levels(runs: Sequence[Run]) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resq_deploy.report.document import Document, Dots, Lines, Section, Series, Table
+from resq_deploy.report.document import Document, Dots, Lines, Section, Series, Statement, Table, Tone, Verdict
+from resq_deploy.report.glossary import with_glossary
 from resq_deploy.report.page import render
-from resq_deploy.report.text import percent
+from resq_deploy.report.text import at_least, at_most, percent, rate
+from resq_deploy.report.wide import too_wide
 
 NAMES = {"baseline": "baseline", "resq": "hardened (RESQ)", "protected": "hardened and protected"}
 
@@ -46,7 +48,61 @@ def demo_page(summary: Mapping[str, Any]) -> str:
         f"{summary['network']} on {summary['dataset']}: the same network before and after hardening, and with votes "
         f"and codes in its file, as deployed int8 ONNX files run with onnxruntime in {_arithmetic(summary)}."
     )
-    return render(Document(title="resq-deploy demo", lead=lead, sections=sections))
+    document = Document(title="resq-deploy demo", lead=lead, sections=sections, verdict=_verdict(summary))
+    return render(with_glossary(document))
+
+
+def _verdict(summary: Mapping[str, Any]) -> Verdict:
+    """Say what hardening and protection gained and cost, at the largest radius and rate."""
+    files = summary["files"]
+    before, hardened, protected = (files[name] for name in NAMES)
+    radius = f"{255 * before['pgd'][-1]['epsilon']:g}/255"
+    attacked = [percent(file["pgd"][-1]["int8"]) for file in (before, hardened)]
+    clean = [percent(file["accuracy"]["int8"]) for file in (before, hardened)]
+    points = [file["curve"][-1] for file in (before, hardened, protected)]
+    flips = protected["single"]
+    return Verdict(
+        statements=[
+            Statement(
+                about=NAMES["resq"],
+                tone=Tone.OPEN,
+                label="Upper bound",
+                text=f"Under PGD within {radius}, {attacked[1]} of the images are answered right, instead of "
+                f"{attacked[0]}; without attack {clean[1]}, instead of {clean[0]}.",
+                reservations=[
+                    "Attacks made on the float network, and run on the int8 file: one with the file's own "
+                    "gradients may leave fewer"
+                ],
+            ),
+            _flipped(NAMES["protected"], points),
+            Statement(
+                about=NAMES["protected"],
+                tone=Tone.SHOWN,
+                label="Shown",
+                text=f"At most {at_most(flips['rates']['sdc1']['high'])} of the images get another answer when one "
+                f"stored bit is flipped, on average over all such faults (measured: {percent(flips['rates']['sdc1'])}; "
+                f"unprotected and not hardened: {percent(before['single']['rates']['sdc1'])}).",
+            ),
+        ],
+        grounds=[f"Bounds are ends of 95 % intervals. Run with onnxruntime in {_arithmetic(summary)}. {_NOT_TESTED}"],
+    )
+
+
+def _flipped(about: str, points: Sequence[Mapping[str, Any]]) -> Statement:
+    before, hardened, protected = (point["accuracy"] for point in points)
+    wide, ber = too_wide(protected), rate(points[-1]["ber"])
+    kept = (
+        f"between {at_least(protected['low'])} and {at_most(protected['high'])}"
+        if wide
+        else (f"at least {at_least(protected['low'])}")
+    )
+    return Statement(
+        about=about,
+        tone=Tone.OPEN if wide else Tone.SHOWN,
+        label="Too few chips to tell" if wide else "Shown",
+        text=f"When every stored weight bit flips with a probability of {ber}, accuracy is {kept} on average over "
+        f"devices (measured: {percent(protected)}; hardened alone {percent(hardened)}, neither {percent(before)}).",
+    )
 
 
 def _arithmetic(summary: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What a report is made of, free of how it is drawn or written: sections of paragraphs, tables and plots."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -151,6 +152,53 @@ class Section:
     blocks: Sequence[Block] = ()
 
 
+class Tone(enum.StrEnum):
+    """What a statement is to its reader."""
+
+    ALARM = "alarm"
+    """Figures that must not be used."""
+    FAILED = "failed"
+    """Something was asked for, and is not so."""
+    HARM = "harm"
+    """It was shown that the file does not withstand something."""
+    OPEN = "open"
+    """The figures leave it open, or say it of some attacks or chips alone."""
+    SHOWN = "shown"
+    """It was shown."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What figures say, in a sentence or two of plain words.
+
+    Attributes:
+        about: the file or network that it is about.
+        tone: what it is to its reader.
+        label: the same in a word or two.
+        text: the statement, with its bound.
+        reservations: what it does not say, each a phrase or a sentence.
+    """
+
+    about: str
+    tone: Tone
+    label: str
+    text: str
+    reservations: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a report comes to: it stands before everything else.
+
+    Attributes:
+        statements: those that nobody may overlook first.
+        grounds: what all of them rest on: level, machine, arithmetic, and what was not looked at.
+    """
+
+    statements: Sequence[Statement]
+    grounds: Sequence[str] = ()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
     """A whole report.
@@ -159,8 +207,10 @@ class Document:
         title: its heading.
         lead: what it is about, in a sentence or two.
         sections: its parts, in order.
+        verdict: what it comes to; None where there is nothing to say.
     """
 
     title: str
     lead: str
     sections: Sequence[Section]
+    verdict: Verdict | None = None

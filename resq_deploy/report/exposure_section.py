@@ -9,6 +9,7 @@ from resq_deploy.report.document import Block, Dots, JsonEstimate, Section, Seri
 from resq_deploy.report.fault_table import FaultTable
 from resq_deploy.report.runs import Run, judged_on
 from resq_deploy.report.text import NONE, count, counted, listed, percent, quantity, rate, share
+from resq_deploy.report.wide import folded_where_wide
 
 _FIRST_ORDER = 0.5
 _BEYOND = "no longer rare"
@@ -48,12 +49,16 @@ def exposed(run: Run, table: FaultTable) -> Section:
             log_x=True,
             description=f"{' and '.join(drawn).capitalize()} by role, the role with most risk on top. {title}.",
         ),
-        Table(
-            headers=[
-                *("role", "bits", "of the bits", "wrong answers of one fault", "failing faults", "due", "faults"),
-                "of the risk",
-            ],
-            rows=[_role_row(role, exposure, shared=enough) for role in by_risk],
+        *folded_where_wide(
+            Table(
+                headers=[
+                    *("role", "bits", "of the bits", "wrong answers of one fault", "failing faults", "due", "faults"),
+                    "of the risk",
+                ],
+                rows=[_role_row(role, exposure, shared=enough) for role in by_risk],
+            ),
+            [[roles[role]["wrong_answers"]] for role in by_risk],
+            "faults",
         ),
         *_whose(run, roles, seen),
         *_expected(exposure),

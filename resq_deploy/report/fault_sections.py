@@ -13,6 +13,7 @@ from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
 from resq_deploy.report.runs import LAYERS_DRAWN, Run, draws_layers, judged_on, subsampled
 from resq_deploy.report.text import NONE, count, percent, rate, share, short, side_by_side
+from resq_deploy.report.wide import folded_where_wide, too_wide
 
 MOST_SERIES = 6
 """More series than this cannot be told apart in one plot."""
@@ -93,7 +94,7 @@ def _bit_errors(runs: Sequence[Run]) -> Section:
                 description=f"Accuracy over bit error rate. {title}.",
             )
         )
-    blocks += [_curve_table(runs), *(_rates_table(run) for run in runs)]
+    blocks += [*_curve_table(runs), *(_rates_table(run) for run in runs)]
     return Section(title=title, topic="Bit errors", blocks=blocks)
 
 
@@ -108,7 +109,7 @@ def _curve(run: Run) -> Series:
     )
 
 
-def _curve_table(runs: Sequence[Run]) -> Table:
+def _curve_table(runs: Sequence[Run]) -> list[Table]:
     rates = sorted({point["ber"] for run in runs for point in run.summary["curve"]})
     headers = ["bit error rate"]
     for run in runs:
@@ -116,14 +117,15 @@ def _curve_table(runs: Sequence[Run]) -> Table:
     first = ["fault-free"]
     for run in runs:
         first += [percent(run.summary["golden"]["accuracy"]), NONE, NONE]
-    rows = [first]
+    rows, figures = [first], [[run.summary["golden"]["accuracy"] for run in runs]]
     for ber in rates:
+        points = [next((p for p in run.summary["curve"] if p["ber"] == ber), None) for run in runs]
         row = [rate(ber)]
-        for run in runs:
-            point = next((p for p in run.summary["curve"] if p["ber"] == ber), None)
+        for point in points:
             row += [percent(point["accuracy"]), share(point["worst"]), _quartiles(point)] if point else [NONE] * 3
         rows.append(row)
-    return Table(headers=headers, rows=rows)
+        figures.append([point and point["accuracy"] for point in points])
+    return folded_where_wide(Table(headers=headers, rows=rows), figures, "chips")
 
 
 def _quartiles(point: Mapping[str, Any]) -> str:
@@ -171,10 +173,12 @@ def _outcomes(runs: Sequence[Run]) -> Section:
             )
         )
     names = [*COUNTS, *(_SPLIT if any(run.summary.get("detection") for run in runs) else ())]
-    rows = [[name, _MEANING[name], *(_rate(run.summary, name) for run in runs)] for name in names]
-    rows.append(["due", _MEANING["due"], *(percent(run.summary["due"]) for run in runs)])
-    rows.append(["accuracy", "under a fault", *(percent(run.summary["accuracy"]) for run in runs)])
-    blocks.append(Table(headers=["outcome", "meaning", *(run.label for run in runs)], rows=rows))
+    found = [(name, _MEANING[name], [run.summary["rates"].get(name) for run in runs]) for name in names]
+    found.append(("due", _MEANING["due"], [run.summary["due"] for run in runs]))
+    found.append(("accuracy", "under a fault", [run.summary["accuracy"] for run in runs]))
+    rows = [[name, meaning, *map(percent, figures)] for name, meaning, figures in found]
+    table = Table(headers=["outcome", "meaning", *(run.label for run in runs)], rows=rows)
+    blocks += folded_where_wide(table, [figures for *_, figures in found], "faults")
     return Section(title=title, topic="Outcomes", blocks=blocks)
 
 
@@ -187,10 +191,12 @@ def _places(run: Run, table: FaultTable) -> Section:
         drawn = [found for found in maps if found is not None]
         told = Caption(text=f"Mean SDC-1 of the faults drawn, by colour.{_design_note(run)}")
         blocks += [told, *drawn] if drawn else []
-    blocks.append(_group_table("layer", layers[:_LAYERS_SHOWN]))
-    if len(layers) > _LAYERS_SHOWN:
-        blocks.append(_group_table("layer", layers, folded=f"All {len(layers)} layers"))
-    blocks.append(_group_table("bit", list(run.summary["by_bit"].items()), folded="By bit position, over all roles"))
+    telling = [layer for layer in layers if layer[1]["sdc1"] and not too_wide(layer[1]["sdc1"])]
+    if telling:
+        blocks.append(_group_table("layer", telling[:_LAYERS_SHOWN]))
+    if len(telling) < len(layers) or len(telling) > _LAYERS_SHOWN:
+        blocks += _told_apart("layer", layers, folded=f"All {len(layers)} layers")
+    blocks += _told_apart("bit", list(run.summary["by_bit"].items()), folded="By bit position, over all roles")
     blocks += _worst(table, " on the images it was judged on" if subsampled(run) else "")
     return Section(title=f"{run.label}: {_hardest(layers)}", topic="Layers and bits", blocks=blocks)
 
@@ -204,15 +210,19 @@ def _hardest(layers: Sequence[tuple[str, Any]]) -> str:
     known = [(name, as_estimate(rates["sdc1"])) for name, rates in layers if rates["sdc1"]]
     if not known:
         return "no fault could be judged"
-    (name, top), others = known[0], known[1:]
-    told = percent(top.as_dict())
-    if not top.value:
+    if not any(one.value for _, one in known):
         return "no answer was changed"
+    telling = [layer for layer in known if not too_wide(layer[1].as_dict())]
+    if not telling or not telling[0][1].value:
+        return "too few faults to tell the layers apart"
+    name, top = telling[0]
+    others, told = [layer for layer in known if layer[0] != name], percent(top.as_dict())
     if not others:
         return f"SDC-1 of {name}, the only layer hit, is {told}"
     if all(other.high < top.low for _, other in others):
         return f"layer {name} is hit hardest, SDC-1 {told}"
-    return f"the largest SDC-1 is {told}, of layer {name}, but the figures do not tell it apart from all other layers"
+    few = "" if len(telling) == len(known) else " of those with enough faults to tell"
+    return f"the largest SDC-1{few} is {told}, of layer {name}, but the figures do not tell it apart from all others"
 
 
 def _design_note(run: Run) -> str:
@@ -276,6 +286,10 @@ def _group_table(what: str, groups: Sequence[tuple[str, Any]], folded: str = "")
         for name, rates in groups
     ]
     return Table(headers=[what, "SDC-1", "right became wrong", "SDC-10", "faults"], rows=rows, folded=folded)
+
+
+def _told_apart(what: str, groups: Sequence[tuple[str, Any]], folded: str) -> list[Table]:
+    return folded_where_wide(_group_table(what, groups, folded), [[rates["sdc1"]] for _, rates in groups], "faults")
 
 
 def _worst(table: FaultTable, where: str) -> list[Block]:

@@ -1,6 +1,7 @@
 """A report for machines: everything as JSON, or every estimate as a row of CSV."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 from resq_deploy.report.build import Evidence
 from resq_deploy.report.scope import not_tested
+from resq_deploy.report.verdict import verdict_of
 
 SCHEMA = 1
 _COLUMNS = ("run", "command", "file", "figure", "value", "low", "high", "n", "confidence")
@@ -33,6 +35,7 @@ def as_json(evidence: Evidence) -> str:
         ],
         "not_compared": [{"run": single.run.label, "reason": single.reason} for single in evidence.singles],
         "not_tested": not_tested(evidence.runs),
+        "verdict": dataclasses.asdict(verdict_of(evidence.runs, evidence.comparisons)),
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
 

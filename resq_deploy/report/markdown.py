@@ -1,15 +1,23 @@
 """A report as Markdown: the words and tables of the page, without its plots."""
 
-from resq_deploy.report.document import Block, Bullets, Document, Notice, Table
+from resq_deploy.report.document import Block, Bullets, Document, Notice, Statement, Table
 
 
 def as_markdown(document: Document) -> str:
     """Return a report as Markdown (tables as on GitHub)."""
     parts = [f"# {_plain(document.title)}", _plain(document.lead)]
+    if document.verdict:
+        parts += [_statement(statement) for statement in document.verdict.statements]
+        parts += [_plain(ground) for ground in document.verdict.grounds]
     for section in document.sections:
         parts.append(f"## {_plain(section.title)}")
         parts += [text for block in section.blocks if (text := _block(block))]
     return "\n\n".join(parts) + "\n"
+
+
+def _statement(statement: Statement) -> str:
+    reservations = "".join(f" {_plain(one)}." for one in statement.reservations)
+    return f"> **{_plain(statement.about)}: {_plain(statement.label)}.** {_plain(statement.text)}{reservations}"
 
 
 def _block(block: Block) -> str:

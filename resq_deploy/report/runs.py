@@ -42,7 +42,7 @@ _RECORDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A finished run.
+    """A finished run; one whose audit failed is finished, too, and must be seen to have failed.
 
     Attributes:
         label: what the report calls it: the end of its path, as much as tells the runs apart.
@@ -204,11 +204,9 @@ def _expanded(path: pathlib.Path) -> Iterable[pathlib.Path]:
 def _load(path: pathlib.Path, label: str) -> Run:
     manifest = read_manifest(path)
     check_schema(manifest, "manifest", path / "manifest.json")
-    if manifest["status"] != "done":
-        raise RunFolderError(
-            f"{path} is not finished (status {manifest['status']!r}): finish it with --resume, or run again"
-        )
     file = path / "summary.json"
+    if manifest["status"] not in ("done", "failed") or (manifest["status"] == "failed" and not file.is_file()):
+        raise _unfinished(path, manifest)
     if not file.is_file():
         raise RunFolderError(f"cannot read {file}: it is missing; copy the whole folder again, or run again")
     summary = read_json(file)
@@ -217,9 +215,17 @@ def _load(path: pathlib.Path, label: str) -> Run:
     if version != known:
         raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads {known}: run again")
     check_schema(summary, manifest["command"], file)
+    if manifest["status"] == "failed" and not summary.get("audit", {}).get("mismatches"):
+        raise _unfinished(path, manifest)  # the summary is of an earlier session, or of another failure
     run = Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
     # What names the run in every figure and table names the drawing, too.
     return dataclasses.replace(run, label=f"{run.label} (layers drawn evenly)") if draws_layers(run) else run
+
+
+def _unfinished(path: pathlib.Path, manifest: Mapping[str, Any]) -> RunFolderError:
+    return RunFolderError(
+        f"{path} is not finished (status {manifest['status']!r}): finish it with --resume, or run again"
+    )
 
 
 def _labels(paths: Sequence[pathlib.Path]) -> list[str]:

@@ -5,9 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resq_deploy.report.document import Block, Document, Notice, Section, Table
+from resq_deploy.report.document import Block, Document, JsonEstimate, Notice, Section, Statement, Table, Tone, Verdict
+from resq_deploy.report.glossary import with_glossary
 from resq_deploy.report.study_figures import CONTRASTS, Corner, Metric, change, metrics_of
-from resq_deploy.report.text import NONE, count, percent, points
+from resq_deploy.report.text import NONE, count, listed, percent, points
+from resq_deploy.report.wide import folded_where_wide
 
 PUBLISHED = {"attack": 10.35, "fault": 12.47}
 """Largest gains of RESQ (arXiv 2603.15413), in points: of attack resilience, of fault resilience."""
@@ -29,13 +31,58 @@ def study_document(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Doc
         own = [corner for corner in corners if (corner.network, corner.dataset) == pair]
         if any(corner.seeds for corner in own):
             sections.append(_table(pair, own))
-    return Document(
-        title=summary["title"],
-        lead=f"Networks by data sets by stages by seeds{profile}: every figure is of the deployed int8 file, with its "
-        f"interval ({_levels(corners)}); over two or more seeds it is Student's over the seeds, of one seed, or of "
-        "seeds that agree to the last digit, it is the seed's own.",
-        sections=sections,
+    return with_glossary(
+        Document(
+            title=summary["title"],
+            lead=f"Networks by data sets by stages by seeds{profile}: every figure is of the deployed int8 file, with "
+            f"its interval ({_levels(corners)}); over two or more seeds it is Student's over the seeds, of one seed, "
+            "or of seeds that agree to the last digit, it is the seed's own.",
+            sections=sections,
+            verdict=_verdict(corners, pairs),
+        )
     )
+
+
+def _verdict(corners: Sequence[Corner], pairs: Sequence[tuple[str, str]]) -> Verdict:
+    """Say what hardening changed, network by network; before that, which robust accuracies must not be used."""
+    statements = [
+        Statement(
+            about=f"{corner.network} on {corner.dataset}, {corner.variant}",
+            tone=Tone.ALARM if corner.untrusted else Tone.OPEN,
+            label="Do not use" if corner.untrusted else "Not checked",
+            text="The accuracy under attack failed a validity check and may be far too high."
+            if corner.untrusted
+            else "The accuracy under attack was not shown to be trustworthy: checks for masked gradients did not run.",
+        )
+        for corner in sorted(corners, key=lambda corner: not corner.untrusted)
+        if corner.untrusted or corner.unchecked
+    ]
+    for pair in pairs:
+        named = {corner.variant: corner for corner in corners if (corner.network, corner.dataset) == pair}
+        changed = {kind: _best(named, kind) for kind in ("clean", *PUBLISHED)}
+        if set(changed.values()) <= {NONE, "not run"}:
+            continue
+        seeds = min(len(named[name].seeds) for name in ("baseline", _hardened(named)))
+        names = {"clean": "accuracy without attack or fault"} | _GAIN_OF
+        told = listed([f"{names[kind]} by {by} points" for kind, by in changed.items() if by not in (NONE, "not run")])
+        few = ["One seed: nothing is known of another training"] if seeds < 2 else []
+        picked = "Of attack and fault resilience the radius and the rate with the largest gain, which flatters"
+        statements.append(
+            Statement(
+                about=f"{pair[0]} on {pair[1]}",
+                tone=Tone.OPEN if few else Tone.SHOWN,
+                label="One seed" if few else f"{count(seeds)} seeds",
+                text=f"All stages together changed {told}.",
+                reservations=[picked, *few],
+            )
+        )
+    done, asked = sum(len(corner.seeds) for corner in corners), sum(corner.asked for corner in corners)
+    grounds = [f"{done} of {asked} cells were run; intervals are {_levels(corners)} ones, in points."]
+    return Verdict(statements=statements, grounds=grounds)
+
+
+def _hardened(named: Mapping[str, Corner]) -> str:
+    return "resq" if "resq" in named else "attack+fault"
 
 
 def _levels(corners: Sequence[Corner]) -> str:
@@ -140,7 +187,7 @@ def _beside_the_paper(corners: Sequence[Corner], pairs: Sequence[tuple[str, str]
 
 def _best(named: Mapping[str, Corner], kind: str) -> str:
     """Return the largest change from the baseline to all stages among the metrics of a kind."""
-    hardened = "resq" if "resq" in named else "attack+fault"
+    hardened = _hardened(named)
     if "baseline" not in named or hardened not in named:
         return NONE
     before, after = named["baseline"], named[hardened]
@@ -169,6 +216,8 @@ def _table(pair: tuple[str, str], corners: Sequence[Corner]) -> Section:
         headers=["", *(_heading(corner, run) for corner in run)],
         rows=[[str(metric), *(_figure(corner, metric) for corner in run)] for metric in metrics],
     )
+    found = [[_mean(corner, metric) for corner in run] for metric in metrics]
+    told = folded_where_wide(figures, found, "seeds, faults or images")
     changes = Table(
         headers=["change, in points", *(name for name, _, _ in contrasts)],
         rows=[[str(metric), *(_change(before, after, metric) for _, before, after in contrasts)] for metric in metrics],
@@ -177,7 +226,7 @@ def _table(pair: tuple[str, str], corners: Sequence[Corner]) -> Section:
     return Section(
         title=f"{pair[0]} on {pair[1]}",
         topic=_seeds(seeds),
-        blocks=[figures, changes] if contrasts else [figures],
+        blocks=[*told, changes] if contrasts else told,
     )
 
 
@@ -192,8 +241,12 @@ def _seeds(number: int) -> str:
 
 
 def _figure(corner: Corner, metric: Metric) -> str:
+    return percent(_mean(corner, metric))
+
+
+def _mean(corner: Corner, metric: Metric) -> JsonEstimate | None:
     found = corner.mean(metric)
-    return percent(found.as_dict() if found else None)
+    return found.as_dict() if found else None
 
 
 def _change(before: Corner, after: Corner, metric: Metric) -> str:

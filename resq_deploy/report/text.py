@@ -29,6 +29,23 @@ def points(estimate: JsonEstimate) -> str:
     return f"{_zero(value, digits):+.{digits}f} [{_zero(low, digits):+.{digits}f}, {_zero(high, digits):+.{digits}f}]"
 
 
+def at_most(high: float) -> str:
+    """Write an upper bound of a share in per cent with two significant digits, rounded up: it must not claim more."""
+    return f"{_up(100 * high):.3g} %"
+
+
+def at_least(low: float) -> str:
+    """Write a lower bound of a share in per cent with three significant digits, rounded down likewise."""
+    return f"{_down(100 * low):.3g} %"
+
+
+def _up(high: float) -> float:
+    if high <= 0.0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(high)) - 1)
+    return math.ceil(high / unit * (1.0 - 1e-12)) * unit
+
+
 def _down(low: float) -> float:
     """Return a lower end with three significant digits, rounded down: it must not claim more."""
     if low <= 0.0:

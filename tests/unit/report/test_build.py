@@ -33,7 +33,7 @@ def test_a_mixture_of_runs_has_every_part(report):
     topics = [found.topic for found in report.sections]
     for topic in ("Overview", "Bit errors", "Outcomes", "Exposure", "Layers and bits", "Attacks", "Comparison"):
         assert topic in topics
-    assert topics[-2:] == ["Limits", "Provenance"]
+    assert topics[-3:] == ["Limits", "Provenance", "Glossary"]
     assert {"Stage by stage", "Critical layers"} <= set(topics)
     assert report.lead.startswith("6 runs on 2 deployed files (digits.int8.onnx and coarse.int8.onnx).")
 
@@ -55,7 +55,10 @@ def test_the_curve_shows_every_chip_with_band_and_mean(report):
 
 def test_each_bit_error_rate_has_all_outcomes_and_none_is_pooled(report, curve):
     points = json.loads((curve / "summary.json").read_text())["curve"]
-    main, rates, _ = tables(section(report, "Bit errors"))
+    main, few, rates, _ = tables(section(report, "Bit errors"))
+    assert [row[0] for row in main.rows] == ["fault-free"]
+    assert few.folded == "2 of 3 rows: too few chips to tell (intervals wider than 50 points)"
+    assert [row[0] for row in few.rows] == ["1e-3", "3e-2"]
     assert rates.headers == ["outcome", "meaning", "at 1e-3", "at 3e-2"]
     sdc1 = next(row for row in rates.rows if row[0] == "sdc1")
     assert sdc1[2:] == [percent(point["rates"]["sdc1"]) for point in points]
@@ -85,17 +88,20 @@ def test_gates_stand_on_top_and_failed_ones_cannot_be_overlooked(single, copied)
 
 def test_outcomes_and_exposure_name_every_rate_with_its_interval(report, single):
     summary = json.loads((single / "summary.json").read_text())
-    (outcomes,) = tables(section(report, "Outcomes"))
-    cells = {row[0]: row[2] for row in outcomes.rows}
+    cells = {row[0]: row[2] for table in tables(section(report, "Outcomes")) for row in table.rows}
     assert cells.keys() == {*summary["rates"], "due", "accuracy"}
     assert cells["sdc1"].startswith(f"{100 * summary['rates']['sdc1']['value']:.1f}"[:3])
     exposure = section(report, "Exposure", "single")
-    kinds, by_role, _ = tables(exposure)
+    kinds, *by_role, _ = tables(exposure)
     assert [row[0] for row in kinds.rows] == ["wrong answers", "failing faults", "failing faults, over 1 %", "due"]
     assert kinds.headers[-1] == "in 10^9 hours (FIT), of a memory with 100 FIT in 10^6 bits"
     fit = summary["exposure"]["fit"]["failing_faults"]["total"]
     assert kinds.rows[1][-1] == quantity(fit)
-    assert {row[0] for row in by_role.rows} == set(summary["exposure"]["roles"])
+    assert {row[0] for table in by_role for row in table.rows} == set(summary["exposure"]["roles"])
+    for table in by_role:  # roles with too few faults are folded away
+        found = [summary["exposure"]["roles"][row[0]]["wrong_answers"] for row in table.rows]
+        wide = {figure["high"] - figure["low"] > 0.5 for figure in found if figure}
+        assert wide <= {bool(table.folded)}
 
 
 def test_the_heat_map_has_a_mean_for_every_cell_that_was_hit(report, single):

@@ -111,4 +111,12 @@ def test_attack_campaigns_fit_their_schema(digits_int8, digits, tmp_path):
     validator("manifest").validate(json.loads((tmp_path / "attacks" / "manifest.json").read_text()))
     validator("attackcamp").validate(json.loads((tmp_path / "attacks" / "summary.json").read_text()))
     topics = [section.topic for section in document(gather([tmp_path / "attacks"])).sections]
-    assert topics == ["Overview", "Attacks", "Bit-flip attack", "Faults and attacks", "Limits", "Provenance"]
+    assert topics == [
+        "Overview",
+        "Attacks",
+        "Bit-flip attack",
+        "Faults and attacks",
+        "Limits",
+        "Provenance",
+        "Glossary",
+    ]

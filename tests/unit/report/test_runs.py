@@ -8,6 +8,7 @@ import pytest
 from resq_deploy.errors import RunFolderError
 from resq_deploy.records import write_json
 from resq_deploy.report.build import document, gather
+from resq_deploy.report.page import render
 from resq_deploy.report.runs import load_runs
 
 
@@ -47,6 +48,20 @@ def test_no_run_counts_twice(single):
 def test_an_unfinished_run_is_refused(single, copied, status):
     with pytest.raises(RunFolderError, match=f"not finished \\(status '{status}'\\): finish it with --resume"):
         load_runs([copied(single, status=status)])
+
+
+def test_a_run_whose_audit_failed_is_shown_as_that(single, copied):
+    folder = copied(single, status="failed")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["audit"] |= {"checked": 20, "mismatches": 1}
+    write_json(folder / "summary.json", summary)
+    report = document(gather([folder]))
+    assert [statement.tone for statement in report.verdict.statements] == ["alarm"]
+    page = render(report)
+    assert page.index('class="statement alarm"') < page.index("<nav")
+    (folder / "summary.json").unlink()
+    with pytest.raises(RunFolderError, match="not finished"):
+        load_runs([folder])
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_changes_that_differ_by_rounding_alone_agree(tmp_path):
 def test_corners_with_fewer_seeds_say_so(tmp_path):
     figures = (0.90, 0.00, 0.60, 0.004)
     cells = [cell(tmp_path, "baseline", seed, figures) for seed in (0, 1)] + [cell(tmp_path, "fault", 0, figures)]
-    table = study_document(*written(tmp_path, cells)).sections[-1]
+    *_, table, _ = study_document(*written(tmp_path, cells)).sections
     assert table.topic == "2 seeds"
     assert table.blocks[0].headers == ["", "baseline, 2 seeds", "fault, 1 seed"]
 
@@ -177,7 +177,9 @@ def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path)
     document = study_document(summary, corners)
     texts = json.dumps([[getattr(block, "text", "") for block in section.blocks] for section in document.sections])
     assert "not to be trusted in: net, set, attack+fault" in texts
-    scope, paper, table = document.sections
+    scope, paper, table, _ = document.sections
+    first = document.verdict.statements[0]
+    assert (first.tone, first.about) == ("alarm", "net on set, attack+fault")
     assert scope.title == "4 of 4 cells were run"
     rows = paper.blocks[-1].rows
     assert rows[0][0] == "net, set"
@@ -198,7 +200,11 @@ def test_all_three_stages_stand_beside_the_paper_where_they_were_run(tmp_path):
             cell(tmp_path, "resq", 0, (0.85, 0.39, 0.84, 0.001)),
         ],
     )
-    _, paper, table = study_document(summary, corners).sections
+    document = study_document(summary, corners)
+    _, paper, table, _ = document.sections
+    (statement,) = document.verdict.statements
+    assert statement.label == "One seed"
+    assert statement.text.startswith("All stages together changed accuracy without attack or fault by -5.0 [")
     assert [row.partition(" [")[0] for row in paper.blocks[-1].rows[0][1:]] == ["-5.0", "+39.0", "+24.0"]
     assert table.blocks[1].headers[1:] == ["both stages", "stage 3 after both", "all three stages"]
 

@@ -50,3 +50,22 @@ def test_a_quantity_may_have_no_upper_end():
 def test_an_interval_without_width_claims_no_digits():
     rounded = {"value": 0.98, "low": 0.98 - 2e-17, "high": 0.98 + 1e-16}
     assert text.percent(rounded) == "98.00 % [98.00, 98.00]"
+
+
+@pytest.mark.parametrize(
+    ("share", "high", "low"),
+    [
+        (0.0, "0 %", "0 %"),
+        (0.02164, "2.2 %", "2.16 %"),
+        (0.02, "2 %", "2 %"),
+        (0.000914, "0.092 %", "0.0914 %"),
+        (0.987, "99 %", "98.7 %"),
+        (0.9921, "100 %", "99.2 %"),
+        (0.9961, "100 %", "99.6 %"),
+        (1.0, "100 %", "100 %"),
+    ],
+)
+def test_bounds_are_rounded_outwards(share, high, low):
+    assert (text.at_most(share), text.at_least(share)) == (high, low)
+    assert float(text.at_least(share).split()[0]) <= 100 * share + 1e-9
+    assert float(text.at_most(share).split()[0]) >= 100 * share - 1e-9

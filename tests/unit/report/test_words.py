@@ -54,9 +54,9 @@ def test_the_level_of_the_intervals_is_said_run_by_run_where_it_differs(single, 
 
 def test_radii_have_their_unit_and_norm(attacked):
     (linf,) = attack_titles(attacked("linf"))
-    assert linf.endswith("withstand all attacks at 4/255 Linf")
+    assert linf.endswith("are answered right under square and twin-pgd within 4/255 Linf")
     (l2,) = attack_titles(attacked("l2", radii=("0.25", "0.5"), norm="l2"))
-    assert l2.endswith("withstand all attacks at 0.5 L2")
+    assert l2.endswith("are answered right under square and twin-pgd within 0.5 L2")
 
 
 def test_attacks_on_other_images_are_not_put_in_one_heading(attacked):

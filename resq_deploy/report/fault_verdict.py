@@ -1,0 +1,176 @@
+"""What fault campaigns show, in plain words: at which bound, and with which reservation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from resq_deploy.report.document import JsonEstimate, Statement, Tone
+from resq_deploy.report.runs import Run, judged_on, subsampled
+from resq_deploy.report.text import at_least, at_most, count, counted, listed, percent, rate, share
+from resq_deploy.report.wide import too_wide
+
+_FAULTS = {
+    "single": ("one stored bit{} is flipped", "flipped bits"),
+    "burst": ("{burst} adjacent stored bits{} are flipped", "bursts"),
+    "stuck-at-0": ("one stored bit{} is stuck at 0", "stuck bits"),
+    "stuck-at-1": ("one stored bit{} is stuck at 1", "stuck bits"),
+    "word": ("one stored value{} is replaced", "replaced values"),
+    "list": ("a fault of the list is applied", "faults of the list"),
+}
+"""What a fault of a model is, with where it may be, and how several are called."""
+
+
+def fault_statements(run: Run) -> Iterator[Statement]:
+    """Yield what a fault campaign shows of its file; that its figures must not be used, if that is so."""
+    audit = run.summary["audit"]
+    if audit["mismatches"]:
+        yield Statement(
+            about=run.file,
+            tone=Tone.ALARM,
+            label="Do not use",
+            text=f"The figures of {run.label} are wrong: {audit['mismatches']} of {audit['checked']} faults that were "
+            "run again by reloading the flipped file gave something else. Run it again in another folder.",
+        )
+        return
+    yield from _gates(run)
+    if "curve" in run.summary:
+        yield _under_bit_errors(run)
+        return
+    yield _under_a_fault(run)
+    yield from _in_time(run)
+    yield from _noticed(run)
+
+
+def _gates(run: Run) -> Iterator[Statement]:
+    """Yield the bounds that were asked for, and whether they hold."""
+    for gate in run.summary["gates"]:
+        at = "" if gate["ber"] is None else f" at a bit error rate of {rate(gate['ber'])}"
+        metric = gate["metric"].replace("sdc", "SDC-")
+        found = gate["estimate"]
+        told = f"its interval ends at {at_most(found['high'])}" if found else "no fault could be judged"
+        yield Statement(
+            about=run.file,
+            tone=Tone.SHOWN if gate["passed"] else Tone.FAILED,
+            label="Asked for, and met" if gate["passed"] else "Asked for, and not met",
+            text=f"{metric}{at} of at most {share(gate['bound'])}: {told}.",
+        )
+
+
+def _under_a_fault(run: Run) -> Statement:
+    """Say how many answers a fault changes."""
+    summary = run.summary
+    sdc1, due = summary["rates"]["sdc1"], summary["due"]
+    when, several = _faults(run)
+    evaluated, images = summary["faults"]["evaluated"], summary["golden"]["images"]
+    population = summary["population"]["faults"]
+    of = f" of {count(population)}" if population and population > evaluated else ""
+    from_ = f"from {evaluated:,}{of} such faults, on {images:,} images"
+    reservations = _reservations(run)
+    if due["value"]:
+        reservations.insert(0, f"{percent(due)} of the faults keep the file from loading or running")
+    if sdc1 is None:
+        text = f"None of {counted(evaluated, 'fault')} could be judged: each kept the file from loading or running."
+        return _statement(run, Tone.OPEN, "Nothing to tell", text, reservations[1:])
+    average = f"on average over all such faults (measured: {percent(sdc1)}, {from_})"
+    if summary["fault_model"] == "list":
+        average = f"on average over the {evaluated:,} faults of it (measured: {percent(sdc1)}, on {images:,} images)"
+    if too_wide(sdc1):
+        text = f"{counted(evaluated, 'fault').capitalize()} are too few to tell how many images get another answer "
+        text += f"when {when}: between {at_least(sdc1['low'])} and {at_most(sdc1['high'])} of them, {average}."
+        return _statement(run, Tone.OPEN, "Too few faults to tell", text, reservations)
+    text = f"At most {at_most(sdc1['high'])} of the images get another answer when {when}, {average}."
+    if not sdc1["value"] and not summary["rates"]["corrupted"]["value"]:
+        text = f"None of {evaluated:,} {several} changed an answer. {text}"
+    return _statement(run, Tone.SHOWN, "Shown", text, reservations)
+
+
+def _under_bit_errors(run: Run) -> Statement:
+    """Say what accuracy is left at the highest bit error rate, and shortly at the others."""
+    curve, clean = run.summary["curve"], run.summary["golden"]["accuracy"]
+    point = curve[-1]
+    accuracy, chips = point["accuracy"], point["chips"]
+    where = _where(run)
+    when = f"When every stored bit{where} flips with a probability of {rate(point['ber'])}{_one_in(point['ber'])}"
+    measured = f"(measured: {percent(accuracy)} over {chips} simulated chips; {share(clean['value'])} without faults)"
+    reservations = [*_reservations(run), *_chips_due(point)]
+    if too_wide(accuracy):
+        text = f"{chips} chips are too few to tell. {when}, accuracy is between {at_least(accuracy['low'])} and "
+        text += f"{at_most(accuracy['high'])} on average over devices {measured}."
+        return _statement(run, Tone.OPEN, "Too few chips to tell", text, reservations)
+    others = [f"{at_least(other['accuracy']['low'])} at {rate(other['ber'])}" for other in curve[:-1]][-3:]
+    lower = f" At lower rates it is at least {listed(others)}." if others else ""
+    if accuracy["high"] < clean["value"] / 2:
+        text = f"{when}, accuracy falls to at most {at_most(accuracy['high'])} on average over devices {measured}."
+        return _statement(run, Tone.HARM, "Does not withstand", text + lower, reservations)
+    text = f"{when}, accuracy is at least {at_least(accuracy['low'])} on average over devices {measured}. "
+    text += f"The worst chip drawn had {share(point['worst'])}."
+    return _statement(run, Tone.SHOWN, "Shown", text + lower, reservations)
+
+
+def _chips_due(point: Mapping[str, Any]) -> list[str]:
+    due = point["due"]
+    return [f"{percent(due)} of the chips no longer load the file, and count as 0 %"] if due["value"] else []
+
+
+def _in_time(run: Run) -> Iterator[Statement]:
+    """Yield how often a device fails, where the memory's rate of errors was given."""
+    exposure = run.summary["exposure"]
+    fit = exposure["fit"] if exposure else None
+    total: JsonEstimate | None = fit["failing_faults"]["total"] if fit else None
+    if fit is None or total is None or total["high"] is None:
+        return
+    text = (
+        f"In a memory with {fit['fit_per_mbit']:g} errors in 10^9 hours and 10^6 bits, the file becomes faulty at most "
+        f"{total['high']:.3g} times in 10^9 hours (measured: {total['value']:.3g}); faulty is one that answers any of "
+        "the images otherwise."
+    )
+    yield _statement(run, Tone.SHOWN, "Shown", text, ["Counts single flips while they are rare"])
+
+
+def _noticed(run: Run) -> Iterator[Statement]:
+    """Yield how many of the failing faults the file itself reports."""
+    found = run.summary.get("detection")
+    covered = found["diagnostic_coverage"] if found else None
+    if not covered:
+        return
+    text = (
+        f"Of the faults that change an answer, the file's own health output reports at least "
+        f"{at_least(covered['low'])} (measured: {percent(covered)})."
+    )
+    wide = too_wide(covered)
+    yield _statement(run, Tone.OPEN if wide else Tone.SHOWN, "Too few faults to tell" if wide else "Shown", text, ())
+
+
+def _statement(run: Run, tone: Tone, label: str, text: str, reservations: Sequence[str]) -> Statement:
+    return Statement(about=run.file, tone=tone, label=label, text=text, reservations=reservations)
+
+
+def _faults(run: Run) -> tuple[str, str]:
+    when, several = _FAULTS[run.summary["fault_model"]]
+    burst = run.options.get("burst", "several")
+    return when.format(_where(run), burst=burst), several
+
+
+def _where(run: Run) -> str:
+    """Say where faults may be."""
+    roles = run.options.get("roles")
+    return f" of {listed([role.replace('-', ' ') for role in roles])}" if roles else ""
+
+
+def _one_in(ber: float) -> str:
+    return f" (one in {1 / ber:,.0f})" if ber <= 0.1 else ""
+
+
+def _reservations(run: Run) -> list[str]:
+    """Return what the figures of a campaign do not say, beyond what no campaign says."""
+    options, told = run.options, []
+    if options.get("layers", "*") != "*":
+        told.append(f"Only layers that match {options['layers']!r} were hit")
+    if options.get("bits"):
+        told.append(f"Only bits {listed(options['bits'])} of each value were hit")
+    if options.get("ecc", "none") != "none":
+        told.append("The memory is taken to correct one and detect two flips in 64 bits")
+    if subsampled(run):
+        told.append(judged_on(run).rstrip("."))
+    if not run.summary["audit"]["checked"] and run.summary.get("engine", {}).get("name") == "replay":
+        told.append("No fault was run again by reloading the file (--audit 0)")
+    return told

@@ -1,0 +1,303 @@
+"""The verdict: sentences made from figures, one case each, and none that says more than the figures do."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from resq_deploy.faults.statistics import Estimate
+from resq_deploy.report.difference import Comparison, Difference
+from resq_deploy.report.document import Tone
+from resq_deploy.report.runs import Run
+from resq_deploy.report.verdict import verdict_of
+
+
+def estimate(value, low, high, n=100):
+    return {"value": value, "low": low, "high": high, "n": n, "confidence": 0.95}
+
+
+NONE = estimate(0.0, 0.0, 0.009)
+
+
+def made(command, summary, label="run", **options):
+    manifest = {
+        "command": command,
+        "options": options,
+        "sha256": {"model": "a" * 64},
+        "settings": {"model_file": "net.onnx"},
+        "versions": {"onnxruntime": "1.32.0", "torch": "2.6"},
+        "machine": "x86_64",
+        "cpu": "A CPU",
+        "cpu_flags": ["avx2"],
+    }
+    return Run(label=label, path=pathlib.Path(label), manifest=manifest, summary=summary)
+
+
+def faultcamp(sdc1=(0.007, 0.0021, 0.0216), model="single", due=NONE, **more):
+    """A campaign of faults one by one."""
+    options = more.pop("options", {})
+    rate = None if sdc1 is None else estimate(*sdc1, n=400)
+    summary = {
+        "fault_model": model,
+        "golden": {"accuracy": estimate(0.945, 0.9, 0.97), "images": 200},
+        "population": {"faults": 666_792, "bits": 666_792},
+        "faults": {"evaluated": 400},
+        "rates": {"sdc1": rate, "corrupted": rate},
+        "due": due,
+        "exposure": None,
+        "gates": [],
+        "audit": {"checked": 20, "mismatches": 0},
+        "engine": {"name": "replay"},
+        "arithmetic": {"name": "exact", "cpu_saturates": False},
+        **more,
+    }
+    return made("faultcamp", summary, **options)
+
+
+def chips(accuracy, clean=0.9, due=NONE, **more):
+    points = [
+        {"ber": ber, "chips": 20, "accuracy": found, "worst": 0.6, "due": due}
+        for ber, found in ((1e-3, estimate(0.88, 0.851, 0.9)), (1e-2, accuracy))
+    ]
+    golden = {"accuracy": estimate(clean, 0.88, 0.93), "images": 200}
+    return faultcamp(model="ber", curve=points, golden=golden, **more)
+
+
+def attackcamp(worst=(0.785, 0.758, 0.81), trustworthy=None, upper_bound=True, attacks=("square",), **more):
+    summary = {
+        "clean": estimate(0.87, 0.85, 0.89, n=1000),
+        "robust": {name: {} for name in attacks},
+        "worst_case": {"2": estimate(0.8, 0.78, 0.82, n=1000), "4": estimate(*worst, n=1000)},
+        "checks": {},
+        "trustworthy": trustworthy,
+        "trustworthy_missing": ["chance", "black_box or transfer"],
+        "upper_bound": upper_bound,
+        **more,
+    }
+    return made("attackcamp", summary)
+
+
+def said(run):
+    """Return the statements about a run: tone, label, text, reservations."""
+    return [
+        (statement.tone, statement.label, statement.text, list(statement.reservations))
+        for statement in verdict_of([run], []).statements
+    ]
+
+
+def one(run):
+    (found,) = said(run)
+    return found
+
+
+def test_a_bound_on_changed_answers_is_rounded_outwards():
+    tone, label, text, reservations = one(faultcamp())
+    assert (tone, label, reservations) == (Tone.SHOWN, "Shown", [])
+    assert text == (
+        "At most 2.2 % of the images get another answer when one stored bit is flipped, on average over all such "
+        "faults (measured: 0.7 % [0.2, 2.2], from 400 of 666,792 such faults, on 200 images)."
+    )
+
+
+def test_no_harm_seen_is_no_proof_of_none():
+    _, _, text, _ = one(faultcamp(sdc1=(0.0, 0.0, 0.00918)))
+    assert text.startswith("None of 400 flipped bits changed an answer. At most 0.92 % of the images get another")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "when"),
+    [
+        ("burst", {"burst": 3}, "when 3 adjacent stored bits are flipped,"),
+        (
+            "stuck-at-1",
+            {"roles": ["weight", "zero-point"]},
+            "when one stored bit of weight and zero point is stuck at 1",
+        ),
+        ("word", {}, "when one stored value is replaced,"),
+        ("list", {}, "when a fault of the list is applied, on average over the 400 faults of it"),
+    ],
+)
+def test_faults_are_called_what_they_are(model, options, when):
+    assert when in one(faultcamp(model=model, options=options))[2]
+
+
+def test_too_few_faults_are_said_to_be_too_few():
+    tone, label, text, _ = one(faultcamp(sdc1=(0.3, 0.05, 0.9)))
+    assert (tone, label) == (Tone.OPEN, "Too few faults to tell")
+    assert "400 faults are too few to tell" in text
+    assert "between 5 % and 90 %" in text
+
+
+def test_faults_that_stop_the_file_are_no_answers():
+    due = estimate(1.0, 0.99, 1.0)
+    assert one(faultcamp(sdc1=None, due=due))[1] == "Nothing to tell"
+    assert one(faultcamp(due=estimate(0.1, 0.05, 0.2)))[3] == [
+        "10.0 % [5.0, 20.0] of the faults keep the file from loading or running"
+    ]
+
+
+def test_what_was_left_out_is_a_reservation():
+    images = {"per_fault": 20, "not_known": "what fails elsewhere"}
+    run = faultcamp(
+        images=images,
+        design="simple",
+        audit={"checked": 0, "mismatches": 0},
+        options={"layers": "conv*", "bits": [7], "ecc": "secded"},
+    )
+    assert one(run)[3] == [
+        "Only layers that match 'conv*' were hit",
+        "Only bits 7 of each value were hit",
+        "The memory is taken to correct one and detect two flips in 64 bits",
+        "Each fault was judged on about 20 of 200 images, drawn by seed and fault",
+        "No fault was run again by reloading the file (--audit 0)",
+    ]
+
+
+def test_an_audit_that_found_differences_is_all_that_is_said():
+    tone, label, text, _ = one(faultcamp(audit={"checked": 20, "mismatches": 2}))
+    assert (tone, label) == (Tone.ALARM, "Do not use")
+    assert "2 of 20 faults that were run again by reloading the flipped file gave something else" in text
+
+
+def test_accuracy_under_bit_errors_is_a_lower_bound_over_devices():
+    tone, _, text, _ = one(chips(estimate(0.77, 0.7231, 0.8)))
+    assert tone is Tone.SHOWN
+    assert text == (
+        "When every stored bit flips with a probability of 1e-2 (one in 100), accuracy is at least 72.3 % on average "
+        "over devices (measured: 77.0 % [72.3, 80.0] over 20 simulated chips; 90 % without faults). The worst chip "
+        "drawn had 60 %. At lower rates it is at least 85.1 % at 1e-3."
+    )
+
+
+def test_a_file_that_no_longer_works_is_not_shown_in_green():
+    tone, label, text, _ = one(chips(estimate(0.1, 0.07, 0.28)))
+    assert (tone, label) == (Tone.HARM, "Does not withstand")
+    assert "accuracy falls to at most 28 % on average" in text
+    tone, label, *_ = one(chips(estimate(0.6, 0.2, 0.95)))
+    assert (tone, label) == (Tone.OPEN, "Too few chips to tell")
+
+
+def test_what_was_asked_for_comes_first_where_it_is_not_met():
+    gates = [
+        {"metric": "sdc1", "ber": None, "bound": bound, "estimate": estimate(0.007, 0.002, 0.0216), "passed": passed}
+        for bound, passed in ((0.05, True), (0.01, False))
+    ]
+    found = said(faultcamp(gates=gates))
+    assert [(tone, text) for tone, _, text, _ in found][:2] == [
+        (Tone.FAILED, "SDC-1 of at most 1 %: its interval ends at 2.2 %."),
+        (Tone.SHOWN, "SDC-1 of at most 5 %: its interval ends at 2.2 %."),
+    ]
+
+
+def test_failures_in_time_have_a_bound_where_they_have_an_upper_end():
+    fit = {"fit_per_mbit": 50.0, "failing_faults": {"total": estimate(2.79, 2.1, 4.081)}}
+    _, (_, _, text, _) = said(faultcamp(exposure={"fit": fit}))
+    assert "at most 4.08 times in 10^9 hours (measured: 2.79)" in text
+    fit = {"fit_per_mbit": 50.0, "failing_faults": {"total": {"value": None, "low": 1.0, "high": None}}}
+    assert len(said(faultcamp(exposure={"fit": fit}))) == 1
+
+
+def test_what_the_file_reports_of_its_faults():
+    _, (tone, _, text, _) = said(faultcamp(detection={"diagnostic_coverage": estimate(0.99, 0.9512, 1.0)}))
+    assert tone is Tone.SHOWN
+    assert "the file's own health output reports at least 95.1 %" in text
+    assert len(said(faultcamp(detection={"diagnostic_coverage": None}))) == 1
+
+
+def test_one_black_box_attack_gives_an_upper_bound_and_no_more():
+    tone, label, text, _ = one(attackcamp())
+    assert (tone, label) == (Tone.OPEN, "Upper bound")
+    assert text == (
+        "At most 78.5 % [75.8, 81.0] of 1,000 images are answered right under attack within 4/255 Linf: Square only, "
+        "an upper bound (87 % without attack). An attacker with the file's gradients may leave far fewer."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "tone", "words"),
+    [
+        ({"trustworthy": True}, Tone.SHOWN, "at least 75.8 %. All checks that the attacks were sound passed."),
+        (
+            {"trustworthy": None},
+            Tone.OPEN,
+            "not shown to be trustworthy: of the checks for masked gradients, chance and ",
+        ),
+        ({"trustworthy": True, "worst": (0.02, 0.01, 0.0321)}, Tone.HARM, "At most 3.3 % of the images are answered"),
+        ({"trustworthy": True, "worst": (0.5, 0.2, 0.8)}, Tone.OPEN, "1000 images are too few to tell"),
+    ],
+)
+def test_attacks_that_had_the_gradients_are_named_and_never_all(values, tone, words):
+    found = one(attackcamp(upper_bound=False, attacks=("square", "twin-pgd"), **values))
+    assert found[0] is tone
+    assert words in found[2]
+    assert "Square and PGD with the file's own gradients" in found[2]
+    assert "all attacks" not in found[2]
+
+
+def test_attacks_that_failed_a_check_are_all_that_is_said():
+    checks = {"chance": {"passed": False, "reason": "30 % survive"}, "falls": {"passed": True, "reason": ""}}
+    tone, label, text, reservations = one(attackcamp(trustworthy=False, checks=checks))
+    assert (tone, label) == (Tone.ALARM, "Do not use")
+    assert "78.5" not in text
+    assert reservations == ["chance: 30 % survive"]
+
+
+def test_gates_of_attacks_say_what_they_passed_with():
+    gate = {"metric": "robust", "epsilon": "4", "bound": 0.7, "estimate": estimate(0.785, 0.758, 0.81), "passed": True}
+    gates = [{**gate, "reason": "an upper bound"}, {**gate, "bound": 0.8, "passed": False, "reason": "it is below"}]
+    (failed, _, first, _), (_, _, second, _), _ = said(attackcamp(gates=gates))
+    assert failed is Tone.FAILED
+    assert first.startswith("Accuracy under attack within 4/255 Linf of at least 80 %: its interval begins at 75.8 %;")
+    assert second.endswith("begins at 75.8 %; an upper bound.")
+
+
+def test_chosen_flips_are_an_upper_bound_of_what_it_takes():
+    flips = {"value": 12.0, "low": 8.0, "high": 16.0, "n": 5, "confidence": 0.95, "censored": 1}
+    found = {"flips": flips, "accuracy": estimate(0.1, 0.05, 0.2)}
+    _, (tone, _, text, reservations) = said(attackcamp(bit_flip=found))
+    assert tone is Tone.OPEN
+    assert "brings accuracy to 10.0 % [5.0, 20.0] with 12 [8, 16] flips, the mean of 5 attempts" in text
+    assert reservations[0] == "1 of 5 attempts were given up before their goal"
+
+
+def test_an_alarm_leads_whatever_else_was_run():
+    good, bad = faultcamp(), dataclasses.replace(faultcamp(audit={"checked": 20, "mismatches": 1}), label="bad")
+    assert [statement.tone for statement in verdict_of([good, bad], []).statements] == [Tone.ALARM, Tone.SHOWN]
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "words"),
+    [
+        ({"name": "exact", "cpu_saturates": False}, "in exact arithmetic: the same on every CPU."),
+        ({"name": "native", "cpu_saturates": True}, "in native, on a CPU that saturates: for such CPUs alone."),
+    ],
+)
+def test_on_which_cpu_and_in_which_arithmetic_is_said(arithmetic, words):
+    *_, machine = verdict_of([faultcamp(arithmetic=arithmetic)], []).grounds
+    assert machine == f"Run on A CPU, x86_64 (avx2) with onnxruntime 1.32.0, {words}"
+
+
+def interval(value, low, high):
+    return Estimate(value=value, low=low, high=high, n=20, confidence=0.95)
+
+
+def compared(**values):
+    one = interval(0.8, 0.75, 0.85)
+    made = Difference(figure="accuracy at 1e-2", first=one, second=one, unit="chips", **values)
+    comparison = Comparison(first=faultcamp(), second=faultcamp(), differences=[made], notes=[])
+    (statement,) = verdict_of([], [comparison]).statements
+    return statement
+
+
+def test_differences_are_said_only_where_they_are_beyond_chance():
+    real = compared(estimate=interval(0.1, 0.02, 0.15), p=0.001, p_images=0.001)
+    assert real.text == "Beyond chance, accuracy at 1e-2 is higher (+10.0 [+2.0, +15.0] points)."
+    assert real.reservations == []
+    few = compared(estimate=interval(-0.1, -0.2, 0.01), p=0.001)
+    assert few.text == "Beyond chance, accuracy at 1e-2 is lower (-10.0 [-20.0, +1.0] points)."
+    assert [words.split(":")[0] for words in few.reservations] == [
+        "Of accuracy at 1e-2",
+        "The interval of accuracy at 1e-2, which holds however harm is spread, still includes 0",
+    ]
+    chance = compared(estimate=interval(0.1, -0.2, 0.3), p=0.4)
+    assert (chance.tone, chance.label) == (Tone.OPEN, "No difference shown")
