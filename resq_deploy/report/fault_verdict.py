@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resq_deploy.report.document import JsonEstimate, Statement, Tone
-from resq_deploy.report.runs import Run, judged_on, subsampled
+from resq_deploy.report.runs import Run, draws_layers, judged_on, subsampled
 from resq_deploy.report.text import at_least, at_most, count, counted, listed, percent, rate, share
 from resq_deploy.report.wide import too_wide
 
@@ -70,7 +70,8 @@ def _under_a_fault(run: Run) -> Statement:
     if sdc1 is None:
         text = f"None of {counted(evaluated, 'fault')} could be judged: each kept the file from loading or running."
         return _statement(run, Tone.OPEN, "Nothing to tell", text, reservations[1:])
-    average = f"on average over all such faults (measured: {percent(sdc1)}, {from_})"
+    over = "such faults, drawn in every layer alike" if draws_layers(run) else "all such faults"
+    average = f"on average over {over} (measured: {percent(sdc1)}, {from_})"
     if summary["fault_model"] == "list":
         average = f"on average over the {evaluated:,} faults of it (measured: {percent(sdc1)}, on {images:,} images)"
     if too_wide(sdc1):
@@ -90,6 +91,8 @@ def _under_bit_errors(run: Run) -> Statement:
     accuracy, chips = point["accuracy"], point["chips"]
     where = _where(run)
     when = f"When every stored bit{where} flips with a probability of {rate(point['ber'])}{_one_in(point['ber'])}"
+    if draws_layers(run):
+        when = f"When so many flips{where} as a bit error rate of {rate(point['ber'])} makes are drawn in every layer alike"
     measured = f"(measured: {percent(accuracy)} over {chips} simulated chips; {share(clean['value'])} without faults)"
     reservations = [*_reservations(run), *_chips_due(point)]
     if too_wide(accuracy):
@@ -165,6 +168,8 @@ def _reservations(run: Run) -> list[str]:
     options, told = run.options, []
     if options.get("layers", "*") != "*":
         told.append(f"Only layers that match {options['layers']!r} were hit")
+    if draws_layers(run):
+        told.append("Of bits drawn alike it says nothing: small layers weigh as much as large ones")
     if options.get("bits"):
         told.append(f"Only bits {listed(options['bits'])} of each value were hit")
     if options.get("ecc", "none") != "none":

@@ -121,6 +121,16 @@ def test_faults_are_called_what_they_are(model, options, when):
     assert when in one(faultcamp(model=model, options=options))[2]
 
 
+def test_layers_drawn_alike_are_no_average_over_bits():
+    _, _, text, reservations = one(faultcamp(draw="layers"))
+    assert "on average over such faults, drawn in every layer alike (measured" in text
+    assert reservations == ["Of bits drawn alike it says nothing: small layers weigh as much as large ones"]
+    _, _, text, _ = one(chips(estimate(0.77, 0.72, 0.8), draw="layers"))
+    assert text.startswith(
+        "When so many flips as a bit error rate of 1e-2 makes are drawn in every layer alike, accuracy"
+    )
+
+
 def test_too_few_faults_are_said_to_be_too_few():
     tone, label, text, _ = one(faultcamp(sdc1=(0.3, 0.05, 0.9)))
     assert (tone, label) == (Tone.OPEN, "Too few faults to tell")
