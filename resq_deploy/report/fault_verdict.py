@@ -92,7 +92,8 @@ def _under_bit_errors(run: Run) -> Statement:
     where = _where(run)
     when = f"When every stored bit{where} flips with a probability of {rate(point['ber'])}{_one_in(point['ber'])}"
     if draws_layers(run):
-        when = f"When so many flips{where} as a bit error rate of {rate(point['ber'])} makes are drawn in every layer alike"
+        flips = f"flips{where} as a bit error rate of {rate(point['ber'])} makes"
+        when = f"When so many {flips} are drawn in every layer alike"
     measured = f"(measured: {percent(accuracy)} over {chips} simulated chips; {share(clean['value'])} without faults)"
     reservations = [*_reservations(run), *_chips_due(point)]
     if too_wide(accuracy):
