@@ -40,7 +40,7 @@ def command(
     arithmetic: str,
     providers: tuple[str, ...],
 ) -> None:
-    """List what an ONNX file stores: roles, layers, bits; what is left out; what protects it; what to beware of.
+    """List what an ONNX file stores, takes and gives: roles, layers, bits; what protects it; what to beware of.
 
     With --verify, exit status 1 says that this machine may give other answers than the machine the file was exported
     on, or that the file is another.
@@ -56,6 +56,7 @@ def command(
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.advice import warnings_for
     from resq_deploy.deployed.arithmetic import Arithmetic
+    from resq_deploy.deployed.interface import inputs_of, outputs_of
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.deployed.session import Deployment
     from resq_deploy.deployed.verify import Verdict, verify
@@ -77,6 +78,8 @@ def command(
         surfaces = [{**each.as_dict(), "protection": by_tensor.get(each.tensor)} for each in deployed.surfaces]
         report: dict[str, Any] = {
             "model": deployed.digest,
+            "inputs": [port.as_dict() for port in inputs_of(deployed.proto)],
+            "outputs": [port.as_dict() for port in outputs_of(deployed.proto)],
             "surfaces": surfaces,
             "left_out": [left.as_dict() for left in deployed.left_out],
             "protection": protection.as_dict() if protection else None,
@@ -89,6 +92,8 @@ def command(
         click.echo(json.dumps(report, indent=2))
     else:
         _print_surfaces(deployed)
+        for what, ports in (("takes", inputs_of(deployed.proto)), ("gives", outputs_of(deployed.proto))):
+            click.echo(f"{what} {printable(', '.join(map(str, ports)) or 'nothing')}")
         if guards:
             _print_guards(guards)
             _print_folding(folding)

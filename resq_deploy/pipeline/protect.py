@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.inputs import Given
+from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Drawn, reference
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.synthetic import synthetic_inputs
 from resq_deploy.deployed.verify import source_checkpoint
-from resq_deploy.errors import DataError, ModelError, OptionError
+from resq_deploy.errors import DataError, InputError, ModelError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import matched, share
 from resq_deploy.pipeline.gates import enforce
@@ -154,16 +157,16 @@ def protect_source(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Images:
-    """Images that a file runs on.
+    """What a file runs on.
 
     Attributes:
-        images: as the data set gives them, or made up.
-        inputs: some of them as the file takes them.
+        images: as the data set gives them, or made up; None where the file takes something else.
+        inputs: some of them, or other samples, as the file takes them.
         drawn: which images of a data set they are; None where they are made up.
     """
 
-    images: NDArray[Any]
-    inputs: NDArray[Any]
+    images: NDArray[Any] | None
+    inputs: Given
     drawn: Drawn | None
 
 
@@ -177,7 +180,7 @@ def _raised(given: DeployedModel, opset: int | None) -> onnx.ModelProto:
 
 
 def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: Deployment) -> _Images | None:
-    """Return images that a file runs on: of the data set, or made up; None if it is no classifier of images.
+    """Return what a file runs on: images of the data set, or made up; other samples, made up; None if it runs on none.
 
     Raises:
         InputError: if there is a data set, and it does not fit.
@@ -187,7 +190,7 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
         taken = session.input
     except ModelError:
         if dataset is None:
-            return None
+            return _other_samples(given, deployment)
         raise
     if dataset is not None:
         drawn: Drawn | None = Drawn(dataset=dataset.name, count=_CALIBRATION_IMAGES, seed=0)
@@ -205,6 +208,17 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
             continue
         return _Images(images=images, inputs=images[:_TRIAL_IMAGES], drawn=None)
     return None
+
+
+def _other_samples(given: DeployedModel, deployment: Deployment) -> _Images | None:
+    """Return made-up samples for a file that takes other things than one image; None if it runs on none."""
+    try:
+        samples = made_up(given.proto, deployment, count=_TRIAL_IMAGES)
+        session = Session(given.proto.SerializeToString(), deployment)
+        inputs = bound(samples, session.inputs, [output.name for output in session.outputs])
+    except InputError:
+        return None
+    return _Images(images=None, inputs=inputs, drawn=None)
 
 
 def _measured(
@@ -273,8 +287,8 @@ def _right(
 
 
 def _verification(serialised: bytes, images: _Images | None, arithmetic: Arithmetic) -> dict[str, Any] | None:
-    """Return what `inspect --verify` holds the file against; None for a file that cannot be run on images."""
-    if images is None:
+    """Return what `inspect --verify` holds the file against; None for a file that does not run on images alone."""
+    if images is None or images.images is None:
         return None
     return reference(serialised, images.images, Deployment(arithmetic=arithmetic), drawn=images.drawn)
 

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from resq_deploy.deployed.inputs import Given
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.companions import Companions
@@ -21,15 +22,13 @@ from resq_deploy.protection.narrow import Codes, Integers, Narrowed, narrow
 _BITS = 7
 
 
-def check_followed(
-    model: onnx.ModelProto, weights: Collection[str], inputs: NDArray[Any], deployment: Deployment
-) -> None:
+def check_followed(model: onnx.ModelProto, weights: Collection[str], inputs: Given, deployment: Deployment) -> None:
     """Check that a file's weights can be narrowed without changing what they mean to anyone.
 
     Args:
         model: the file, self-contained, without votes and codes.
         weights: names of the weights.
-        inputs: what to run it on, [N, ...], as it takes them.
+        inputs: samples to run it on, as it takes them.
         deployment: how.
 
     Raises:
@@ -59,10 +58,16 @@ def two_ways(
     return wide, small, found
 
 
-def _alike(model: onnx.ModelProto, weights: Collection[str], inputs: NDArray[Any], deployment: Deployment) -> bool:
+def _alike(model: onnx.ModelProto, weights: Collection[str], inputs: Given, deployment: Deployment) -> bool:
     wide, small, _ = two_ways(model, weights)
-    first, second = (Session(each.SerializeToString(), deployment).run(inputs) for each in (wide, small))
-    return np.array_equal(first, second, equal_nan=True)
+    first, second = (Session(each.SerializeToString(), deployment).first_answers([inputs])[0] for each in (wide, small))
+    return all(_equal(values, second[name]) for name, values in first.items())
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.dtype == object:  # an array a sample
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def _halved(centred: Integers, companions: Companions, *_ends: int) -> Codes:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import onnx
 import pytest
 
 from resq_deploy import cli
@@ -70,3 +71,22 @@ def test_a_provider_that_is_not_here_is_refused_for_a_file_without_guards_too(ca
         cli.main()
     assert ended.value.code == 2
     assert "no provider 'NoSuch' here" in capsys.readouterr().err
+
+
+def test_what_a_file_takes_and_gives_is_told_with_types_and_shapes(kinds, tmp_path, inspect_file):
+    path = tmp_path / "boxes.onnx"
+    path.write_bytes(kinds.scaled_boxes().SerializeToString())
+    report = json.loads(inspect_file(path, "--json"))
+    assert report["inputs"] == [
+        {"name": "image", "type": "float32", "shape": ["N", 3, "H", "W"]},
+        {"name": "size", "type": "int64", "shape": ["N", 2]},
+    ]
+    assert [port["name"] for port in report["outputs"]] == ["boxes", "scores"]
+    assert "takes 'image' float32 [N, 3, H, W], 'size' int64 [N, 2]\n" in inspect_file(path)
+
+
+def test_what_the_file_stores_a_value_for_is_no_input(model_file, inspect_file):
+    path = model_file("overridable")
+    assert len(onnx.load(path).graph.input) > 1
+    report = json.loads(inspect_file(path, "--json"))
+    assert report["inputs"] == [{"name": "x", "type": "float32", "shape": ["N", 3, 8, 8]}]

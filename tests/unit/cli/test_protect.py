@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.graph import read_model
+from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.votes import find_votes
 
@@ -221,3 +223,22 @@ def test_data_that_do_not_fit(refused, digits_int8, tmp_path):
     np.savez(tmp_path / "small.npz", images=images, labels=np.arange(4))
     out = tmp_path / "out.onnx"
     assert "the model takes" in refused(digits_int8, "--out", out, "--dataset", tmp_path / "small.npz")
+
+
+@pytest.mark.parametrize("kind", ["five_states", "tagger", "scaled_boxes", "nhwc_levels"])
+def test_a_file_of_another_kind_is_protected_and_answers_as_before(kind, kinds, resq, tmp_path):
+    source, out = tmp_path / f"{kind}.onnx", tmp_path / "healing.onnx"
+    source.write_bytes(kinds.KINDS[kind]().SerializeToString())
+    status, _, err = resq("protect", source, "--out", out)
+    assert status == 0, err
+    assert json.loads(out.with_suffix(".json").read_text())["verification"] is None or kind == "nhwc_levels"
+    answers = []
+    for path in (source, out):
+        model = onnx.load(path)
+        session = Session(model.SerializeToString(), Deployment())
+        names = [output.name for output in session.outputs]
+        answers.append(session.first_answers([bound(made_up(model, Deployment(), count=3), session.inputs, names)])[0])
+    assert {name: values.tobytes() for name, values in answers[0].items()} == {
+        name: values.tobytes() for name, values in answers[1].items()
+    }
+    assert resq("scrub", out)[0] == 0

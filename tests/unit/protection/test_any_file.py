@@ -8,8 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import known_code
+from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.coded import DOMAIN, coded_weights
 from resq_deploy.deployed.graph import read_model
+from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.deployed.votes import find_votes
@@ -270,3 +272,17 @@ def test_metadata_stay():
     assert any(function.domain == DOMAIN for function in made.functions)
     onnx.checker.check_model(made)
     assert {surface.role for surface in find_surfaces(starting_point(proto)[0])} == {Role.WEIGHT, Role.WEIGHT_SCALE}
+
+
+def test_a_file_of_several_inputs_is_tried_on_samples_that_are_made_up(kinds, monkeypatch):
+    model = kinds.scaled_boxes()
+    start, weights = starting_point(model)
+    session = Session(model.SerializeToString(), DEPLOYMENT)
+    inputs = bound(made_up(model, DEPLOYMENT, count=4), session.inputs, ["boxes", "scores"])
+    check_followed(start, weights, inputs, DEPLOYMENT)
+    found = CompanionReader.companions
+    monkeypatch.setattr(
+        CompanionReader, "companions", lambda reader, weight: dataclasses.replace(found(reader, weight), biases=())
+    )
+    with pytest.raises(ModelError, match="otherwise than its graph says"):
+        check_followed(start, weights, inputs, DEPLOYMENT)
