@@ -14,6 +14,7 @@ TOPICS = {
     "attacks": "attacks on the deployed file, and whether their figures can be trusted",
     "compare": "one page of many runs; two files compared so that it holds",
     "data": "your own images and networks",
+    "python": "the same from Python: files, campaigns and runs as objects, data frames and figures",
     "studies": "grids of runs, the paper's tables, and what ours gave",
     "exact": "why replay equals reload, why any CPU gives the same figures, and how fast it is",
     "cluster": "campaigns on Dask, SLURM, Kubernetes",
