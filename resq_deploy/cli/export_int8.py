@@ -218,7 +218,7 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     off = [name for name, bound in bounds.items() if bound is None]
     gates = GateOptions(
         bounds={name: bound or 0.0 for name, bound in bounds.items()},  # of those that are off, only the names count
-        gates=tuple(name for name in GateOptions.DEFAULTS if name not in off),
+        gates=tuple(name for name in (*GateOptions.DEFAULTS, *GateOptions.OF_TASKS) if name not in off),
         enforce=enforce,
         ber=options.storage_ber,
         seed=options.seed,

@@ -47,7 +47,9 @@ _VALIDATION: Gate = {"images_from": "validation", "apart": True}
 
 _CONFIDENCE = 0.95
 _LEAST = {"pgd_images": 1, "steps": 1, "square_images": 1, "queries": LEAST_QUERIES, "chips": 50, "fault_images": 1}
-_FIRST_CHIP = 1_000_000  # far from those of campaigns, so that no figure is of the chips that the file was chosen by
+FIRST_CHIP = 1_000_000
+"""Of the chips of gates: far from those of campaigns, so that no figure is of chips that the file was chosen by."""
+
 _ROLES = (Role.WEIGHT, Role.CODE)
 """What the gate of faults hits: all that stores weights, check bits and copies included, and what decodes them."""
 
@@ -66,7 +68,9 @@ class GateOptions:
     `DEFAULTS` holds the largest drop allowed by gate, in points, in the order they are run. `clean`: of the accuracy
     below the float file's. `faults`: of the mean accuracy under bit errors, below that of the MinMax export.
     `transfer-pgd`: of that under PGD on the float network, below the network's own. `square`: of that under the Square
-    attack, each file attacked by itself.
+    attack, each file attacked by itself. `OF_TASKS` holds those of other tasks than to classify (`task_gates`).
+    `outputs`: the largest relative error of an output, in percent. `answers`: the share of samples with another answer
+    than the float file's, in percent.
 
     The sizes keep the gates of a ResNet-20 within about a minute of one core. Fifty chips or more are asked for, since
     chips differ far more than images do, and the mean of ten may be off by what the gate is about. PGD has a small
@@ -92,10 +96,11 @@ class GateOptions:
     """
 
     DEFAULTS: ClassVar[dict[str, float]] = {"clean": 1.0, "faults": 0.0, "transfer-pgd": 1.0, "square": 1.0}
+    OF_TASKS: ClassVar[dict[str, float]] = {"outputs": 25.0, "answers": 50.0}
 
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     enforce: bool = True
-    gates: tuple[str, ...] = tuple(DEFAULTS)
+    gates: tuple[str, ...] = (*DEFAULTS, *OF_TASKS)
     pgd_images: int = 1000
     pgd_epsilons: tuple[float, ...] = (1 / 255,)
     steps: int = 10
@@ -109,9 +114,10 @@ class GateOptions:
     arithmetic: Arithmetic = Arithmetic.EXACT
 
     def __post_init__(self) -> None:
-        unknown = sorted({*self.bounds, *self.gates} - self.DEFAULTS.keys())
+        known = self.DEFAULTS | self.OF_TASKS
+        unknown = sorted({*self.bounds, *self.gates} - known.keys())
         if unknown:
-            raise OptionError(f"--gate: unknown gate {unknown[0]!r}; gates are {', '.join(self.DEFAULTS)}")
+            raise OptionError(f"--gate: unknown gate {unknown[0]!r}; gates are {', '.join(known)}")
         for name, bound in self.bounds.items():
             if math.isnan(bound):
                 raise OptionError(f"--gate {name}={bound}: give a number of points, such as {name}=2")
@@ -125,7 +131,7 @@ class GateOptions:
 
     def bound(self, gate: str) -> float:
         """Return the largest drop that a gate allows, in points."""
-        return self.bounds.get(gate, self.DEFAULTS[gate])
+        return self.bounds.get(gate, (self.DEFAULTS | self.OF_TASKS)[gate])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -296,7 +302,7 @@ def _right_by_chip(file: bytes, dataset: Dataset, split: Split, options: GateOpt
         model = DeployedModel.load(path)
     patcher = model.patcher()
     plan = make_plan(model.surfaces, campaign)
-    chips = range(_FIRST_CHIP, _FIRST_CHIP + options.chips)
+    chips = range(FIRST_CHIP, FIRST_CHIP + options.chips)
     plan = dataclasses.replace(plan, masks=tuple((options.ber, chip) for chip in chips))
     golden = golden_on(patcher.golden, campaign.deployment, dataset, split)
     surfaces = {surface.tensor: surface for surface in model.surfaces}

@@ -10,7 +10,7 @@ import collections
 import math
 import pathlib
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,22 @@ import onnx
 from numpy.typing import NDArray
 from scipy import stats
 
-from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import FIRST_CHIP, flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
-from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import cluster
-from resq_deploy.quantization.calibrate import ActivationRanges, observed
-from resq_deploy.quantization.fidelity import logits
+from resq_deploy.quantization.calibrate import ActivationRanges, Images, observed
 
 CHIPS = range(FIRST_CHIP - 8, FIRST_CHIP)
 """The chips a percentile is chosen on: none that a campaign then measures the file on."""
 
 IMAGES = 200
 """How many calibration images it is chosen on."""
+
+Right = Callable[[bytes], NDArray[np.bool_]]
+"""Returns which of some images a file answers right, shape [images]."""
 
 _INFINITY = 0x7F80
 """The upper half of float32's infinity; what lies above it, up to the sign bit, is not a number."""
@@ -102,7 +102,7 @@ def _edges() -> NDArray[np.float64]:
 _EDGES = _edges()
 
 
-def distributions(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> dict[str, Distribution]:
+def distributions(model: onnx.ModelProto, images: Images, spec: InputSpec | None) -> dict[str, Distribution]:
     """Return the distribution of every activation, in one pass; half a megabyte each.
 
     Args:
@@ -137,7 +137,7 @@ def percentile_ranges(
 
 
 def choose_percentile(
-    candidates: Mapping[float, bytes], calibration: Split, ber: float, report: Callable[[str], None]
+    candidates: Mapping[float, bytes], right: Right, ber: float, report: Callable[[str], None]
 ) -> tuple[float, dict[str, Any]]:
     """Choose the percentile whose file is right most often under bit errors in its weights.
 
@@ -147,32 +147,32 @@ def choose_percentile(
 
     Args:
         candidates: int8 files by percentile.
-        calibration: images and labels to measure on.
+        right: says which images of calibration a file answers right.
         ber: the bit error rate.
         report: told each file as it is measured.
 
     Returns:
         The percentile, and the record of the choice.
     """
-    right = {}
+    found = {}
     for percentile, int8 in candidates.items():
-        report(f"measuring percentile {percentile:g} under bit errors at {ber:g} on {len(calibration)} images")
-        right[percentile] = right_under_faults(int8, calibration, ber)
+        report(f"measuring percentile {percentile:g} under bit errors at {ber:g}")
+        found[percentile] = right_under_faults(int8, right, ber)
     highest_one = max(candidates)
-    gains = {percentile: _paired_gain(answers, right[highest_one]) for percentile, answers in right.items()}
+    gains = {percentile: _paired_gain(answers, found[highest_one]) for percentile, answers in found.items()}
     ahead = {percentile: gain for percentile, (gain, margin) in gains.items() if gain > margin}
     chosen = max(ahead, key=lambda percentile: (ahead[percentile], percentile), default=highest_one)
     return chosen, {
         "bit_error_rate": ber,
         "first_chip": CHIPS.start,
-        "images": len(calibration),
+        "images": found[highest_one].shape[1],
         "candidates": [
             {
                 "percentile": percentile,
                 "accuracy": cluster(answers.mean(axis=1), math.inf, 0.95).as_dict(),
                 "gain": {"value": gains[percentile][0], "margin": gains[percentile][1]},
             }
-            for percentile, answers in right.items()
+            for percentile, answers in found.items()
         ],
     }
 
@@ -191,12 +191,12 @@ def _paired_gain(answers: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple
     return float(difference.mean()), max(margins)
 
 
-def right_under_faults(int8: bytes, calibration: Split, ber: float) -> NDArray[np.bool_]:
+def right_under_faults(int8: bytes, right: Right, ber: float) -> NDArray[np.bool_]:
     """Return which images each of `CHIPS` gets right, with bit errors in the stored weights; shape [chips, images].
 
     Args:
         int8: the file.
-        calibration: images and labels.
+        right: says which images a file answers right.
         ber: the probability that a stored bit is flipped.
 
     Raises:
@@ -206,13 +206,24 @@ def right_under_faults(int8: bytes, calibration: Split, ber: float) -> NDArray[n
         path = pathlib.Path(folder) / "int8.onnx"
         path.write_bytes(int8)
         model = DeployedModel.load(path)
-    patcher, right = model.patcher(), []
-    for chip in CHIPS:
+    found = [right(faulty) for faulty in faulty_files(model, ber, CHIPS, (Role.WEIGHT,))]
+    return np.asarray(found, dtype=np.bool_)
+
+
+def faulty_files(model: DeployedModel, ber: float, chips: Iterable[int], roles: Collection[Role]) -> Iterator[bytes]:
+    """Yield a file as each chip holds it, with random bit errors in what it stores.
+
+    Args:
+        model: the file.
+        ber: the probability that a stored bit is flipped.
+        chips: their numbers, which decide the bits.
+        roles: of the tensors that are hit.
+    """
+    patcher = model.patcher()
+    for chip in chips:
         edits = tuple(
             Edit(surface.tensor, Op.FLIP, *np.divmod(places, surface.width))
             for surface in model.surfaces
-            if surface.role is Role.WEIGHT and len(places := flipped_bits(surface.tensor, surface.bits, ber, chip))
+            if surface.role in roles and len(places := flipped_bits(surface.tensor, surface.bits, ber, chip))
         )
-        scores = logits(patcher.apply(patcher.masks(Fault(chip, edits, ber=ber, chip=chip))), calibration.images)
-        right.append((top1(scores) == calibration.labels) & np.isfinite(scores).all(axis=1))
-    return np.asarray(right, dtype=np.bool_)
+        yield patcher.apply(patcher.masks(Fault(chip, edits, ber=ber, chip=chip)))

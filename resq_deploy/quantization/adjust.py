@@ -12,9 +12,10 @@ from resq_deploy.data.dataset import Split
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.quantization import activations, bias, reconstruct
 from resq_deploy.quantization.activations import Distribution
+from resq_deploy.quantization.answers import Labelled
 from resq_deploy.quantization.calibrate import ActivationRanges, activation_ranges
 from resq_deploy.quantization.equalize import equalize
-from resq_deploy.quantization.fidelity import Fidelity, Reference
+from resq_deploy.quantization.fidelity import Fidelity, Referee, Reference
 from resq_deploy.quantization.names import with_given_names
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.quantization.weight_ranges import Written, with_chosen_ranges, write_clipped, write_with_ranges
@@ -41,8 +42,8 @@ class Adjusted:
 
 def write_adjusted(
     model: onnx.ModelProto,
-    calibration: Split,
-    spec: InputSpec,
+    calibration: Split | Labelled,
+    spec: InputSpec | None,
     scheme: Scheme,
     *,
     report: Callable[[str], None] = lambda _: None,
@@ -54,10 +55,11 @@ def write_adjusted(
 
 def adjust(
     model: onnx.ModelProto,
-    calibration: Split,
-    spec: InputSpec,
+    calibration: Split | Labelled,
+    spec: InputSpec | None,
     scheme: Scheme,
     *,
+    referee: Callable[[slice], Referee] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Adjusted:
     """Quantize a prepared float model with the adjustments of a scheme.
@@ -69,9 +71,10 @@ def adjust(
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
-        calibration: images as the data set holds them, shape [N, ...], and their labels.
-        spec: what the model takes.
+        calibration: images as the data set holds them, shape [N, ...], and their labels; or samples of another task.
+        spec: what a model of images takes.
         scheme: what to write.
+        referee: of another task than to classify: holds files against the model on some of the samples.
         report: told each step as it begins.
 
     Raises:
@@ -79,7 +82,7 @@ def adjust(
         DataError: if the images do not fit the model.
     """
     check_channels(model, scheme)
-    shop = _Workshop(model, calibration, spec, scheme, report)
+    shop = _Workshop(model, calibration, spec, scheme, referee, report)
     draft, said = shop.draft(model), {}
     for name, wanted, change in (
         ("equalization", scheme.equalize, shop.equalized),
@@ -117,9 +120,10 @@ class _Workshop:
     def __init__(
         self,
         model: onnx.ModelProto,
-        calibration: Split,
-        spec: InputSpec,
+        calibration: Split | Labelled,
+        spec: InputSpec | None,
         scheme: Scheme,
+        referee: Callable[[slice], Referee] | None,
         report: Callable[[str], None],
     ) -> None:
         self._given = model
@@ -128,14 +132,20 @@ class _Workshop:
         self._scheme = scheme
         self._report = report
         half = len(calibration) // 2
-        rest = slice(half, half + JUDGED)
-        self._judged = Split(images=calibration.images[rest], labels=calibration.labels[rest])
+        self._rest = slice(half, half + JUDGED)
+        self._referee = self._of_classes if referee is None else referee
         self._estimating = calibration.images[: max(half, 1)]
         self._judgements: dict[bytes, Fidelity] = {}
 
     @functools.cached_property
-    def _reference(self) -> Reference:
-        return Reference(self._given, self._judged)
+    def _reference(self) -> Referee:
+        return self._referee(self._rest)
+
+    def _of_classes(self, rows: slice) -> Reference:
+        if not isinstance(self._calibration, Split):
+            raise TypeError("samples that are no images with classes need a referee of their own")
+        images = self._calibration
+        return Reference(self._given, Split(images=images.images[rows], labels=images.labels[rows]))
 
     def draft(self, model: onnx.ModelProto, *, settled: bool = False) -> _Draft:
         """Return a model with the scheme's weight ranges, and activation ranges that leave nothing out."""
@@ -174,8 +184,8 @@ class _Workshop:
         percentile, choice = self._scheme.percentiles[0], None
         if len(self._scheme.percentiles) > 1:
             files = {percentile: drafts[percentile].written.int8 for percentile in self._scheme.percentiles}
-            judged = self._judged.head(activations.IMAGES)
-            percentile, choice = activations.choose_percentile(files, judged, self._scheme.percentile_ber, self._report)
+            right = functools.partial(self._reference.right, count=activations.IMAGES)
+            percentile, choice = activations.choose_percentile(files, right, self._scheme.percentile_ber, self._report)
         after = drafts[percentile]
         record = {"percentile": percentile, "choice": choice, "tensors": _narrowed(draft, after)}
         return self._better(draft, after, record, trades=True)

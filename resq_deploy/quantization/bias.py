@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from resq_deploy.deployed.graph import in_order, node_label
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.session import create
-from resq_deploy.quantization.calibrate import StreamedImages
+from resq_deploy.quantization.calibrate import Images, StreamedImages
 from resq_deploy.quantization.fidelity import every_core, running
 from resq_deploy.quantization.names import fresh, names_of
 from resq_deploy.quantization.parts import Stretches, Values
@@ -115,15 +115,15 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def correct_biases(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, images: NDArray[Any], spec: InputSpec
+    model: onnx.ModelProto, quantized: onnx.ModelProto, images: Images, spec: InputSpec | None
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the float model with its biases corrected for its quantized form.
 
     Args:
         model: the float model; not changed.
         quantized: the int8 form of `named(model)`, QDQ.
-        images: calibration images as the data set holds them, shape [N, ...]; the first `IMAGES` are used.
-        spec: what the model takes.
+        images: of calibration; the first `IMAGES` are used.
+        spec: what a model of images takes.
 
     Returns:
         The corrected model, and on how many images, and the largest correction of each layer in standard deviations of
@@ -135,16 +135,15 @@ def correct_biases(
     layers = biased_layers(model)
     if not layers:
         return model, {"images": 0, "layers": []}
-    moments, batches = _float_moments(model, layers, images[:IMAGES], spec)
-    corrections = _corrections(quantized, layers, moments, batches)
+    moments, batches, sizes = _float_moments(model, layers, images[:IMAGES], spec)
+    corrections = _corrections(quantized, layers, moments, batches, sizes)
     records = []
     for layer in layers:
         mean, square = moments[layer.output]
         spread = float(np.sqrt(max(square.mean() - np.square(mean.mean()), 0.0)))
         largest = float(np.abs(corrections[layer.output]).max())
         records.append({"layer": layer.label, "largest": largest / spread if spread else 0.0})
-    used = sum(len(feeds[spec.name]) for feeds in batches)
-    return _corrected(model, layers, corrections), {"images": min(used, len(images)), "layers": records}
+    return _corrected(model, layers, corrections), {"images": min(sum(sizes), len(images)), "layers": records}
 
 
 def _addition(readers: Sequence[onnx.NodeProto]) -> onnx.NodeProto | None:
@@ -176,9 +175,9 @@ def _name(place: int) -> str:
 
 
 def _float_moments(
-    model: onnx.ModelProto, layers: Sequence[BiasedLayer], images: NDArray[Any], spec: InputSpec
-) -> tuple[dict[str, NDArray[np.float64]], list[Values]]:
-    """Return the moments of each layer's outputs in the float model, by output, and the batches they were taken on."""
+    model: onnx.ModelProto, layers: Sequence[BiasedLayer], images: Images, spec: InputSpec | None
+) -> tuple[dict[str, NDArray[np.float64]], list[Values], list[int]]:
+    """Return the moments of each layer's outputs in the float model, by output, the batches, and samples of each."""
     outputs = [layer.output for layer in layers]
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -187,16 +186,16 @@ def _float_moments(
     session = create(probe.SerializeToString(), every_core())
     totals = {name: np.zeros((2, layer.channels)) for name, layer in zip(outputs, layers, strict=True)}
     reader, largest = StreamedImages(images, spec, _BATCH), 0
-    batches: list[Values] = []
+    batches, sizes = list[Values](), list[int]()
     while (len(batches) + 1) * largest <= _HELD and (feeds := reader.get_next()):
         with running():
             values = session.run(outputs, feeds)
         for layer, value in zip(layers, values, strict=True):
-            totals[layer.output] += layer.moments(value) * len(feeds[spec.name])
+            totals[layer.output] += layer.moments(value) * reader.rows
         largest = max(value.nbytes for value in values)
         batches.append(feeds)
-    used = sum(len(feeds[spec.name]) for feeds in batches)
-    return {name: total / used for name, total in totals.items()}, batches
+        sizes.append(reader.rows)
+    return {name: total / sum(sizes) for name, total in totals.items()}, batches, sizes
 
 
 def _corrections(
@@ -204,6 +203,7 @@ def _corrections(
     layers: Sequence[BiasedLayer],
     moments: Mapping[str, NDArray[np.float64]],
     batches: Sequence[Values],
+    sizes: Sequence[int],
 ) -> dict[str, NDArray[np.float32]]:
     """Return the correction of each layer, by output, measured layer by layer.
 
@@ -215,7 +215,6 @@ def _corrections(
     stretches = Stretches(quantized)
     places = {node.name: place for place, node in enumerate(stretches.nodes)}
     held = [dict(feeds) for feeds in batches]
-    sizes = [len(next(iter(feeds.values()))) for feeds in batches]
     corrections, begin = {}, 0
     for layer in sorted(layers, key=lambda layer: places[_name(layer.node)]):
         end = places[_name(layer.node)] + 1

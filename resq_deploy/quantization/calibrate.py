@@ -20,13 +20,16 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from resq_deploy.deployed.inputs import InputSpec
+from resq_deploy.deployed.inputs import Inputs, InputSpec
 from resq_deploy.deployed.session import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.fidelity import running
 
 OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 """The operators that are quantized: all that onnxruntime can, as is its default."""
+
+Images = NDArray[Any] | Inputs
+"""Images as the data set holds them, [N, ...]; or samples as the model takes them."""
 
 ActivationRanges = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 """By name of the tensor, the lowest and the highest value its uint8 codes are to reach; shapes [1]."""
@@ -41,19 +44,24 @@ _MERGED = 100
 
 
 class StreamedImages(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
-    """Hands images to onnxruntime's calibration, prepared only when asked for.
+    """Hands images, or other samples, to onnxruntime's calibration, prepared only when asked for.
 
     Args:
-        images: as the data set holds them, shape [N, ...].
-        spec: what the model takes.
+        images: some.
+        spec: what a model of images takes; samples that are no images need none.
         batch: images a step, where the model leaves it open.
+
+    Attributes:
+        rows: samples of the batch that was handed out last, those that fill up a fixed batch included.
     """
 
-    def __init__(self, images: NDArray[Any], spec: InputSpec, batch: int = 50) -> None:
+    def __init__(self, images: Images, spec: InputSpec | None, batch: int = 50) -> None:
         self._images = images
         self._spec = spec
-        self._batch = spec.shape[0] or batch
+        fixed = images.fixed if isinstance(images, Inputs) else spec.shape[0] if spec else None
+        self._batch = fixed or batch
         self._next = 0
+        self.rows = 0
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         """Return the next batch by input name, or None after the last."""
@@ -61,18 +69,25 @@ class StreamedImages(CalibrationDataReader):  # type: ignore[misc]  # onnxruntim
         if not len(part):
             return None
         self._next += self._batch
-        if self._spec.shape[0] is not None and len(part) < self._batch:
-            part = np.concatenate([part, np.repeat(part[-1:], self._batch - len(part), axis=0)])
-        return {self._spec.name: self._spec.prepare(part)}
+        batch = next(self._prepared(part).batches(self._batch))
+        self.rows = batch.rows
+        return batch.feeds
+
+    def _prepared(self, part: Images) -> Inputs:
+        if isinstance(part, Inputs):
+            return part
+        if self._spec is None:
+            raise TypeError("images cannot be prepared without what the model takes")
+        return Inputs.of(self._spec, self._spec.prepare(part))
 
 
-def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> ActivationRanges:
+def activation_ranges(model: onnx.ModelProto, images: Images, spec: InputSpec | None) -> ActivationRanges:
     """Return the smallest and the largest value of every activation: the ranges that `quantize_static` takes.
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
-        images: calibration images as the data set holds them, shape [N, ...].
-        spec: what the model takes.
+        images: of calibration.
+        spec: what a model of images takes.
 
     Raises:
         ModelError: if onnxruntime cannot run the model.
@@ -89,13 +104,13 @@ def activation_ranges(model: onnx.ModelProto, images: NDArray[Any], spec: InputS
     return {name: found[name].range_value for name in found}
 
 
-def observed(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> Iterator[dict[str, NDArray[Any]]]:
+def observed(model: onnx.ModelProto, images: Images, spec: InputSpec | None) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the activations that can be quantized, by name, some images at a time: so many that 64 MB hold them.
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
-        images: as the data set holds them, shape [N, ...].
-        spec: what the model takes.
+        images: of calibration.
+        spec: what a model of images takes.
 
     Raises:
         ModelError: if onnxruntime cannot run the model.
@@ -105,7 +120,7 @@ def observed(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> I
     reader = StreamedImages(images, spec, observer.batch)
     left = len(images)
     while feeds := reader.get_next():
-        batch = len(feeds[spec.name])
+        batch = reader.rows
         values = observer.run(feeds)
         yield {name: _without_filling(value, batch, min(batch, left)) for name, value in values.items()}
         left -= batch
@@ -118,7 +133,7 @@ class _Observer:
         batch: how many images may be run at a time.
     """
 
-    def __init__(self, model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> None:
+    def __init__(self, model: onnx.ModelProto, images: Images, spec: InputSpec | None) -> None:
         calibrator = _calibrator(model, CalibrationMethod.Percentile)
         self._session: InferenceSession = calibrator.infer_session
         self._names = sorted(calibrator.tensors_to_calibrate)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -26,15 +26,16 @@ class Fidelity:
     """What an int8 file keeps of the float model.
 
     Attributes:
-        squared_error: mean squared difference of the logits.
-        agreement: share of images with the same top-1.
-        accuracy: share of images the int8 file gets right.
-        agrees: the images with the same top-1, shape [N].
+        squared_error: mean squared difference of the logits; of other tasks, the mean of the outputs' squared relative
+            errors.
+        agreement: share of images with the same top-1, or with the same answer by the judge of another task.
+        accuracy: share of images the int8 file gets right; None for other tasks.
+        agrees: the images with the same answer, shape [N].
     """
 
     squared_error: float
     agreement: Estimate
-    accuracy: Estimate
+    accuracy: Estimate | None
     agrees: NDArray[np.bool_]
 
     def is_no_farther(self, other: "Fidelity") -> bool:
@@ -53,15 +54,32 @@ class Fidelity:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the sidecar says."""
-        return {
-            "squared_error": self.squared_error,
-            "agreement": self.agreement.as_dict(),
-            "accuracy": self.accuracy.as_dict(),
-        }
+        figures: dict[str, Any] = {"squared_error": self.squared_error, "agreement": self.agreement.as_dict()}
+        return figures if self.accuracy is None else figures | {"accuracy": self.accuracy.as_dict()}
+
+
+class Referee(Protocol):
+    """Holds int8 files against a float model on samples."""
+
+    def judge(self, int8: bytes) -> Fidelity:
+        """Return how near a file comes to the float model.
+
+        Raises:
+            ModelError: if onnxruntime refuses the file.
+        """
+
+    def right(self, int8: bytes, count: int) -> NDArray[np.bool_]:
+        """Return which of the first `count` samples a file answers right, shape [count] or fewer.
+
+        That is as they are labelled or, where answers are no classes, as the float model answers them.
+
+        Raises:
+            ModelError: if onnxruntime refuses the file.
+        """
 
 
 class Reference:
-    """A float model's answers to some images, for int8 files to be held against.
+    """A float classifier's answers to some images, for int8 files to be held against.
 
     Args:
         model: the float model.
@@ -88,6 +106,17 @@ class Reference:
             accuracy=share(int((winners == self._judged.labels).sum()), n),
             agrees=agrees,
         )
+
+    def right(self, int8: bytes, count: int) -> NDArray[np.bool_]:
+        """Return which of the first `count` images a file answers right, with finite scores.
+
+        Raises:
+            ModelError: if onnxruntime refuses the file.
+        """
+        judged = self._judged.head(count)
+        scores = logits(int8, judged.images)
+        right: NDArray[np.bool_] = (top1(scores) == judged.labels) & np.isfinite(scores).all(axis=1)
+        return right
 
 
 def logits(model: bytes, images: NDArray[Any]) -> NDArray[np.float32]:

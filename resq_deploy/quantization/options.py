@@ -21,6 +21,8 @@ class ExportOptions(Scheme):
     """Options of an export: the int8 form, as `Scheme` has it, its protection, and how it is measured.
 
     Attributes:
+        keep_float: patterns, as in a shell, of the names or operators of nodes that stay in float; what comes after the
+            last layers stays in any case, where the file is no classifier.
         opset: ONNX opset to write; None for that of the source, 13 at least, and 18 where weights are coded.
         guard: what is protected: `none`; all `parameters` but weights, by votes; `weights`, by a code; `all` that is
             stored; or `auto`, what lowers the expected SDC most for each byte.
@@ -35,6 +37,7 @@ class ExportOptions(Scheme):
         arithmetic: in which the int8 file is measured; adjustments are always chosen in exact arithmetic.
     """
 
+    keep_float: tuple[str, ...] = ()
     opset: int | None = None
     guard: str = "none"
     guard_budget: float | None = None
@@ -49,6 +52,11 @@ class ExportOptions(Scheme):
         if self.guard != "none":
             check_options(self.guard, DEFAULT_BUDGET if self.guard_budget is None else self.guard_budget)
         self._check_code()
+        if self.format == "dynamic" and self.guard in CODED_MODES:
+            raise OptionError(
+                f"--guard {self.guard} is for static files: export with --format dynamic, then protect the file with "
+                f"resq-deploy protect --guard {self.guard}"
+            )
         super().__post_init__()
         if self.calibration_images < 1:
             raise OptionError(f"--calibration-images {self.calibration_images}: give a whole number from 1 up")

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from resq_deploy.deployed.graph import node_label
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.quantization.bias import BiasedLayer, biased_layers, correct_bias
-from resq_deploy.quantization.calibrate import StreamedImages, observed
+from resq_deploy.quantization.calibrate import Images, StreamedImages, observed
 from resq_deploy.quantization.layer_inputs import Layout, Moments
 from resq_deploy.quantization.parts import Stretches, Values
 from resq_deploy.quantization.range_fit import fit_within_range
@@ -42,7 +42,7 @@ _BATCH = 16
 
 
 def reconstruct(
-    model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec, scheme: Scheme
+    model: onnx.ModelProto, images: Images, spec: InputSpec | None, scheme: Scheme
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the model with its weights inside ranges for the bit error rate of a scheme, and what was done.
 
@@ -51,8 +51,8 @@ def reconstruct(
 
     Args:
         model: the float model, from `prepare_float_model`; not changed.
-        images: calibration images as the data set holds them, shape [N, ...]; the first `IMAGES` are used.
-        spec: what the model takes.
+        images: of calibration; the first `IMAGES` are used.
+        spec: what a model of images takes.
         scheme: what is to be written.
 
     Returns:
@@ -79,9 +79,8 @@ def reconstruct(
     clipped = clip_weights(model, weights, clips)
     before, after = Stretches(model), Stretches(clipped)
     layers = _layers(before, weights, biased_layers(model))
-    given = _batches(model, images, spec)
+    given, used = _batches(model, images, spec)
     held = [dict(feeds) for feeds in given]
-    used = min(sum(len(feeds[spec.name]) for feeds in given), len(images))
     begin, records = 0, list[dict[str, Any]]()
     for layer in layers:
         if layer.place > begin:
@@ -139,12 +138,12 @@ def _layers(stretches: Stretches, weights: Sequence[WeightTensor], biased: Seque
     return found
 
 
-def _batches(model: onnx.ModelProto, images: NDArray[Any], spec: InputSpec) -> list[Values]:
-    """Return the images that are used, in batches as the model takes them."""
+def _batches(model: onnx.ModelProto, images: Images, spec: InputSpec | None) -> tuple[list[Values], int]:
+    """Return the images that are used, in batches as the model takes them, and how many they are."""
     largest = max(value.nbytes for value in next(observed(model, images[:1], spec)).values())
-    count = max(1, min(IMAGES, _HELD // max(largest, 1)))
+    count = max(1, min(IMAGES, _HELD // max(largest, 1), len(images)))
     reader = StreamedImages(images[:count], spec, min(_BATCH, count))
-    return list(iter(reader.get_next, None))
+    return list(iter(reader.get_next, None)), count
 
 
 def _fit(

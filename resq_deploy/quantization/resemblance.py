@@ -24,7 +24,7 @@ from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.session import create
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1
-from resq_deploy.quantization.calibrate import StreamedImages
+from resq_deploy.quantization.calibrate import Images, StreamedImages
 from resq_deploy.quantization.fidelity import every_core, logits, running
 
 IMAGES = 128
@@ -85,14 +85,23 @@ class Resemblance:
     @property
     def strays(self) -> list[str]:
         """The layers more than half of whose values is noise, in the order they run."""
-        return [name for name, ratio in self.layers.items() if ratio is not None and ratio < LEAST_LAYER_DB]
+        return straying(self.layers)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the sidecar says."""
-        warnings = [f"layer {name} strays from the float model's; later ones recover" for name in self.strays]
-        layers = [{"layer": name, "sqnr_db": ratio} for name, ratio in self.layers.items()]
         outputs = {"sqnr_db": self.output, "agreement": self.agreement, "kappa": self.kappa}
-        return {"images": self.images, "output": outputs, "layers": layers, "warnings": warnings}
+        return {"images": self.images, "output": outputs, **described(self.layers)}
+
+
+def straying(layers: Mapping[str, float | None]) -> list[str]:
+    """Return the layers more than half of whose values is noise, of ratios in dB by name, in the order given."""
+    return [name for name, ratio in layers.items() if ratio is not None and ratio < LEAST_LAYER_DB]
+
+
+def described(layers: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return what the sidecar says of the layers' ratios."""
+    warnings = [f"layer {name} strays from the float model's; later ones recover" for name in straying(layers)]
+    return {"layers": [{"layer": name, "sqnr_db": ratio} for name, ratio in layers.items()], "warnings": warnings}
 
 
 def resemblance(
@@ -121,7 +130,7 @@ def resemblance(
         output=total.ratio,
         agreement=float((winners[0] == winners[1]).mean()),
         kappa=_kappa(*winners),
-        layers=_compared(adjusted, onnx.ModelProto.FromString(int8), images, spec),
+        layers=layer_ratios(adjusted, onnx.ModelProto.FromString(int8), images, spec),
     )
     finite = [bool(np.isfinite(scores).all()) for scores in outputs]
     strays = found.output is not None and found.output < LEAST_DB
@@ -150,10 +159,20 @@ def _complaint(found: Resemblance) -> str:
     )
 
 
-def _compared(
-    model: onnx.ModelProto, int8: onnx.ModelProto, images: NDArray[Any], spec: InputSpec
+def layer_ratios(
+    model: onnx.ModelProto, int8: onnx.ModelProto, images: Images, spec: InputSpec | None
 ) -> dict[str, float | None]:
-    """Return the ratio of each layer that both files have, by name."""
+    """Return the ratio in dB of each layer that both files have, by name, in the order they run.
+
+    Args:
+        model: the float model that was quantized in the end.
+        int8: the file.
+        images: of calibration.
+        spec: what a model of images takes.
+
+    Raises:
+        ModelError: if onnxruntime cannot run a model.
+    """
     layers, dequantized = _layers(model, int8)
     if not layers:
         return {}
@@ -169,13 +188,13 @@ def _compared(
     return {layer.label: total.ratio for layer, total in zip(layers, totals, strict=True)}
 
 
-def _batches(probe: "_Probe", images: NDArray[Any], spec: InputSpec) -> Iterator[NDArray[Any]]:
-    """Yield prepared images, so many at a time that what layers make of them can be held."""
+def _batches(probe: "_Probe", images: Images, spec: InputSpec | None) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what is fed, so many images at a time that what layers make of them can be held."""
     first = StreamedImages(images[:1], spec).get_next()
-    size = sum(value.nbytes for value in probe.run(first[spec.name])) if first else 1
+    size = sum(value.nbytes for value in probe.run(first)) if first else 1
     reader = StreamedImages(images, spec, max(1, min(50, _HELD // max(size, 1))))
     while feeds := reader.get_next():
-        yield feeds[spec.name]
+        yield feeds
 
 
 class _Noise:
@@ -228,17 +247,16 @@ class _Probe:
         self._values = list(dict.fromkeys(values))
         probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._values)
         self._wanted = list(values)
-        self._input = probe.graph.input[0].name
         self._session = create(probe.SerializeToString(), every_core())
 
-    def run(self, images: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the values for prepared images.
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the values for what is fed.
 
         Raises:
             ModelError: if onnxruntime cannot run the model.
         """
         with running():
-            made = dict(zip(self._values, self._session.run(self._values, {self._input: images}), strict=True))
+            made = dict(zip(self._values, self._session.run(self._values, dict(feeds)), strict=True))
         return [made[name] for name in self._wanted]
 
 

@@ -11,7 +11,7 @@ from resq_deploy.quantization.ranges import STORED_BITS, check_ber, rate_left
 
 RANGES = ("minmax", "mse", "fault-aware")
 GRANULARITIES = ("channel", "tensor")
-FORMATS = ("qdq", "qoperator")
+FORMATS = ("qdq", "qoperator", "dynamic")
 WEIGHT_TYPES = ("int8", "uint8")
 WEIGHT_BITS = (8, 7, 6)
 DESIGN_BER = 1e-3
@@ -30,8 +30,9 @@ class Scheme:
             errors); see `resq_deploy.quantization.ranges`.
         design_ber: the bit error rate of `fault-aware`, 1e-3 if None; None for the other ranges.
         granularity: a range per output `channel`, or one per `tensor`.
-        format: `qdq` (float operators between QuantizeLinear and DequantizeLinear, which onnxruntime fuses) or
-            `qoperator` (integer operators, such as QLinearConv).
+        format: `qdq` (float operators between QuantizeLinear and DequantizeLinear, which onnxruntime fuses),
+            `qoperator` (integer operators, such as QLinearConv), or `dynamic` (weights alone are stored as int8;
+            activations become it as the file runs, and need no ranges: recurrent networks).
         activation_percentile: how much of each activation its range holds, in percent above 50; 100 (or None) is all,
             `auto` what keeps most accuracy under bit errors; see `resq_deploy.quantization.activations`.
         bias_correction: whether biases make up for the mean error; see `resq_deploy.quantization.bias`.
@@ -45,6 +46,7 @@ class Scheme:
         equalize: whether ranges are shared out between layers; see `resq_deploy.quantization.equalize`.
         reconstruct: whether weights are moved inside narrowed ranges so that the layers' outputs stay, instead of cut
             off; see `resq_deploy.quantization.reconstruct`. If None, where ranges are `fault-aware`.
+        float_nodes: names of the nodes that stay in float.
     """
 
     ranges: str = "minmax"
@@ -59,6 +61,7 @@ class Scheme:
     weight_bits: int | None = None
     weight_code: str | None = None
     reconstruct: bool | None = None
+    float_nodes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -92,10 +95,31 @@ class Scheme:
                 f"--weight-code {self.weight_code} is not for weights of {self.bits} bits: give {fitting}"
                 + (", or --weight-code dected" if ("dected", self.bits) in KNOWN else "")
             )
+        self._check_dynamic()
         if self.reconstruct and self.ranges == "minmax":
             raise OptionError("--reconstruct is for narrowed ranges, not minmax: ask for --ranges fault-aware or mse")
         if self.activation_percentile not in (None, "auto"):
             _check_percentile(self.activation_percentile)
+
+    def _check_dynamic(self) -> None:
+        """Check that the dynamic form is not asked for what needs ranges of activations, or a layer's own steps.
+
+        Raises:
+            OptionError: if it is.
+        """
+        if self.format != "dynamic":
+            return
+        for option, wanted in (
+            (f"--ranges {self.ranges}", self.ranges != "minmax"),
+            ("--activation-percentile", self.percentiles != (100.0,)),
+            ("--bias-correction", self.bias_correction),
+            ("--equalize", self.equalize),
+            (f"--weight-bits {self.weight_bits}", self.weight_bits not in (None, STORED_BITS)),
+        ):
+            if wanted:
+                raise OptionError(
+                    f"{option} is for static files: leave it out under --format dynamic, or ask for qdq or qoperator"
+                )
 
     @property
     def bits(self) -> int:

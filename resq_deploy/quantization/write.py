@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantizationMode, QuantType, quant_utils
+from onnxruntime.quantization import CalibrationMethod, QuantizationMode, QuantType, quant_utils, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -53,6 +53,43 @@ def write_int8(
         raise ModelError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
     if scheme.weight_type == "uint8":
         store_as_uint8(written, scheme.zero_point)
+    return _finished(written)
+
+
+def write_dynamic(model: onnx.ModelProto, scheme: Scheme) -> bytes:
+    """Quantize the weights of a prepared float model alone: activations become integers as the file runs.
+
+    Args:
+        model: the float model, from `prepare_float_model`; not changed.
+        scheme: what to write; its format is `dynamic`.
+
+    Returns:
+        The int8 model, serialised, with no metadata but the opset and the producer.
+
+    Raises:
+        ModelError: if onnxruntime cannot quantize the model.
+    """
+    weights = QuantType.QInt8 if scheme.weight_type == "int8" else QuantType.QUInt8
+    try:
+        with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder, quiet():
+            source, target = (pathlib.Path(folder) / name for name in ("float.onnx", "int8.onnx"))
+            onnx.save(model, str(source))
+            quantize_dynamic(
+                source,
+                target,
+                weight_type=weights,
+                per_channel=scheme.granularity == "channel",
+                reduce_range=scheme.reduce_range,
+                nodes_to_exclude=list(scheme.float_nodes),
+            )
+            written = onnx.load(str(target))
+    except Exception as error:  # onnxruntime's quantizer raises many types
+        raise ModelError(f"onnxruntime cannot quantize the model: {first_line(error)}") from error
+    return _finished(written)
+
+
+def _finished(written: onnx.ModelProto) -> bytes:
+    """Return a file without what the quantizer says of itself, serialised."""
     del written.metadata_props[:]
     written.producer_name, written.producer_version, written.doc_string = "resq-deploy", "", ""
     onnx.checker.check_model(written)
@@ -66,7 +103,8 @@ def _quantized(
     """Return what onnxruntime's `quantize_static` gives; that function itself calibrates anew at every call."""
     scratch = copy.deepcopy(model)  # onnxruntime 1.32 moves the weights of the model it is given to a temporary file
     ranges = TensorsData(CalibrationMethod.MinMax, dict(activations))
-    common: tuple[Any, ...] = (QuantType.QInt8, QuantType.QUInt8, ranges, [], [], OPERATORS, dict(extra))
+    types, excluded = (QuantType.QInt8, QuantType.QUInt8), list(scheme.float_nodes)
+    common: tuple[Any, ...] = (*types, ranges, [], excluded, OPERATORS, dict(extra))
     # Fewer bits for the constants of additions as well, which in QDQ onnxruntime does not tell from weights.
     per_channel, reduce_range = scheme.granularity == "channel", scheme.reduce_range and scheme.bits == STORED_BITS
     if scheme.format == "qdq":

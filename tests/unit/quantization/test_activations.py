@@ -1,7 +1,5 @@
 """Percentile ranges are those of the data, in bounded memory; the choice between them is measured under bit errors."""
 
-import dataclasses
-
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +18,7 @@ from resq_deploy.quantization.activations import (
     right_under_faults,
 )
 from resq_deploy.quantization.calibrate import activation_ranges
+from resq_deploy.quantization.fidelity import logits
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.scheme import Scheme
 from resq_deploy.quantization.weight_ranges import write_with_ranges
@@ -34,6 +33,16 @@ SAMPLES = {
     "pixels": (RNG.integers(0, 256, size=100_000) / 255).astype(np.float32),
     "negative": -np.abs(NORMAL),
 }
+
+
+def right_of(split):
+    """Return what says which of some images a file answers right."""
+
+    def right(file):
+        scores = logits(file, split.images)
+        return (top1(scores) == split.labels) & np.isfinite(scores).all(axis=1)
+
+    return right
 
 
 def distribution(*batches):
@@ -162,20 +171,22 @@ def test_without_bit_errors_every_chip_is_the_file(digits, candidates):
     _, spec, calibration = digits
     scores = Session(candidates[100.0], Deployment()).run(spec.prepare(calibration.images))
     right = int((top1(scores) == calibration.labels).sum())
-    assert right_under_faults(candidates[100.0], calibration, 0.0).sum(axis=1).tolist() == [right] * len(CHIPS)
+    assert right_under_faults(candidates[100.0], right_of(calibration), 0.0).sum(axis=1).tolist() == [right] * len(
+        CHIPS
+    )
 
 
 def test_bit_errors_differ_between_chips_and_cost_accuracy(digits, candidates):
-    few, many = (right_under_faults(candidates[100.0], digits[2], ber) for ber in (1e-4, 5e-2))
+    few, many = (right_under_faults(candidates[100.0], right_of(digits[2]), ber) for ber in (1e-4, 5e-2))
     assert few.shape == many.shape == (len(CHIPS), 130)
     assert len(set(many.sum(axis=1).tolist())) > 1
     assert many.mean() < few.mean() - 0.05
-    np.testing.assert_array_equal(many, right_under_faults(candidates[100.0], digits[2], 5e-2))
+    np.testing.assert_array_equal(many, right_under_faults(candidates[100.0], right_of(digits[2]), 5e-2))
 
 
 def test_the_choice_is_told_with_its_figures(digits, candidates):
     told = []
-    best, said = choose_percentile(candidates, digits[2], 5e-2, told.append)
+    best, said = choose_percentile(candidates, right_of(digits[2]), 5e-2, told.append)
     entries = {entry["percentile"]: entry for entry in said["candidates"]}
     assert best == 100.0
     assert entries.keys() == candidates.keys()
@@ -191,7 +202,9 @@ def test_the_choice_is_told_with_its_figures(digits, candidates):
 
 def test_a_lower_percentile_is_chosen_where_it_is_ahead(digits, candidates):
     """The file of the right name, whatever is in it: 100 is given the ranges that cut off too much."""
-    best, said = choose_percentile({99.9: candidates[100.0], 100.0: candidates[60.0]}, digits[2], 5e-2, lambda _: None)
+    best, said = choose_percentile(
+        {99.9: candidates[100.0], 100.0: candidates[60.0]}, right_of(digits[2]), 5e-2, lambda _: None
+    )
     assert best == 99.9
     assert said["candidates"][0]["gain"]["value"] > said["candidates"][0]["gain"]["margin"] > 0
 
@@ -199,14 +212,14 @@ def test_a_lower_percentile_is_chosen_where_it_is_ahead(digits, candidates):
 def test_what_may_be_chance_is_not_chosen(digits, candidates):
     """With one image nothing is certain, however large the difference."""
     files = {99.9: candidates[100.0], 100.0: candidates[60.0]}
-    best, said = choose_percentile(files, digits[2].head(1), 5e-2, lambda _: None)
+    best, said = choose_percentile(files, right_of(digits[2].head(1)), 5e-2, lambda _: None)
     assert best == 100.0
     assert said["candidates"][0]["gain"]["margin"] >= 1
 
 
 def test_of_equals_the_higher_percentile_is_chosen(digits, candidates):
     same = dict.fromkeys((99.9, 100.0, 99.99), candidates[100.0])
-    best, _ = choose_percentile(same, dataclasses.replace(digits[2].head(20)), 1e-3, lambda _: None)
+    best, _ = choose_percentile(same, right_of(digits[2].head(20)), 1e-3, lambda _: None)
     assert best == 100.0
 
 
