@@ -1,7 +1,8 @@
 """`resq-deploy export-int8`: stage 3."""
 
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -19,6 +20,7 @@ from resq_deploy.cli.shared import (
     printable,
     seed_option,
 )
+from resq_deploy.cli.task_options import TASK_OPTIONS, print_task, read_wish, task_options
 from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 SECTIONS = {
     "Source and file": ("out", "dataset", "data_dir", "network"),
+    "Detectors, segmentation, sequences": TASK_OPTIONS,
     "Ranges and adjustments": (
         "ranges",
         "design_ber",
@@ -56,6 +59,7 @@ SECTIONS = {
 @out_option("The int8 ONNX file to write; the sidecar goes beside it as .json.")
 @dataset_option
 @data_dir_option
+@task_options
 @click.option(
     "--network",
     metavar="MODULE:FUNCTION",
@@ -106,10 +110,11 @@ SECTIONS = {
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["qdq", "qoperator"]),
+    type=click.Choice(["qdq", "qoperator", "dynamic"]),
     default="qdq",
     show_default=True,
-    help="Float operators between (de)quantizing nodes, or integer operators.",
+    help="Float operators between (de)quantizing nodes, or integer operators; dynamic: int8 weights alone, for "
+    "recurrent networks.",
 )
 @click.option(
     "--opset",
@@ -180,6 +185,7 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
       resq-deploy export-int8 run/ --out healing.int8.onnx --dataset cifar10 --guard all
       resq-deploy export-int8 run/ --out anywhere.int8.onnx --dataset cifar10 --weight-type uint8
       resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset images.npz      (needs no torch)
+      resq-deploy export-int8 yolo.onnx --out yolo.int8.onnx --dataset pictures.npz    (see guide tasks)
     """
     if source.suffix == ".pt" or source.is_dir():
         need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
@@ -188,13 +194,20 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
 
     if out.suffix != ".onnx":
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
-    network = given["network"]
+    network, wish = given["network"], read_wish(given)
     options, gates = read_options(given)
+    report: Callable[[str], None] = functools.partial(click.echo, err=True)
+    if source.is_file() and source.suffix != ".pt":
+        from resq_deploy.pipeline.task_export import export_of_task, find_data
+
+        found, of_task = find_data(source, dataset, data_dir, wish)
+        if of_task:
+            _print(export_of_task(source, found, out, options, gates, wish, report=report), out)
+            return
+    elif wish:
+        raise OptionError(f"--judge, --outputs, --decode and --feed are for float ONNX files, and {source} is none")
     data = load_dataset(dataset, data_dir)
-    sidecar = export_source(
-        source, data, out, options, gates, network=network, report=lambda step: click.echo(step, err=True)
-    )
-    _print(sidecar, out)
+    _print(export_source(source, data, out, options, gates, network=network, report=report), out)
 
 
 def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]:
@@ -208,6 +221,7 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     from resq_deploy.protection.rates import read_rates
     from resq_deploy.quantization.options import ExportOptions
 
+    read_wish(given)  # says what judges, and nothing of how to export, but for what stays in float
     given["arithmetic"] = Arithmetic(given["arithmetic"])
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
     given.pop("network")  # says what may be run, and nothing of how to export
@@ -227,18 +241,22 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     return options, gates
 
 
+_IN_PERCENT = ("outputs", "answers")
+
+
 def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
     accuracy = sidecar["accuracy"]
-    click.echo(f"accuracy float {percent(accuracy['float'])}, int8 {percent(accuracy['int8'])}")
+    if accuracy is None:
+        print_task(sidecar["task"])
+    else:
+        click.echo(f"accuracy float {percent(accuracy['float'])}, int8 {percent(accuracy['int8'])}")
     for gate in sidecar["gates"]:
         if "not_run" in gate:
             click.echo(f"gate {gate['gate']}: not run ({gate['not_run']})")
             continue
-        verdict = "passed" if gate["passed"] else "FAILED"
-        images = f"on {gate['images_from']} images"
-        click.echo(
-            f"gate {gate['gate']}: {verdict} (drop {gate['figure']:.2f} points, bound {gate['bound']:.2f}; {images})"
-        )
+        verdict, images = "passed" if gate["passed"] else "FAILED", f"on {gate['images_from']} images"
+        figure = f"{gate['figure']:.2f} %" if gate["gate"] in _IN_PERCENT else f"drop {gate['figure']:.2f} points"
+        click.echo(f"gate {gate['gate']}: {verdict} ({figure}, bound {gate['bound']:.2f}; {images})")
     _print_protection(sidecar["guards"], sidecar["bit_cost"])
     _print_native(sidecar["native"])
     size = sidecar["model"]["bytes"]

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.data.samples import Samples
+from resq_deploy.data.samples import Parts, Samples
 from resq_deploy.data.splits import permutation
 from resq_deploy.errors import DataError
 
@@ -91,7 +91,7 @@ def load_npz(path: Path) -> Dataset:
     )
 
 
-def load_named(path: Path, inputs: Sequence[str]) -> Samples | None:
+def load_named(path: Path, inputs: Sequence[str], part: str = "") -> Samples | None:
     """Read the arrays that are named as a model's inputs; None where that is not how an archive is made.
 
     Arrays: one an input, of any type, the first axis that of the samples. Beside them `labels`, what is right of each
@@ -101,24 +101,56 @@ def load_named(path: Path, inputs: Sequence[str]) -> Samples | None:
     Args:
         path: the archive.
         inputs: the names of the model's inputs.
+        part: what all names of arrays end with: nothing for test samples, `_train` for those of training.
 
     Raises:
         DataError: if the file is no such archive; the message names the array and what is wrong with it.
     """
-    archive = _Archive(path)
-    names = [name for name in inputs if archive.has(name)]
-    of_images = archive.has("images") and (len(inputs) == 1 or "images" not in inputs)
-    if of_images and archive.has("labels"):
-        shape, dtype = archive.header("labels")
+    archive, images, right = _Archive(path), f"images{part}", f"labels{part}"
+    names = [name for name in inputs if archive.has(f"{name}{part}")]
+    of_images = archive.has(images) and (len(inputs) == 1 or "images" not in inputs)
+    if of_images and archive.has(right):
+        shape, dtype = archive.header(right)
         if len(shape) == 1 and dtype.kind in "iu":
             return None
     if of_images:
-        classes, labels = archive.classes(), archive.any_labels("images")
-        return Samples(name=path.stem, images=archive.images("images"), labels=labels, classes=classes)
+        classes, labels = archive.classes(), archive.any_labels(images, right)
+        return Samples(name=path.stem, images=archive.images(images), labels=labels, classes=classes)
     if not names:
         return None
-    arrays = {name: archive.values(name) for name in names}
-    return Samples(name=path.stem, arrays=arrays, labels=archive.any_labels(names[0]), classes=archive.classes())
+    arrays = {name: archive.values(f"{name}{part}") for name in names}
+    labels = archive.any_labels(f"{names[0]}{part}", right)
+    return Samples(name=path.stem, arrays=arrays, labels=labels, classes=archive.classes())
+
+
+def load_parts(path: Path, inputs: Sequence[str]) -> Parts | None:
+    """Read what an export calibrates and judges on, as `load_named`; None where that is not how an archive is made.
+
+    Training samples are in arrays whose names end with `_train`. Without any, a fixed fifth of the samples is kept for
+    calibration and left out of the test; a note says so.
+
+    Args:
+        path: the archive.
+        inputs: the names of the model's inputs.
+
+    Raises:
+        DataError: as `load_named`; or if no sample can be spared for calibration.
+    """
+    test = load_named(path, inputs)
+    if test is None:
+        return None
+    training = load_named(path, inputs, "_train")
+    if training is not None:
+        return Parts(calibration=training, test=test)
+    order = permutation(len(test), _HELD_OUT_SEED)
+    held_out, kept = np.split(order, [round(_HELD_OUT_SHARE * len(order))])
+    if not len(held_out):
+        raise DataError(f"{path}: no sample can be spared for calibration out of {len(test)}: add arrays with _train")
+    note = (
+        f"{path.name} has no training samples (arrays ending with _train): {len(held_out)} of its {len(test)} are kept "
+        "for calibration and left out of the evaluation"
+    )
+    return Parts(calibration=test.take(held_out), test=test.take(np.sort(kept)), notes=(note,))
 
 
 class _Archive:
@@ -229,13 +261,13 @@ class _Archive:
             raise self._fail(f"{name!r} holds NaN or infinite values")
         return values
 
-    def any_labels(self, of: str) -> NDArray[Any] | None:
+    def any_labels(self, of: str, name: str) -> NDArray[Any] | None:
         """Read labels of any kind, as many as an array has samples; None if there are none."""
-        if not self.has("labels"):
+        if not self.has(name):
             return None
-        count, labels = self.header(of)[0][0], self.values("labels")
+        count, labels = self.header(of)[0][0], self.values(name)
         if len(labels) != count:
-            raise self._fail(f"{of!r} holds {count} samples and 'labels' {len(labels)}")
+            raise self._fail(f"{of!r} holds {count} samples and {name!r} {len(labels)}")
         return labels
 
     def _check_images(self, name: str) -> int:

@@ -127,6 +127,35 @@ class Samples:
         }
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Parts:
+    """What an export needs.
+
+    Attributes:
+        calibration: samples that ranges are taken from; none of them is in `test`.
+        test: samples that judge.
+        notes: how they were parted.
+    """
+
+    calibration: Samples
+    test: Samples
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset, count: int, seed: int) -> "Parts":
+        """Return calibration and test images of a data set, for a model whose answers are not its classes.
+
+        Args:
+            dataset: whose classes rate nothing.
+            count: of training images.
+            seed: of their choice.
+        """
+        test = Samples.of(dataset)
+        images = dataset.calibration(count, seed).images
+        calibration = Samples(name=dataset.name, images=images)
+        return cls(calibration=calibration, test=dataclasses.replace(test, labels=None))
+
+
 def parse_feeds(given: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Read values such as `size=640`, `sizes=[[640, 640]]`, `sizes=640,640` or `mask=mask.npy`, by input.
 

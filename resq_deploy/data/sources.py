@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from resq_deploy.data import npz
 from resq_deploy.data.dataset import Augmentation, Dataset, Split
 from resq_deploy.data.folder import is_tree, load_folder
 from resq_deploy.data.npz import load_named, load_npz
-from resq_deploy.data.samples import Samples
+from resq_deploy.data.samples import Parts, Samples
 from resq_deploy.data.splits import split_off
 from resq_deploy.data.torchvision_sets import load_torchvision
 from resq_deploy.errors import DataError
@@ -80,13 +81,31 @@ def load_samples(spec: str, data_dir: Path | None, inputs: Sequence[str]) -> Dat
     Raises:
         DataError, MissingExtraError: as `load_dataset`.
     """
+    named = load_named(Path(spec), inputs) if spec not in DATASETS and _is_archive(spec) else None
+    return load_dataset(spec, data_dir) if named is None else named
+
+
+def load_parts(spec: str, data_dir: Path | None, inputs: Sequence[str]) -> Dataset | Parts:
+    """Find what an export calibrates and judges on: a data set, or an `.npz` with arrays named as a model's inputs.
+
+    Args:
+        spec: as of `load_dataset`, or an `.npz` as of `npz.load_parts`.
+        data_dir: as of `load_dataset`.
+        inputs: the names of the model's inputs.
+
+    Raises:
+        DataError, MissingExtraError: as `load_dataset`.
+    """
+    named = npz.load_parts(Path(spec), inputs) if spec not in DATASETS and _is_archive(spec) else None
+    return load_dataset(spec, data_dir) if named is None else named
+
+
+def _is_archive(spec: str) -> bool:
     path = Path(spec)
     try:
-        is_archive = path.suffix.lower() == ".npz" and path.is_file()
-    except (OSError, ValueError):
-        is_archive = False
-    named = load_named(path, inputs) if is_archive and spec not in DATASETS else None
-    return load_dataset(spec, data_dir) if named is None else named
+        return path.suffix.lower() == ".npz" and path.is_file()
+    except (OSError, ValueError):  # a name too long, a null byte
+        return False
 
 
 def _default_data_dir() -> Path:

@@ -23,7 +23,6 @@ from resq_deploy.quantization.task_export import TaskExport
 
 _CONFIDENCE = 0.95
 _ROLES = (Role.WEIGHT, Role.CODE)
-_CLASSIFIERS = "it is for classifiers of images"
 
 
 class _NotRunError(Exception):
@@ -67,7 +66,7 @@ def run_task_gates(
                 f"gate {name!r} failed: {_SAID[name].format(figure=figure)}, the bound is {bound:.2f}; raise it with "
                 f"--gate {name}={'PERCENT' if name == 'outputs' else 'POINTS'} or export with --no-gate"
             )
-    return gates
+    return gates + [{"gate": name, "not_run": "it is for classifiers of images"} for name in ("transfer-pgd", "square")]
 
 
 _SAID = {
@@ -137,15 +136,9 @@ def _by_chip(file: bytes, examiner: Examiner, options: GateOptions) -> NDArray[n
     return np.array(figures)
 
 
-def _of_classifiers(_export: TaskExport, _test: Labelled, _options: GateOptions) -> tuple[float, Gate]:
-    raise _NotRunError(_CLASSIFIERS)
-
-
 _MEASURES: dict[str, Callable[[TaskExport, Labelled, GateOptions], tuple[float, dict[str, Any]]]] = {
     "outputs": _outputs,
     "answers": _answers,
     "clean": _clean,
     "faults": _faults,
-    "transfer-pgd": _of_classifiers,
-    "square": _of_classifiers,
 }

@@ -100,7 +100,7 @@ def find_task(
     few = samples[: min(GUESSED_ON, len(samples))]
     session = Session(model, every_core())
     with running():
-        found, forms = session.first_answers(few.images, outputs)
+        found, forms = session.first_answers([few.images], outputs)
     if decode is not None:
         wanted = f"boxes:decode={decode}"
     if wanted is not None:

@@ -21,7 +21,7 @@ from resq_deploy.faults.statistics import share
 from resq_deploy.quantization.adjust import adjust
 from resq_deploy.quantization.fidelity import logits
 from resq_deploy.quantization.float_model import prepare_float_model
-from resq_deploy.quantization.opset import LOWEST
+from resq_deploy.quantization.opset import DECODER, LOWEST
 from resq_deploy.quantization.options import ExportOptions
 from resq_deploy.quantization.ranges import STORED_BITS
 from resq_deploy.quantization.resemblance import resemblance
@@ -30,7 +30,6 @@ from resq_deploy.quantization.tail import matching
 from resq_deploy.records import provenance, sha256_file
 
 SCHEMA = 4
-_DECODER_OPSET = 18  # from which on decoders are smaller, and made ready faster
 _BATCH = 1000
 
 
@@ -79,7 +78,7 @@ def export_int8(
         InputError: if the source or the data cannot be used.
     """
     report("preparing the float model")
-    model = prepare_float_model(source, options.opset, _DECODER_OPSET if options.code else LOWEST)
+    model = prepare_float_model(source, options.opset, DECODER if options.code else LOWEST)
     float_file = model.SerializeToString()
     every_core = Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
     session = Session(float_file, every_core)

@@ -25,6 +25,9 @@ from resq_deploy.errors import ModelError, OptionError
 LOWEST = 13
 """The first opset whose QuantizeLinear and DequantizeLinear know channels."""
 
+DECODER = 18
+"""From which on decoders of codes are smaller, and made ready faster."""
+
 _DOMAINS = ("", "ai.onnx")
 _LEAST_IR = 4  # from here on stored tensors need not be graph inputs
 _TRIAL_SIZES = (64, 224, 32)  # for what the model leaves open

@@ -29,7 +29,7 @@ SCHEMA = 4
 
 Report = Callable[[str], None]
 
-LEAST_AGREEMENT = 0.1
+LEAST_AGREEMENT = 0.2
 """Share of samples with the float model's answer below which outputs that are far off are those of another network."""
 
 _NO_RANGES: dict[str, Any] = {
