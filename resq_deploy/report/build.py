@@ -13,6 +13,7 @@ from resq_deploy.report.document import Block, Bullets, Document, Notice, Sectio
 from resq_deploy.report.glossary import with_glossary
 from resq_deploy.report.runs import Run, arithmetic, load_runs, of_command
 from resq_deploy.report.scope import not_tested
+from resq_deploy.report.task import clean_told, clean_value, quality, quality_name, task_of
 from resq_deploy.report.text import NONE, counted, listed, percent, rate, share
 from resq_deploy.report.verdict import verdict_of
 
@@ -161,17 +162,25 @@ def _headline_rows(run: Run) -> list[list[str]]:
             name = f"accuracy under the worst attack, {attack_sections.radius(run, epsilon)}"
             rows.append([run.label, name, percent(found), f"{found['n']:,} images"])
         return rows
-    golden = summary["golden"]["accuracy"]
-    rows = [[run.label, "clean accuracy", percent(golden), f"{golden['n']:,} images"]]
+    return _under_faults(run)
+
+
+def _under_faults(run: Run) -> list[list[str]]:
+    """Return the main figures of a fault campaign; those of quality only where there is one."""
+    summary, name = run.summary, quality_name(run)
+    units = counted(summary["golden"]["images"], task_of(run).unit)
+    rows = [[run.label, f"clean {name}", clean_told(run), units]] if clean_value(run) is not None and name else []
     if "curve" in summary:
         last = summary["curve"][-1]
-        name = f"accuracy at a bit error rate of {rate(last['ber'])}"
         chips = f"{last['chips']} chips"
-        sdc1 = [run.label, f"SDC-1 at {rate(last['ber'])}", percent(last["rates"]["sdc1"]), chips]
-        return [*rows, [run.label, name, percent(last["accuracy"]), chips], sdc1]
+        if name:
+            at = f"{name} at a bit error rate of {rate(last['ber'])}"
+            rows.append([run.label, at, percent(quality(last)), chips])
+        return [*rows, [run.label, f"SDC-1 at {rate(last['ber'])}", percent(last["rates"]["sdc1"]), chips]]
     evaluated = f"{summary['faults']['evaluated']:,} faults"
     rows.append([run.label, "SDC-1 of a fault", percent(summary["rates"]["sdc1"]), evaluated])
-    rows.append([run.label, "accuracy under a fault", percent(summary["accuracy"]), evaluated])
+    if name:
+        rows.append([run.label, f"{name} under a fault", percent(quality(summary)), evaluated])
     return rows
 
 

@@ -32,6 +32,7 @@ from resq_deploy.faults.statistics import (
 from resq_deploy.report.difference import Comparison, Difference, Single
 from resq_deploy.report.fault_table import FaultTable, golden_right, read_faults, right_answers
 from resq_deploy.report.runs import Run, arithmetic, draws_layers, subsampled
+from resq_deploy.report.task import clean, clean_told, knows_right_answers, quality, quality_name
 from resq_deploy.report.text import counted
 from resq_deploy.report.text import rate as written
 
@@ -39,6 +40,8 @@ FEWEST_SHARED = 30
 """Fewer faults than this, hit in both files, are not compared one by one."""
 
 _SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
+    ("judge", lambda run: run.summary.get("judge", {}).get("name", "top1")),
+    ("options of the judge", lambda run: sorted(run.summary.get("judge", {}).get("options", {}).items())),
     ("fault model", lambda run: run.summary["fault_model"]),
     ("what is drawn evenly", lambda run: "layers" if draws_layers(run) else "bits"),
     ("data (SHA-256)", lambda run: run.digest("data")),
@@ -105,7 +108,7 @@ def compare(first: Run, second: Run) -> Comparison:
     """
     tables = read_faults(first), read_faults(second)
     right = golden_right(first), golden_right(second)
-    found = [_clean(first, second, right)]
+    found = _clean(first, second, right)
     notes = [
         f"{what}: {_told(value(first))} in {first.label}, {_told(value(second))} in {second.label}"
         for what, value in _NOTED
@@ -118,22 +121,31 @@ def compare(first: Run, second: Run) -> Comparison:
     else:
         found += pairing.single_faults()
         notes += pairing.fault_notes()
-    if right[0] is None or right[1] is None:
+    if found and clean(first) and (right[0] is None or right[1] is None):
         notes.append("clean accuracy was compared without pairing images: no fault was masked on all of them")
+    elif not clean(first) and quality_name(first):
+        notes.append(f"{quality_name(first)} without faults is {clean_told(first)} and {clean_told(second)}")
     return Comparison(first=first, second=second, differences=_adjusted(found), notes=notes)
 
 
-def _clean(first: Run, second: Run, right: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]) -> Difference:
-    """Compare the fault-free answers, image by image where they are known."""
-    a, b = (as_estimate(run.summary["golden"]["accuracy"]) for run in (first, second))
+def _clean(
+    first: Run, second: Run, right: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]
+) -> list[Difference]:
+    """Compare the fault-free answers, image by image where they are known; not where there is no accuracy."""
+    known = [accuracy for run in (first, second) if (accuracy := clean(run))]
+    if len(known) < 2:
+        return []
+    a, b = map(as_estimate, known)
     if right[0] is None or right[1] is None:
         unpaired = difference(a, b)
-        return Difference(figure="clean accuracy", first=a, second=b, estimate=unpaired, unit="images, unpaired")
+        return [Difference(figure="clean accuracy", first=a, second=b, estimate=unpaired, unit="images, unpaired")]
     changed = right[1] - right[0]
     estimate = matched(int((changed > 0).sum()), int((changed < 0).sum()), len(changed), a.confidence)
-    return Difference(
-        figure="clean accuracy", first=a, second=b, estimate=estimate, unit="images", p_images=mcnemar(changed)
-    )
+    return [
+        Difference(
+            figure="clean accuracy", first=a, second=b, estimate=estimate, unit="images", p_images=mcnemar(changed)
+        )
+    ]
 
 
 class _Pairing:
@@ -144,6 +156,7 @@ class _Pairing:
         self._tables = a, b
         self._populations = _population(first), _population(second)
         self._confidence = first.confidence
+        self._quality = quality_name(first) if quality_name(first) == quality_name(second) else None
         self._all_images = not (subsampled(first) or subsampled(second))
         self._seen = _least_share(a, first), _least_share(b, second)
         _, at_a, at_b = np.intersect1d(a.key, b.key, return_indices=True)
@@ -156,9 +169,12 @@ class _Pairing:
         return sorted(set(self._tables[0].ber[self._at_a].tolist()))
 
     def at_rate(self, rate: float) -> Difference:
-        """Compare accuracy at one bit error rate, chip by chip."""
+        """Compare quality at one bit error rate, chip by chip; SDC-1 where nothing is labelled."""
         chosen = self._tables[0].ber[self._at_a] == rate
-        return self._accuracy(f"accuracy at {written(rate)}", self._at_a[chosen], self._at_b[chosen], "chips")
+        at_a, at_b = self._at_a[chosen], self._at_b[chosen]
+        if self._quality is None:
+            return self._sdc1(f"SDC-1 at {written(rate)}", at_a, at_b, "chips")
+        return self._rated(f"{self._quality} at {written(rate)}", at_a, at_b, "chips")
 
     def chip_notes(self) -> list[str]:
         """Say how many of the chips flipped the very same bits."""
@@ -176,7 +192,7 @@ class _Pairing:
         return [f"{chips} flip the very same bits in both files"]
 
     def single_faults(self) -> list[Difference]:
-        """Compare SDC-1 and accuracy under a fault: over shared faults, over the populations, or over both."""
+        """Compare SDC-1 and quality under a fault: over shared faults, over the populations, or over both."""
         found = [] if self._stand_for_all else self._of_populations()
         return [*found, *self._of_shared()] if self._enough_shared else found
 
@@ -235,11 +251,12 @@ class _Pairing:
 
     def _of_populations(self) -> list[Difference]:
         found = []
-        for figure, key in (("SDC-1", "sdc1"), ("accuracy under a fault", "accuracy")):
-            given = [run.summary["rates"][key] if key == "sdc1" else run.summary[key] for run in self._runs]
-            if None in given:
+        for figure, key in (("SDC-1", "sdc1"), (f"{self._quality} under a fault", "quality")):
+            given = [run.summary["rates"][key] if key == "sdc1" else quality(run.summary) for run in self._runs]
+            known = [estimate for estimate in given if estimate]
+            if len(known) < 2:
                 continue
-            a, b = map(as_estimate, given)
+            a, b = map(as_estimate, known)
             rates = [getattr(table, key) for table in self._tables]
             judged = [r[~np.isnan(r)] for r in rates]
             estimate, tested = apart(a, b), None
@@ -254,23 +271,29 @@ class _Pairing:
 
     def _of_shared(self) -> list[Difference]:
         at_a, at_b = self._at_a, self._at_b
-        a, b = self._tables[0].sdc1[at_a], self._tables[1].sdc1[at_b]
-        judged = ~(np.isnan(a) | np.isnan(b))
+        judged = ~(np.isnan(self._tables[0].sdc1[at_a]) | np.isnan(self._tables[1].sdc1[at_b]))
         found = []
         if judged.any():
-            found.append(
-                Difference(
-                    figure="SDC-1, shared faults",
-                    first=cluster(a[judged], self._populations[0], self._confidence, share=self._seen[0]),
-                    second=cluster(b[judged], self._populations[1], self._confidence, share=self._seen[1]),
-                    unit="shared faults",
-                    **self._paired(b[judged] - a[judged]),
-                )
-            )
-        return [*found, self._accuracy("accuracy, shared faults", at_a, at_b, "shared faults")]
+            found.append(self._sdc1("SDC-1, shared faults", at_a[judged], at_b[judged], "shared faults"))
+        if self._quality is not None:
+            found.append(self._rated(f"{self._quality}, shared faults", at_a, at_b, "shared faults"))
+        return found
 
-    def _accuracy(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
-        a, b = self._tables[0].accuracy[at_a], self._tables[1].accuracy[at_b]
+    def _sdc1(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
+        a, b = self._tables[0].sdc1[at_a], self._tables[1].sdc1[at_b]
+        if unit == "chips":  # one that no longer loads answers nothing as it should
+            a, b = np.nan_to_num(a, nan=1.0), np.nan_to_num(b, nan=1.0)
+        sizes = (math.inf, math.inf) if unit == "chips" else self._populations
+        return Difference(
+            figure=figure,
+            first=cluster(a, sizes[0], self._confidence, share=self._seen[0]),
+            second=cluster(b, sizes[1], self._confidence, share=self._seen[1]),
+            unit=unit,
+            **self._paired(b - a),
+        )
+
+    def _rated(self, figure: str, at_a: NDArray[np.intp], at_b: NDArray[np.intp], unit: str) -> Difference:
+        a, b = self._tables[0].quality[at_a], self._tables[1].quality[at_b]
         sizes = (math.inf, math.inf) if unit == "chips" else self._populations
         return Difference(
             figure=figure,
@@ -282,8 +305,11 @@ class _Pairing:
         )
 
     def _over_images(self, at_a: NDArray[np.intp], at_b: NDArray[np.intp]) -> float | None:
-        """Return McNemar's p-value over images; None where faults were judged on some of them each."""
-        if not self._all_images:
+        """Return McNemar's p-value over images; None where faults were judged on some of them each.
+
+        None as well where quality is not made of right answers.
+        """
+        if not self._all_images or not all(map(knows_right_answers, self._runs)):
             return None
         counts = [
             right_answers(run, np.isin(np.arange(len(table)), at))

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resq_deploy.report.document import Block, Section, Table
-from resq_deploy.report.runs import Run, judged_on
+from resq_deploy.report.runs import Run
+from resq_deploy.report.task import judged_on
 from resq_deploy.report.text import NONE, count, percent, rate
 
 _ABOUT = (

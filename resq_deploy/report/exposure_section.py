@@ -7,7 +7,8 @@ import numpy as np
 
 from resq_deploy.report.document import Block, Dots, JsonEstimate, Section, Series, Table
 from resq_deploy.report.fault_table import FaultTable
-from resq_deploy.report.runs import Run, judged_on
+from resq_deploy.report.runs import Run
+from resq_deploy.report.task import Task, judged_on, task_of
 from resq_deploy.report.text import NONE, count, counted, listed, percent, quantity, rate, share
 from resq_deploy.report.wide import folded_where_wide
 
@@ -22,7 +23,7 @@ Exposure = Mapping[str, Any]
 
 def exposed(run: Run, table: FaultTable) -> Section:
     """Return what each role adds to each kind of failure, and what that makes at a bit error rate and in time."""
-    exposure = run.summary["exposure"]
+    exposure, task = run.summary["exposure"], task_of(run)
     roles = exposure["roles"]
     harmful = int(np.count_nonzero(table.sdc1 > 0.0))
     enough = harmful >= _FEWEST_HARMFUL
@@ -34,12 +35,12 @@ def exposed(run: Run, table: FaultTable) -> Section:
         del drawn["failing faults"]  # a lower end alone is no dot
     blocks: list[Block] = [
         f"What faults of one bit each do while they are rare (first order), over the {exposure['bits']:,} stored bits "
-        "that this campaign could hit. Wrong answers are the mean share of image runs that a fault gives another "
-        "top-1. Failing faults are those that change any answer: a stored fault persists until the file is loaded "
-        "again, so that they count devices that became faulty. A fault that is due, after which the file no longer "
-        "loads or runs, counts as that alone.",
+        f"that this campaign could hit. Wrong answers are the mean share of {task.unit} runs that a fault gives "
+        f"{task.answer}. Failing faults are those that change any answer: a stored fault persists until the file is "
+        "loaded again, so that they count devices that became faulty. A fault that is due, after which the file no "
+        "longer loads or runs, counts as that alone.",
         *_at_least(run),
-        _kinds(exposure),
+        _kinds(exposure, task),
         *_scrubbed(exposure),
         "Risk is what a role adds to the wrong answers: its share of the bits times the wrong answers of one fault.",
         Dots(
@@ -61,7 +62,7 @@ def exposed(run: Run, table: FaultTable) -> Section:
             "faults",
         ),
         *_whose(run, roles, seen),
-        *_expected(exposure),
+        *_expected(exposure, task),
     ]
     if harmful and not enough:
         blocks.append(f"Fewer than {_FEWEST_HARMFUL} faults did harm: one more or less would move the shares of risk.")
@@ -79,25 +80,25 @@ def _at_least(run: Run) -> list[Block]:
     ]
 
 
-def _meanings(exposure: Exposure) -> dict[str, tuple[str, str]]:
+def _meanings(exposure: Exposure, task: Task) -> dict[str, tuple[str, str]]:
     """Return name and meaning of each kind of failure."""
     over = share(exposure["failing_share"])
     return {
-        "wrong_answers": ("wrong answers", "mean share of image runs with another top-1"),
+        "wrong_answers": ("wrong answers", f"mean share of {task.unit} runs with {task.answer}"),
         "failing_faults": ("failing faults", "faults that change any answer"),
         "failing_faults_over_share": (f"failing faults, over {over}", f"faults that change more than {over} of them"),
         "due": ("due", "faults after which the file no longer loads or runs"),
     }
 
 
-def _kinds(exposure: Exposure) -> Table:
+def _kinds(exposure: Exposure, task: Task) -> Table:
     """Return the kinds of failure over all roles: of one fault, and in time where the memory's rate is known."""
     fit = exposure["fit"]
     headers = ["failure", "meaning", "of one fault"]
-    rows = [[name, what, percent(exposure[kind]["total"])] for kind, (name, what) in _meanings(exposure).items()]
+    rows = [[name, what, percent(exposure[kind]["total"])] for kind, (name, what) in _meanings(exposure, task).items()]
     if fit:
         headers.append(f"in 10^9 hours (FIT), of a memory with {fit['fit_per_mbit']:g} FIT in 10^6 bits")
-        rows = [[*row, quantity(fit[kind]["total"])] for row, kind in zip(rows, _meanings(exposure), strict=True)]
+        rows = [[*row, quantity(fit[kind]["total"])] for row, kind in zip(rows, _meanings(exposure, task), strict=True)]
     return Table(headers=headers, rows=rows)
 
 
@@ -199,9 +200,9 @@ def _role_row(role: str, exposure: Exposure, *, shared: bool) -> list[str]:
     ]
 
 
-def _expected(exposure: Exposure) -> list[Block]:
+def _expected(exposure: Exposure, task: Task) -> list[Block]:
     """Return what is expected at each bit error rate, and what to do where that is no longer first order."""
-    kinds = _meanings(exposure)
+    kinds = _meanings(exposure, task)
     rows = [[rate(at["ber"]), *(_first_order(at[kind]["total"]) for kind in kinds)] for at in exposure["at"]]
     headers = ["expected, at a bit error rate of", *(name for name, _ in kinds.values())]
     blocks: list[Block] = [Table(headers=headers, rows=rows)]

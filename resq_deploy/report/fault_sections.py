@@ -1,44 +1,31 @@
 """What faults do to deployed files: accuracy over bit errors, the ladder of outcomes, exposure, the worst faults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from resq_deploy.faults.outcomes import COUNTS
 from resq_deploy.faults.statistics import as_estimate
+from resq_deploy.report.bit_error_section import bit_error_section
 from resq_deploy.report.detection_section import detection_section
-from resq_deploy.report.document import Block, Caption, Dots, HeatMap, Lines, Section, Series, Table
+from resq_deploy.report.document import Block, Caption, HeatMap, Section, Table
 from resq_deploy.report.exposure_section import exposed
 from resq_deploy.report.fault_table import MIXED, FaultTable, read_faults
-from resq_deploy.report.runs import LAYERS_DRAWN, Run, draws_layers, judged_on, subsampled
-from resq_deploy.report.text import NONE, count, percent, rate, share, short, side_by_side
+from resq_deploy.report.outcome_section import outcome_section
+from resq_deploy.report.runs import Run, draws_layers, subsampled
+from resq_deploy.report.task import Task, by_task, quality_name, task_of
+from resq_deploy.report.text import NONE, count, percent, share, short
 from resq_deploy.report.wide import folded_where_wide, too_wide
-
-MOST_SERIES = 6
-"""More series than this cannot be told apart in one plot."""
 
 _WORST_SHOWN = 20
 _LAYERS_SHOWN = 10
-_LADDER = ("sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite", "corrupted", "corrected")
-_MEANING = {
-    "masked": "outputs bit-equal to the fault-free ones",
-    "benign": "same top-1, outputs not bit-equal",
-    "sdc1": "another top-1",
-    "sdc5": "new top-1 outside the golden top 5",
-    "sdc10": "top confidence moved by over 10 %",
-    "sdc20": "top confidence moved by over 20 %",
-    "sdc10_abs": "top confidence moved by over 0.1",
-    "sdc20_abs": "top confidence moved by over 0.2",
-    "nonfinite": "outputs hold NaN or infinity",
-    "corrected": "wrong answer became right",
-    "corrupted": "right answer became wrong",
-    "sdc1_detected": "another top-1, and the file's health output says that something is wrong",
-    "sdc1_silent": "another top-1, and the file's health output is the fault-free one",
-    "due": "file no longer loads or runs (share of faults)",
+_BESIDE = {
+    "corrupted": "right became wrong",
+    "sdc10": "SDC-10",
+    "lost": "lost detections",
+    "ghost": "ghosts",
 }
-_SPLIT = ("sdc1_detected", "sdc1_silent")  # of files that report their own health
-_CHIPS_DUE = "file no longer loads or runs (share of chips)"
+"""Outcomes that stand beside SDC-1 by layer and bit, where a task has them."""
 
 
 def with_curve(campaigns: Sequence[Run]) -> list[Run]:
@@ -58,133 +45,20 @@ def fault_sections(campaigns: Sequence[Run]) -> list[Section]:
         RunFolderError: if a table of faults is missing or broken.
     """
     curves, others = with_curve(campaigns), without_curve(campaigns)
-    sections = [_bit_errors(curves)] if curves else []
+    sections = [bit_error_section(group) for group in by_task(curves)]
     sections += [detection_section(run) for run in curves if run.summary["curve"][0].get("detection")]
     if others:
         tables = [read_faults(run, worst=_WORST_SHOWN) for run in others]
-        sections += [_outcomes(others)]
+        sections += [outcome_section(group) for group in by_task(others)]
         sections += [detection_section(run) for run in others if run.summary.get("detection")]
         sections += [exposed(*one) for one in zip(others, tables, strict=True) if one[0].summary["exposure"]]
         sections += [_places(*one) for one in zip(others, tables, strict=True)]
     return sections
 
 
-def _bit_errors(runs: Sequence[Run]) -> Section:
-    highest = [(run.label, run.summary["curve"][-1]) for run in runs]
-    rates = {point["ber"] for _, point in highest}
-    at = f"At a bit error rate of {rate(max(rates))}" if len(rates) == 1 else "At its highest bit error rate"
-    means = [(label, point["accuracy"]["value"], percent(point["accuracy"])) for label, point in highest]
-    title = f"{at}, accuracy is {side_by_side(means)}"
-    blocks: list[Block] = [
-        "Every stored bit that was chosen flips with the given probability. Figures are means over simulated chips, "
-        "each rate by itself; the interval bounds the mean of further chips whatever their distribution, and is wide "
-        "where chips are few. Worst chip and quartiles describe the chips that were drawn, and bound nothing. Images "
-        "and their number stay the same; the fault-free accuracy stands in the first row.",
-        *([LAYERS_DRAWN] if any(map(draws_layers, runs)) else []),
-        Caption(text="A line is the mean over chips, its band the interval, a pale dot one chip."),
-    ]
-    for start in range(0, len(runs), MOST_SERIES):
-        series = [_curve(run) for run in runs[start : start + MOST_SERIES]]
-        blocks.append(
-            Lines(
-                series=series,
-                x_title="bit error rate",
-                y_title="accuracy (%)",
-                log_x=True,
-                description=f"Accuracy over bit error rate. {title}.",
-            )
-        )
-    blocks += [*_curve_table(runs), *(_rates_table(run) for run in runs)]
-    return Section(title=title, topic="Bit errors", blocks=blocks)
-
-
-def _curve(run: Run) -> Series:
-    table = read_faults(run)
-    points = run.summary["curve"]
-    return Series(
-        name=run.label,
-        x=[point["ber"] for point in points],
-        estimates=[point["accuracy"] for point in points],
-        dots=list(zip(table.ber.tolist(), table.accuracy.tolist(), strict=True)),
-    )
-
-
-def _curve_table(runs: Sequence[Run]) -> list[Table]:
-    rates = sorted({point["ber"] for run in runs for point in run.summary["curve"]})
-    headers = ["bit error rate"]
-    for run in runs:
-        headers += [run.label, f"{run.label}, worst chip", f"{run.label}, quartiles of the chips"]
-    first = ["fault-free"]
-    for run in runs:
-        first += [percent(run.summary["golden"]["accuracy"]), NONE, NONE]
-    rows, figures = [first], [[run.summary["golden"]["accuracy"] for run in runs]]
-    for ber in rates:
-        points = [next((p for p in run.summary["curve"] if p["ber"] == ber), None) for run in runs]
-        row = [rate(ber)]
-        for point in points:
-            row += [percent(point["accuracy"]), share(point["worst"]), _quartiles(point)] if point else [NONE] * 3
-        rows.append(row)
-        figures.append([point and point["accuracy"] for point in points])
-    return folded_where_wide(Table(headers=headers, rows=rows), figures, "chips")
-
-
-def _quartiles(point: Mapping[str, Any]) -> str:
-    spread = point["spread"]["accuracy"]
-    return ", ".join(share(spread[name]) for name in ("quarter", "median", "three_quarters"))
-
-
-def _rates_table(run: Run) -> Table:
-    """Return every outcome at every bit error rate of one run."""
-    curve = run.summary["curve"]
-    names = [*COUNTS, *(_SPLIT if any(point.get("detection") for point in curve) else ())]
-    rows = [[name, _MEANING[name], *(_rate(point, name) for point in curve)] for name in names]
-    rows.append(["due", _CHIPS_DUE, *(percent(point["due"]) for point in curve)])
-    headers = ["outcome", "meaning", *(f"at {rate(point['ber'])}" for point in curve)]
-    return Table(headers=headers, rows=rows, folded=f"{run.label}: image runs by outcome, at each bit error rate")
-
-
-def _rate(figures: Mapping[str, Any], name: str) -> str:
-    """Return a rate in words; none where a file does not report what it takes to know."""
-    return percent(figures["rates"].get(name))
-
-
-def _outcomes(runs: Sequence[Run]) -> Section:
-    known = [(run.label, run.summary["rates"]["sdc1"]) for run in runs if run.summary["rates"]["sdc1"]]
-    figures = [(label, sdc1["value"], percent(sdc1)) for label, sdc1 in known]
-    title = f"SDC-1 of a fault is {side_by_side(figures)}" if figures else "No fault could be judged"
-    blocks: list[Block] = [
-        "Share of image runs by what a fault does to them, averaged over faults; the interval is about the other "
-        "faults of the same file, on the same images.",
-        *([LAYERS_DRAWN] if any(map(draws_layers, runs)) else []),
-        *(f"{run.label}: {judged_on(run)} The interval is about all of them." for run in runs if subsampled(run)),
-        Caption(text="Open dots at the left edge: none seen."),
-    ]
-    for start in range(0, len(runs), MOST_SERIES):
-        some = runs[start : start + MOST_SERIES]
-        blocks.append(
-            Dots(
-                rows=_LADDER,
-                series=[
-                    Series(name=run.label, estimates=[run.summary["rates"][name] for name in _LADDER]) for run in some
-                ],
-                x_title="share of image runs (%)",
-                log_x=True,
-                description=f"Share of image runs by kind of silent data corruption. {title}.",
-            )
-        )
-    names = [*COUNTS, *(_SPLIT if any(run.summary.get("detection") for run in runs) else ())]
-    found = [(name, _MEANING[name], [run.summary["rates"].get(name) for run in runs]) for name in names]
-    found.append(("due", _MEANING["due"], [run.summary["due"] for run in runs]))
-    found.append(("accuracy", "under a fault", [run.summary["accuracy"] for run in runs]))
-    rows = [[name, meaning, *map(percent, figures)] for name, meaning, figures in found]
-    table = Table(headers=["outcome", "meaning", *(run.label for run in runs)], rows=rows)
-    blocks += folded_where_wide(table, [figures for *_, figures in found], "faults")
-    return Section(title=title, topic="Outcomes", blocks=blocks)
-
-
 def _places(run: Run, table: FaultTable) -> Section:
     """Return where in the file the harm is: layers, bits, and the worst faults."""
-    layers = _ranked(run.summary["by_layer"])
+    layers, task = _ranked(run.summary["by_layer"]), task_of(run)
     blocks: list[Block] = []
     if run.summary["fault_model"] != "word":  # which has no bits
         maps = [_heat(table, "layer", _largest_role(table), list(run.summary["by_layer"])), _heat(table, "role")]
@@ -193,11 +67,11 @@ def _places(run: Run, table: FaultTable) -> Section:
         blocks += [told, *drawn] if drawn else []
     telling = [layer for layer in layers if layer[1]["sdc1"] and not too_wide(layer[1]["sdc1"])]
     if telling:
-        blocks.append(_group_table("layer", telling[:_LAYERS_SHOWN]))
+        blocks.append(_group_table("layer", telling[:_LAYERS_SHOWN], task))
     if len(telling) < len(layers) or len(telling) > _LAYERS_SHOWN:
-        blocks += _told_apart("layer", layers, folded=f"All {len(layers)} layers")
-    blocks += _told_apart("bit", list(run.summary["by_bit"].items()), folded="By bit position, over all roles")
-    blocks += _worst(table, " on the images it was judged on" if subsampled(run) else "")
+        blocks += _told_apart("layer", layers, task, folded=f"All {len(layers)} layers")
+    blocks += _told_apart("bit", list(run.summary["by_bit"].items()), task, folded="By bit position, over all roles")
+    blocks += _worst(table, f" on the {task.units} it was judged on" if subsampled(run) else "", quality_name(run))
     return Section(title=f"{run.label}: {_hardest(layers)}", topic="Layers and bits", blocks=blocks)
 
 
@@ -274,25 +148,28 @@ def _ranked(groups: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(groups.items(), key=lambda item: -(item[1]["sdc1"] or {"value": -1.0})["value"])
 
 
-def _group_table(what: str, groups: Sequence[tuple[str, Any]], folded: str = "") -> Table:
+def _group_table(what: str, groups: Sequence[tuple[str, Any]], task: Task, folded: str = "") -> Table:
+    """Return SDC-1 by group, and with it the outcomes that tell most of the task."""
+    shown = [rung for rung in _BESIDE if rung in task.ladder]
     rows = [
         [
             name,
             percent(rates["sdc1"]),
-            percent(rates["corrupted"]),
-            percent(rates["sdc10"]),
+            *(percent(rates[rung]) for rung in shown),
             count(rates["sdc1"]["n"]) if rates["sdc1"] else "0",
         ]
         for name, rates in groups
     ]
-    return Table(headers=[what, "SDC-1", "right became wrong", "SDC-10", "faults"], rows=rows, folded=folded)
+    return Table(headers=[what, "SDC-1", *(_BESIDE[rung] for rung in shown), "faults"], rows=rows, folded=folded)
 
 
-def _told_apart(what: str, groups: Sequence[tuple[str, Any]], folded: str) -> list[Table]:
-    return folded_where_wide(_group_table(what, groups, folded), [[rates["sdc1"]] for _, rates in groups], "faults")
+def _told_apart(what: str, groups: Sequence[tuple[str, Any]], task: Task, folded: str) -> list[Table]:
+    return folded_where_wide(
+        _group_table(what, groups, task, folded), [[rates["sdc1"]] for _, rates in groups], "faults"
+    )
 
 
-def _worst(table: FaultTable, where: str) -> list[Block]:
+def _worst(table: FaultTable, where: str, rated: str | None) -> list[Block]:
     harmful = [fault for fault in table.worst if fault.sdc1 > 0.0]  # 1 for a fault that is due
     if not harmful:
         told = f"No fault changed an answer{where} or kept the file from running"
@@ -306,11 +183,11 @@ def _worst(table: FaultTable, where: str) -> list[Block]:
             fault.where["bit"],
             fault.outcome,
             share(fault.sdc1) if fault.outcome != "due" else NONE,
-            share(fault.accuracy),
+            *([share(fault.quality)] if rated else []),
         ]
         for fault in harmful
     ]
-    headers = ["fault", "tensor", "role", "index", "bit", "outcome", "SDC-1", "accuracy"]
+    headers = ["fault", "tensor", "role", "index", "bit", "outcome", "SDC-1", *([rated] if rated else [])]
     return [
         f"{_most_critical(len(rows))}{where and ', by what each did' + where}; faults.csv of the run holds all, and is "
         "a fault list to run again.",

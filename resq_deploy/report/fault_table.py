@@ -19,10 +19,11 @@ from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.fault import Share
 from resq_deploy.faults.partition import Partition
 from resq_deploy.report.runs import Run, subsampled
+from resq_deploy.report.task import knows_right_answers, quality_column
 from resq_deploy.report.text import listed
 
 STORE_SCHEMAS = (1, 2, 3, 4)
-"""Schema versions of the store that can be read: answers are kept alike in both."""
+"""Schema versions of the store that can be read: answers are kept alike in all."""
 
 GROUPS = ("role", "layer", "bit")
 MIXED = "mixed"
@@ -41,14 +42,14 @@ class CriticalFault:
         outcome: the worst over its images, or `due`.
         where: tensor, layer, role and bits it hits.
         sdc1: share of images with another top-1; 1 for a `due` fault.
-        accuracy: under the fault.
+        quality: under the fault; NaN where nothing was labelled.
     """
 
     label: str
     outcome: str
     where: dict[str, str]
     sdc1: float
-    accuracy: float
+    quality: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +59,8 @@ class FaultTable:
     Attributes:
         key: what identifies a fault across files: a digest of the bits it changes, or of rate and chip, shape [n].
         sdc1: share of images with another top-1, NaN for a `due` fault, shape [n].
-        accuracy: share of images answered right, 0 for a `due` fault, shape [n].
+        quality: the judge's figure, such as the share of images answered right, 0 for a `due` fault; NaN where nothing
+            was labelled; shape [n].
         images: on how many images each was judged, 0 for a `due` fault, shape [n].
         share: number of the first part of the images that each was judged on, shape [n].
         parts: how many parts from there on, shape [n].
@@ -70,7 +72,7 @@ class FaultTable:
 
     key: NDArray[np.uint64]
     sdc1: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
+    quality: NDArray[np.float64]
     images: NDArray[np.int64]
     share: NDArray[np.int64]
     parts: NDArray[np.int64]
@@ -94,7 +96,7 @@ def read_faults(run: Run, worst: int = 0) -> FaultTable:
         RunFolderError: if the table is missing, broken, or does not hold the faults of the summary.
     """
     path = run.path / "faults.csv"
-    reader = _Reader(path, worst)
+    reader = _Reader(path, worst, quality_column(run))
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader.read(stream)
@@ -110,11 +112,12 @@ def read_faults(run: Run, worst: int = 0) -> FaultTable:
 class _Reader:
     """Collects the rows of a table, compactly: a campaign may hold millions of faults."""
 
-    def __init__(self, path: pathlib.Path, worst: int) -> None:
+    def __init__(self, path: pathlib.Path, worst: int, rated: str | None) -> None:
         self._path = path
+        self._rated = rated
         self._worst = worst
         self._heap: list[tuple[tuple[float, float, int], CriticalFault]] = []
-        self._numbers = {name: array.array("d") for name in ("sdc1", "accuracy", "ber")}
+        self._numbers = {name: array.array("d") for name in ("sdc1", "quality", "ber")}
         self._counts = {name: array.array("q") for name in ("images", "share", "parts")}
         self._keys = array.array("Q")
         self._codes = {group: array.array("i") for group in GROUPS}
@@ -142,11 +145,11 @@ class _Reader:
         first = rows[0]
         images = int(first["images"])
         sdc1 = int(first["sdc1"]) / images if images else float("nan")
-        accuracy = float(first["accuracy"])
-        if not (0.0 <= accuracy <= 1.0 and 0 <= int(first["sdc1"]) <= max(images, 0)):
-            raise ValueError(f"fault {label}: accuracy {first['accuracy']} or SDC-1 {first['sdc1']} is impossible")
+        quality = float("nan") if self._rated is None else float(first[self._rated])
+        if not ((self._rated is None or 0.0 <= quality <= 1.0) and 0 <= int(first["sdc1"]) <= max(images, 0)):
+            raise ValueError(f"fault {label}: {self._rated} {quality} or SDC-1 {first['sdc1']} is impossible")
         self._numbers["sdc1"].append(sdc1)
-        self._numbers["accuracy"].append(accuracy)
+        self._numbers["quality"].append(quality)
         for name, before in (("images", images), ("share", 0), ("parts", 1)):  # earlier versions ran all images
             self._counts[name].append(int(first.get(name, before)))
         if masks:
@@ -161,16 +164,16 @@ class _Reader:
         for group in GROUPS:
             names = self._names[group]
             self._codes[group].append(names.setdefault(where[group], len(names)))
-        self._keep(label, first["outcome"], where, sdc1, accuracy)
+        self._keep(label, first["outcome"], where, sdc1, quality)
 
-    def _keep(self, label: str, outcome: str, where: dict[str, str], sdc1: float, accuracy: float) -> None:
+    def _keep(self, label: str, outcome: str, where: dict[str, str], sdc1: float, quality: float) -> None:
         if not self._worst:
             return
         harm = 1.0 if math.isnan(sdc1) else sdc1
-        rank = (harm, -accuracy, -len(self._keys))
+        rank = (harm, 0.0 if math.isnan(quality) else -quality, -len(self._keys))
         if len(self._heap) == self._worst and rank <= self._heap[0][0]:
             return
-        fault = CriticalFault(label=label, outcome=outcome, where=where, sdc1=harm, accuracy=accuracy)
+        fault = CriticalFault(label=label, outcome=outcome, where=where, sdc1=harm, quality=quality)
         keep = heapq.heappush if len(self._heap) < self._worst else heapq.heapreplace
         keep(self._heap, (rank, fault))
 
@@ -236,11 +239,14 @@ def golden_right(run: Run) -> NDArray[np.int64] | None:
     The store does not keep the golden run itself; a fault that was masked on all its images answers like it on them.
 
     Returns:
-        None where no fault was masked on all images, or those that were masked on theirs leave some out.
+        None where no fault was masked on all images, those that were masked on theirs leave some out, or quality is
+        not made of right answers.
 
     Raises:
         RunFolderError: as `right_answers`.
     """
+    if not knows_right_answers(run):
+        return None
     if subsampled(run):
         return _golden_by_parts(run)
     for _, maps in _bitmaps(run, "SELECT number, right FROM faults WHERE outcome = 'masked' ORDER BY number LIMIT 1"):

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resq_deploy.report.document import JsonEstimate, Statement, Tone
-from resq_deploy.report.runs import Run, draws_layers, judged_on, subsampled
+from resq_deploy.report.runs import Run, draws_layers, subsampled
+from resq_deploy.report.task import amounts_told, clean_value, judged_on, quality, quality_name, synthetic, task_of
 from resq_deploy.report.text import at_least, at_most, count, counted, listed, percent, rate, share
 from resq_deploy.report.wide import too_wide
 
+_MANY = 0.25  # of all answers, surely changed: nobody would call that withstanding
 _FAULTS = {
     "single": ("one stored bit{} is flipped", "flipped bits"),
     "burst": ("{burst} adjacent stored bits{} are flipped", "bursts"),
@@ -57,13 +59,12 @@ def _gates(run: Run) -> Iterator[Statement]:
 
 def _under_a_fault(run: Run) -> Statement:
     """Say how many answers a fault changes."""
-    summary = run.summary
+    summary, task = run.summary, task_of(run)
     sdc1, due = summary["rates"]["sdc1"], summary["due"]
     when, several = _faults(run)
-    evaluated, images = summary["faults"]["evaluated"], summary["golden"]["images"]
+    evaluated, judged = summary["faults"]["evaluated"], counted(summary["golden"]["images"], task.unit)
     population = summary["population"]["faults"]
     of = f" of {count(population)}" if population and population > evaluated else ""
-    from_ = f"from {evaluated:,}{of} such faults, on {images:,} images"
     reservations = _reservations(run)
     if due["value"]:
         reservations.insert(0, f"{percent(due)} of the faults keep the file from loading or running")
@@ -71,43 +72,71 @@ def _under_a_fault(run: Run) -> Statement:
         text = f"None of {counted(evaluated, 'fault')} could be judged: each kept the file from loading or running."
         return _statement(run, Tone.OPEN, "Nothing to tell", text, reservations[1:])
     over = "such faults, drawn in every layer alike" if draws_layers(run) else "all such faults"
-    average = f"on average over {over} (measured: {percent(sdc1)}, {from_})"
+    average = f"on average over {over} (measured: {percent(sdc1)}, from {evaluated:,}{of} such faults, on {judged})"
     if summary["fault_model"] == "list":
-        average = f"on average over the {evaluated:,} faults of it (measured: {percent(sdc1)}, on {images:,} images)"
+        average = f"on average over the {evaluated:,} faults of it (measured: {percent(sdc1)}, on {judged})"
     if too_wide(sdc1):
-        text = f"{counted(evaluated, 'fault').capitalize()} are too few to tell how many images get another answer "
+        text = f"{counted(evaluated, 'fault').capitalize()} are too few to tell how many {task.units} {task.wrong} "
         text += f"when {when}: between {at_least(sdc1['low'])} and {at_most(sdc1['high'])} of them, {average}."
         return _statement(run, Tone.OPEN, "Too few faults to tell", text, reservations)
-    text = f"At most {at_most(sdc1['high'])} of the images get another answer when {when}, {average}."
-    if not sdc1["value"] and not summary["rates"]["corrupted"]["value"]:
+    text = f"At most {at_most(sdc1['high'])} of the {task.units} {task.wrong} when {when}, {average}."
+    if not sdc1["value"]:
         text = f"None of {evaluated:,} {several} changed an answer. {text}"
+    if amounts := amounts_told(summary, task):
+        text += f" Measured: {amounts}."
     return _statement(run, Tone.SHOWN, "Shown", text, reservations)
 
 
 def _under_bit_errors(run: Run) -> Statement:
-    """Say what accuracy is left at the highest bit error rate, and shortly at the others."""
-    curve, clean = run.summary["curve"], run.summary["golden"]["accuracy"]
-    point = curve[-1]
-    accuracy, chips = point["accuracy"], point["chips"]
+    """Say what quality is left at the highest bit error rate, shortly at the others; else how many answers change."""
+    point = run.summary["curve"][-1]
     where = _where(run)
     when = f"When every stored bit{where} flips with a probability of {rate(point['ber'])}{_one_in(point['ber'])}"
     if draws_layers(run):
         flips = f"flips{where} as a bit error rate of {rate(point['ber'])} makes"
         when = f"When so many {flips} are drawn in every layer alike"
-    measured = f"(measured: {percent(accuracy)} over {chips} simulated chips; {share(clean['value'])} without faults)"
     reservations = [*_reservations(run), *_chips_due(point)]
-    if too_wide(accuracy):
-        text = f"{chips} chips are too few to tell. {when}, accuracy is between {at_least(accuracy['low'])} and "
-        text += f"{at_most(accuracy['high'])} on average over devices {measured}."
+    name, found, before = quality_name(run), quality(point), clean_value(run)
+    if name is None or found is None or before is None:
+        return _changed_by_bit_errors(run, when, reservations)
+    chips = point["chips"]
+    measured = f"(measured: {percent(found)} over {chips} simulated chips; {share(before)} without faults)"
+    if too_wide(found):
+        text = f"{chips} chips are too few to tell. {when}, {name} is between {at_least(found['low'])} and "
+        text += f"{at_most(found['high'])} on average over devices {measured}."
         return _statement(run, Tone.OPEN, "Too few chips to tell", text, reservations)
-    others = [f"{at_least(other['accuracy']['low'])} at {rate(other['ber'])}" for other in curve[:-1]][-3:]
-    lower = f" At lower rates it is at least {listed(others)}." if others else ""
-    if accuracy["high"] < clean["value"] / 2:
-        text = f"{when}, accuracy falls to at most {at_most(accuracy['high'])} on average over devices {measured}."
+    lower = _at_lower_rates(run)
+    if found["high"] < before / 2:
+        text = f"{when}, {name} falls to at most {at_most(found['high'])} on average over devices {measured}."
         return _statement(run, Tone.HARM, "Does not withstand", text + lower, reservations)
-    text = f"{when}, accuracy is at least {at_least(accuracy['low'])} on average over devices {measured}. "
+    text = f"{when}, {name} is at least {at_least(found['low'])} on average over devices {measured}. "
     text += f"The worst chip drawn had {share(point['worst'])}."
     return _statement(run, Tone.SHOWN, "Shown", text + lower, reservations)
+
+
+def _at_lower_rates(run: Run) -> str:
+    known = [(point["ber"], found) for point in run.summary["curve"][:-1] if (found := quality(point))][-3:]
+    others = [f"{at_least(found['low'])} at {rate(ber)}" for ber, found in known]
+    return f" At lower rates it is at least {listed(others)}." if others else ""
+
+
+def _changed_by_bit_errors(run: Run, when: str, reservations: Sequence[str]) -> Statement:
+    """Say how many answers change at the highest bit error rate, where nothing was labelled."""
+    task, point = task_of(run), run.summary["curve"][-1]
+    sdc1, chips = point["rates"]["sdc1"], counted(point["chips"], "simulated chip")
+    if sdc1 is None:
+        text = f"{when}, none of {chips} loads the file any more."
+        return _statement(run, Tone.HARM, "Does not withstand", text, reservations)
+    measured = f"(measured: {percent(sdc1)} over {chips})"
+    if too_wide(sdc1):
+        text = f"{point['chips']} chips are too few to tell. {when}, between {at_least(sdc1['low'])} and "
+        text += f"{at_most(sdc1['high'])} of the {task.units} {task.wrong}, on average over devices {measured}."
+        return _statement(run, Tone.OPEN, "Too few chips to tell", text, reservations)
+    text = f"{when}, at most {at_most(sdc1['high'])} of the {task.units} {task.wrong}, on average over devices "
+    text += f"{measured}."
+    if sdc1["low"] > _MANY:
+        return _statement(run, Tone.HARM, "Does not withstand", text, reservations)
+    return _statement(run, Tone.SHOWN, "Shown", text, reservations)
 
 
 def _chips_due(point: Mapping[str, Any]) -> list[str]:
@@ -125,9 +154,11 @@ def _in_time(run: Run) -> Iterator[Statement]:
     text = (
         f"In a memory with {fit['fit_per_mbit']:g} errors in 10^9 hours and 10^6 bits, the file becomes faulty at most "
         f"{total['high']:.3g} times in 10^9 hours (measured: {total['value']:.3g}); faulty is one that answers any of "
-        "the images otherwise."
+        f"the {task_of(run).units} otherwise."
     )
-    yield _statement(run, Tone.SHOWN, "Shown", text, ["Counts single flips while they are rare"])
+    roles = run.options.get("roles")
+    alone = [f"Counts flips of {listed(roles)} alone"] if roles else []
+    yield _statement(run, Tone.SHOWN, "Shown", text, ["Counts single flips while they are rare", *alone])
 
 
 def _noticed(run: Run) -> Iterator[Statement]:
@@ -167,6 +198,12 @@ def _one_in(ber: float) -> str:
 def _reservations(run: Run) -> list[str]:
     """Return what the figures of a campaign do not say, beyond what no campaign says."""
     options, told = run.options, []
+    if synthetic(run):
+        told.append("Synthetic inputs: says nothing of the quality of answers, and of real inputs only what they share")
+    if task_of(run).unit == "sequence":
+        told.append("Figures are per sequence: one counts as changed where any of its steps is")
+    if aside := run.summary["golden"].get("set_aside"):
+        told.append(f"Set aside, as fault-free outputs are not finite: {counted(aside, task_of(run).unit)}")
     if options.get("layers", "*") != "*":
         told.append(f"Only layers that match {options['layers']!r} were hit")
     if draws_layers(run):

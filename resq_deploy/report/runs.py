@@ -82,8 +82,10 @@ class Run:
         """Coverage of its intervals."""
         if self.command == "train":
             return float(next(iter(self.summary["stages"].values()))["test"]["clean"]["confidence"])
-        clean = self.summary["golden"]["accuracy"] if self.command == "faultcamp" else self.summary["clean"]
-        return float(clean["confidence"])
+        if self.command == "attackcamp":
+            return float(self.summary["clean"]["confidence"])
+        accuracy = self.summary["golden"].get("accuracy")  # of other tasks than classification there is none
+        return float(accuracy["confidence"] if accuracy else self.options["confidence"])
 
     def digest(self, what: str) -> str | None:
         """Return the SHA-256 of something the run read: model, data, fault_list, surrogate, train, test, init."""
@@ -107,17 +109,6 @@ def draws_layers(run: Run) -> bool:
 def subsampled(run: Run) -> bool:
     """Return whether faults of a campaign were judged on some of its images each."""
     return bool(run.summary.get("images", {}).get("not_known"))
-
-
-def judged_on(run: Run) -> str:
-    """Return in a sentence on which images each fault of a campaign was judged."""
-    of = run.summary["golden"]["images"]
-    if not subsampled(run):
-        return f"Each fault was judged on all {of:,} images."
-    few = run.summary["images"]["per_fault"]
-    number = "all" if few is None else f"about {few:,} of"
-    pilot = ", those of a pilot on fewer or more" if run.summary["design"] == "stratified" else ""
-    return f"Each fault was judged on {number} {of:,} images, drawn by seed and fault{pilot}."
 
 
 def arithmetic(run: Run) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resq_deploy.report.runs import Run, of_command, subsampled
+from resq_deploy.report.task import synthetic, task_of
 from resq_deploy.report.text import count, listed, share, short
 
 OUT_OF_SCOPE = "Transient faults in activations, in the arithmetic, and in memory after the file was loaded."
@@ -36,7 +37,7 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         yield from _unseen_layers(run, runs)
         if subsampled(run):
-            yield f"in {run.label}, no fault on all images: {run.summary['images']['not_known']}"
+            yield f"in {run.label}, no fault on all {task_of(run).units}: {run.summary['images']['not_known']}"
         options = run.options
         if options.get("roles"):
             yield f"in {run.label}, no faults in roles other than {listed(options['roles'])}"
@@ -54,8 +55,11 @@ def _faults(on_file: Sequence[Run]) -> Iterator[str]:
     left_out = [run.summary["population"].get("left_out") for run in runs]
     if known := next(filter(None, left_out), None):
         yield _left_out(known)
-    most = max(run.summary["golden"]["images"] for run in runs)
-    yield f"no more than {count(most, 'images')} under faults"
+    most = max(runs, key=lambda run: run.summary["golden"]["images"])
+    yield f"no more than {count(most.summary['golden']['images'], task_of(most).units)} under faults"
+    for run in runs:
+        if synthetic(run):
+            yield f"in {run.label}, inputs are synthetic: nothing is known of its answers to real ones"
 
 
 def _unaudited(run: Run) -> Iterator[str]:

@@ -15,6 +15,7 @@ from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.lineage import STAGES, Step, lines
 from resq_deploy.report.price_section import price_section
 from resq_deploy.report.runs import Run, check_schema, draws_layers, of_command
+from resq_deploy.report.task import clean, quality
 from resq_deploy.report.text import NONE, percent, points, quantity, rate, share, short
 
 TOP_LAYERS = 10
@@ -95,12 +96,10 @@ def _rows(step: Step, line: Sequence[Step]) -> list[dict[str, Any]]:
     return found
 
 
-def _clean(campaigns: Sequence[Run]) -> JsonEstimate:
-    """Return the clean accuracy on most images."""
-    known = [
-        run.summary["golden"]["accuracy"] if run.command == "faultcamp" else run.summary["clean"] for run in campaigns
-    ]
-    best: JsonEstimate = max(known, key=lambda estimate: estimate["n"])
+def _clean(campaigns: Sequence[Run]) -> JsonEstimate | None:
+    """Return the clean accuracy on most images; None where no campaign had labels."""
+    known = [clean(run) if run.command == "faultcamp" else run.summary["clean"] for run in campaigns]
+    best: JsonEstimate | None = max(filter(None, known), key=lambda estimate: estimate["n"], default=None)
     return best
 
 
@@ -114,11 +113,11 @@ def _under_faults(campaigns: Sequence[Run], line: Sequence[Step]) -> dict[str, A
         points = curves[0].summary["curve"]
         point = next((p for p in reversed(points) if p["ber"] in common), points[-1])
         what = f"bit errors at {rate(point['ber'])}{_drawing(curves[0])}"
-        return {"faults": point["accuracy"], "faults_what": what}
+        return {"faults": quality(point), "faults_what": what}
     singles = sorted(without_curve(of_command(campaigns, "faultcamp")), key=draws_layers)
     if singles:
         what = f"{singles[0].summary['fault_model']}{_drawing(singles[0])}"
-        return {"faults": singles[0].summary["accuracy"], "faults_what": what}
+        return {"faults": quality(singles[0].summary), "faults_what": what}
     return {}
 
 
@@ -234,7 +233,7 @@ def _injection(run: Run) -> tuple[dict[str, JsonEstimate], str]:
     table = read_faults(run)
     (roles, role), (layers, layer) = table.groups["role"], table.groups["layer"]
     weights = ~np.isnan(table.sdc1) & (role == (roles.index("weight") if "weight" in roles else -1))
-    confidence = float(run.summary["accuracy"]["confidence"])
+    confidence = run.confidence
     found: dict[str, JsonEstimate] = {
         name: cluster(table.sdc1[weights & (layer == place)], float("inf"), confidence).as_dict()
         for place, name in enumerate(layers)
@@ -250,7 +249,7 @@ def _agreement(
     harm = [measured[entry["layer"]]["value"] for entry in both]
     told = []
     for key, name in (("gradient", "gradient norm"), ("scaled", "gradient norm times quantization step")):
-        found = rank_correlation([entry[key] for entry in both], harm, run.summary["accuracy"]["confidence"])
+        found = rank_correlation([entry[key] for entry in both], harm, run.confidence)
         told.append(f"{name} {quantity(found.as_dict()) if found else 'cannot be told'}")
     matched = (
         "a run names the SHA-256 of the checkpoint that the file was made from"

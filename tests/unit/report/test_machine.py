@@ -46,7 +46,7 @@ def test_campaigns_fit_their_schema(faultcamp, name):
     validator("faultcamp").validate(summary)
     several = name in ("curve", "burst", "word", "due")
     assert (summary["exposure"] is None) == bool(summary["exposure_reason"]) == several
-    assert validator("faultcamp").schema["$defs"]["rates"]["required"] == list(COUNTS)
+    assert set(COUNTS) <= validator("faultcamp").schema["$defs"]["rates"]["properties"].keys()
     if name == "due":
         assert summary["faults"]["due"] == 5
     assert as_csv(gather([folder]))

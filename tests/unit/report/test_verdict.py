@@ -187,6 +187,66 @@ def test_a_file_that_no_longer_works_is_not_shown_in_green():
     assert (tone, label) == (Tone.OPEN, "Too few chips to tell")
 
 
+DETECTOR = {
+    "name": "boxes",
+    "outputs": ["boxes"],
+    "options": {},
+    "reason": "the output is [1, 84, 8400]",
+    "ladder": ["masked", "benign", "sdc1", "lost", "moved", "relabelled", "ghost", "nonfinite"],
+}
+
+
+def test_a_detector_loses_detections_and_has_no_classes():
+    amounts = {"lost": 0.2, "moved": 0.0, "relabelled": 0.0, "ghost": 0.05}
+    _, _, text, _ = one(faultcamp(judge=DETECTOR, golden={"images": 64}, amounts=amounts, options={"confidence": 0.95}))
+    assert text.startswith("At most 2.2 % of the images lose, move or relabel a detection, or show a ghost when one ")
+    assert text.endswith("on 64 images). Measured: 0.2 lost detections and 0.05 ghosts for each image, on average.")
+    assert "accuracy" not in text
+
+
+def test_quality_under_bit_errors_is_called_by_its_name():
+    figure = {"name": "map50", **estimate(0.5, 0.4, 0.55)}
+    point = {"ber": 1e-2, "chips": 20, "due": NONE, "quality": figure, "worst": 0.3}
+    golden = {"images": 64, "quality": {"name": "map50", "value": 0.61, "n": 64}}
+    _, _, text, _ = one(
+        faultcamp(model="ber", judge=DETECTOR, golden=golden, curve=[point], options={"confidence": 0.95})
+    )
+    assert "mAP@50 is at least 40 % on average over devices (measured: 50.0 % [40.0, 55.0] over 20 " in text
+    assert "61 % without faults" in text
+
+
+@pytest.mark.parametrize(
+    ("sdc1", "tone", "words"),
+    [
+        ((0.1, 0.05, 0.2), Tone.SHOWN, "at most 20 % of the samples move further than a relative error of 0.1"),
+        ((0.6, 0.4, 0.8), Tone.HARM, "at most 80 % of the samples"),
+        ((0.5, 0.1, 0.9), Tone.OPEN, "20 chips are too few to tell."),
+        (None, Tone.HARM, "none of 20 simulated chips loads the file any more"),
+    ],
+)
+def test_without_labels_what_changes_is_told(sdc1, tone, words):
+    judge = {**DETECTOR, "name": "values", "options": {"bound": 0.1}}
+    point = {"ber": 1e-2, "chips": 20, "due": NONE, "rates": {"sdc1": sdc1 and estimate(*sdc1)}}
+    run = faultcamp(model="ber", judge=judge, golden={"images": 64}, curve=[point], options={"confidence": 0.95})
+    found = one(run)
+    assert found[0] is tone
+    assert words in found[2]
+    assert "accuracy" not in found[2]
+
+
+def test_synthetic_inputs_sequences_and_samples_set_aside_are_reservations():
+    samples = {"synthetic": True, "states": [{"input": "h", "output": "h1"}]}
+    run = faultcamp(judge={**DETECTOR, "name": "values"}, golden={"images": 9, "set_aside": 1}, samples=samples)
+    run.manifest["options"]["confidence"] = 0.95
+    _, _, text, reservations = one(run)
+    assert "on 9 sequences)" in text
+    assert [words.split(":")[0] for words in reservations] == [
+        "Synthetic inputs",
+        "Figures are per sequence",
+        "Set aside, as fault-free outputs are not finite",
+    ]
+
+
 def test_what_was_asked_for_comes_first_where_it_is_not_met():
     gates = [
         {"metric": "sdc1", "ber": None, "bound": bound, "estimate": estimate(0.007, 0.002, 0.0216), "passed": passed}
