@@ -12,6 +12,7 @@ from resq_deploy.api.given import (
     as_deployed,
     as_options,
     as_path,
+    as_wish,
     silent,
     told,
 )
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import Dataset
+    from resq_deploy.data.preprocessing import Preprocessing
     from resq_deploy.pipeline.attack_gates import AttackGate
     from resq_deploy.pipeline.attack_options import AttackOptions
 
@@ -35,6 +37,7 @@ def faultcamp(
     *,
     out: PathLike,
     data_dir: PathLike | None = None,
+    preprocessing: "Preprocessing | None" = None,
     resume: bool = False,
     refine: PathLike | None = None,
     gates: "Sequence[str | Gate]" = (),
@@ -55,6 +58,7 @@ def faultcamp(
         options: what to do; `named` options stand in place of theirs.
         out: run folder to write.
         data_dir: where named data sets lie.
+        preprocessing: what stands between images and the file; None for what its sidecar says.
         resume: go on with the campaign in `out`.
         refine: run folder of a finished campaign to go on with, where its intervals are widest.
         gates: bounds as on the command line, such as `sdc1=0.01`; what became of them stands in the summary's `gates`.
@@ -67,7 +71,7 @@ def faultcamp(
         InputError: if model, data or options cannot be used.
         FailedError: if the figures cannot be trusted; a gate that fails is no error here.
     """
-    campaign = _fault_campaign(model, data, options, data_dir, refine, gates, say, named)
+    campaign = _fault_campaign(model, data, options, data_dir, preprocessing, refine, gates, say, named)
     path = as_path(out)
     with told(progress, "faults") as tell:
         summary = campaign.run(
@@ -84,6 +88,7 @@ def estimate_faultcamp(
     options: "CampaignOptions | None" = None,
     *,
     data_dir: PathLike | None = None,
+    preprocessing: "Preprocessing | None" = None,
     **named: Any,
 ) -> dict[str, Any]:
     """Return population, planned faults and an estimate of the seconds a campaign would take; writes nothing.
@@ -93,9 +98,10 @@ def estimate_faultcamp(
         data: its test images.
         options: what to do.
         data_dir: where named data sets lie.
+        preprocessing: what stands between images and the file; None for what its sidecar says.
         named: options by name.
     """
-    return _fault_campaign(model, data, options, data_dir, None, (), silent, named).estimate()
+    return _fault_campaign(model, data, options, data_dir, preprocessing, None, (), silent, named).estimate()
 
 
 def attackcamp(
@@ -105,6 +111,7 @@ def attackcamp(
     *,
     out: PathLike,
     data_dir: PathLike | None = None,
+    preprocessing: "Preprocessing | None" = None,
     resume: bool = False,
     gates: "Sequence[str | AttackGate]" = (),
     progress: bool | Tell = False,
@@ -123,6 +130,7 @@ def attackcamp(
         options: what to do; `named` options stand in place of theirs.
         out: run folder to write.
         data_dir: where named data sets lie.
+        preprocessing: what stands between images and the file; None for what its sidecar says.
         resume: go on with the campaign in `out`.
         gates: bounds as on the command line, such as `robust@4=0.4`; what became of them stands in the summary.
         progress: True for a bar, or a function that is told.
@@ -134,6 +142,7 @@ def attackcamp(
         MissingExtraError: if an attack needs what is not installed.
     """
     from resq_deploy.attacks.ball import Norm
+    from resq_deploy.deployed.sidecar import accuracy_told, made_ready
     from resq_deploy.pipeline.attack import AttackCampaign
     from resq_deploy.pipeline.attack_options import AttackOptions
 
@@ -141,10 +150,11 @@ def attackcamp(
     for name, convert in (("attacks", tuple), ("epsilon", tuple), ("norm", Norm), ("surrogate", as_path)):
         if values.get(name) is not None:
             values[name] = convert(values[name])
-    dataset = as_dataset(data, data_dir)
-    chosen = as_options(AttackOptions, options, values)
-    campaign = AttackCampaign(as_deployed(model), dataset, chosen, _attack_gates(gates))
-    _tell_notes(dataset, say)
+    file, chosen = as_deployed(model), as_options(AttackOptions, options, values)
+    dataset, chosen, notes = made_ready(chosen, file, as_dataset(data, data_dir), as_wish(preprocessing))
+    campaign = AttackCampaign(file, dataset, chosen, _attack_gates(gates))
+    for line in (*notes, *campaign.notes, *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels)):
+        say(line)
     path = as_path(out)
     with told(progress, "units") as tell:
         summary = campaign.run(path, resume=resume, report=lambda now: tell(now.done, now.total, now.stage))
@@ -156,6 +166,7 @@ def _fault_campaign(
     data: "str | os.PathLike[str] | Dataset",
     options: "CampaignOptions | None",
     data_dir: PathLike | None,
+    preprocessing: "Preprocessing | None",
     refine: PathLike | None,
     gates: "Sequence[str | Gate]",
     say: Say,
@@ -165,15 +176,17 @@ def _fault_campaign(
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.refine import Base
     from resq_deploy.campaign.run import Campaign
+    from resq_deploy.deployed.sidecar import accuracy_told, made_ready
 
-    chosen = as_options(CampaignOptions, options, _read_names(named))
+    file, chosen = as_deployed(model), as_options(CampaignOptions, options, _read_names(named))
+    dataset, chosen, notes = made_ready(chosen, file, as_dataset(data, data_dir), as_wish(preprocessing))
     base = None if refine is None else Base.read(as_path(refine))
     if base is not None:
         chosen = base.refined(chosen)
-    dataset = as_dataset(data, data_dir)
     bounds = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
-    campaign = Campaign(as_deployed(model), dataset, chosen, say, bounds, base)
-    _tell_notes(dataset, say)
+    campaign = Campaign(file, dataset, chosen, say, bounds, base)
+    for line in (*notes, *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels)):
+        say(line)
     return campaign
 
 
@@ -213,8 +226,3 @@ def _attack_gates(gates: "Sequence[str | AttackGate]") -> "list[AttackGate]":
     from resq_deploy.pipeline.attack_gates import parse_gate
 
     return [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
-
-
-def _tell_notes(dataset: "Dataset", say: Say) -> None:
-    for note in dataset.notes:
-        say(f"note: {note}")

@@ -12,6 +12,7 @@ from resq_deploy.errors import OptionError
 if TYPE_CHECKING:
     from resq_deploy.api.model import Model
     from resq_deploy.data import Dataset
+    from resq_deploy.data.preprocessing import Preprocessing, Wish
     from resq_deploy.deployed.model import DeployedModel
 
 PathLike = str | os.PathLike[str]
@@ -81,6 +82,13 @@ def as_options(kind: type[Options], given: Options | None, named: Mapping[str, A
     if given is None:
         return kind(**{**least, **named})
     return dataclasses.replace(given, **named)  # type: ignore[type-var]  # a dataclass
+
+
+def as_wish(given: "Preprocessing | None") -> "Wish":
+    """Return how images are to be made ready, said in full; nothing said for None, so that sidecars are followed."""
+    from resq_deploy.data.preprocessing import Wish
+
+    return Wish() if given is None else Wish(**vars(given))
 
 
 @contextmanager

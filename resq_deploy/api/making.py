@@ -12,6 +12,7 @@ from resq_deploy.api.given import (
     as_dataset,
     as_options,
     as_path,
+    as_wish,
     silent,
     told,
 )
@@ -21,6 +22,7 @@ from resq_deploy.records import RunFolder, read_manifest, write_atomic
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset
+    from resq_deploy.data.preprocessing import Preprocessing
     from resq_deploy.hardening.events import Event
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.pipeline.protect import Judgement, Outcome
@@ -78,17 +80,18 @@ def harden(
     from resq_deploy.hardening.events import EpochDone, StepDone
     from resq_deploy.hardening.loop import train
     from resq_deploy.hardening.options import TrainOptions, with_recipe
-    from resq_deploy.hardening.start import Source, for_channels, read_start
+    from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start
 
     source = Source(
         init=None if init is None else as_path(init),
         weights=None if weights is None else as_path(weights),
         pretrained=pretrained,
     )
-    dataset = as_dataset(data, data_dir)
+    named["channels"] = channels_of_start(source, network, named.get("channels"))
+    dataset = as_dataset(data, data_dir).in_channels(named["channels"])
     asked = _normalisation(named, preprocess, pretrained=pretrained)
     normalisation = for_channels(asked, dataset)
-    start = read_start(source, network, dataset, normalisation, named.get("seed", 0))
+    start = read_start(source, network, dataset, normalisation, named.get("seed", 0), named["channels"])
     mean, std = normalisation or (None, None)
     chosen = (stages or start.stages).split(",")
     values = {**named, "network": network, "stages": tuple(stage.strip() for stage in chosen), "mean": mean, "std": std}
@@ -126,19 +129,21 @@ def export_int8(
     gates: "GateOptions | None" = None,
     data_dir: PathLike | None = None,
     network: str | None = None,
+    preprocessing: "Preprocessing | None" = None,
     say: Say = silent,
     **named: Any,
 ) -> dict[str, Any]:
-    """Turn a checkpoint, a train folder or a float ONNX file into a static int8 ONNX file.
+    """Turn a checkpoint, a train folder, own weights or a float ONNX file into a static int8 ONNX file.
 
     Args:
-        source: what to export; of a train folder the most hardened checkpoint.
+        source: what to export; of a train folder the most hardened checkpoint; a file of weights with `network`.
         data: calibrates with training images, judges with test images.
         out: the file to write; the sidecar goes beside it, as `.json`.
         options: how to export; `named` options stand in place of theirs.
         gates: what the int8 file may lose; None for the defaults.
         data_dir: where named data sets lie.
-        network: what a checkpoint is of; one of your own networks must be named, as its code is run.
+        network: what weights, or a checkpoint, are of; one of your own networks must be named, as its code is run.
+        preprocessing: how the network wants its images, where that is not known of it.
         say: told each step as it begins.
         named: options by name, as `ExportOptions` has them: `guard="all"`, `weight_bits=7`.
 
@@ -150,17 +155,18 @@ def export_int8(
         GateError: if a gate fails and is enforced; nothing is written then.
     """
     from resq_deploy.pipeline.export import export_source
+    from resq_deploy.pipeline.float_source import FloatSource
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.quantization.options import ExportOptions
 
     chosen = as_options(ExportOptions, options, named)
     return export_source(
-        as_path(source),
+        FloatSource(source=as_path(source), network=network),
         as_dataset(data, data_dir),
         _onnx(out),
         chosen,
         gates or GateOptions(ber=chosen.storage_ber, seed=chosen.seed, arithmetic=chosen.arithmetic),
-        network=network,
+        wish=as_wish(preprocessing),
         report=say,
     )
 
@@ -173,6 +179,7 @@ def protect(
     data: "str | os.PathLike[str] | Dataset | None" = None,
     data_dir: PathLike | None = None,
     judgement: "Judgement | None" = None,
+    preprocessing: "Preprocessing | None" = None,
     opset: int | None = None,
     say: Say = silent,
     **named: Any,
@@ -186,6 +193,7 @@ def protect(
         data: both files are measured on its test images; None where there are no data.
         data_dir: where named data sets lie.
         judgement: what the file may lose on the data; None for the defaults.
+        preprocessing: what stands between images and the file; None for what its sidecar says.
         opset: to raise the file to, first; None keeps its own.
         say: told each step as it begins.
         named: options by name, as `ProtectOptions` has them.
@@ -209,6 +217,7 @@ def protect(
         as_options(ProtectOptions, options, named),
         judgement or Judgement(),
         dataset=None if data is None else as_dataset(data, data_dir),
+        wish=as_wish(preprocessing),
         opset=opset,
         report=say,
     )

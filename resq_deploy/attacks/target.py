@@ -53,7 +53,12 @@ class Target:
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return the scores of images, [N, ...] -> [N, C]."""
-        return self._session.run(np.rint(pixels * WHITE).astype(np.uint8) if self.whole_levels else pixels)
+        levels = np.rint(pixels * WHITE).astype(np.uint8) if self.whole_levels else pixels
+        return self._session.run(self._session.input.fed(levels))
+
+    def fed(self, pixels: Any) -> Any:
+        """Return what the model is fed for pixels, of numpy or torch; those of whole levels stay pixels."""
+        return self._session.input.fed(pixels)
 
     def is_right(self, pixels: Pixels, labels: Labels) -> Flags:
         """Return which images are answered right, shape [N]."""
@@ -68,7 +73,9 @@ class Target:
         Raises:
             DataError: if they do not fit the model, or are no images with pixels in [0, 1].
         """
-        ready = self._session.input.prepare(images)
+        spec = self._session.input
+        spec.prepare(images[:1])  # whether they fit at all
+        ready = spec.pixels(images)
         check_pixels(ready)
         return ready if ready.dtype == np.float32 else to_pixels(ready)
 
@@ -91,7 +98,10 @@ def check_pixels(images: NDArray[Any]) -> None:
     if images.ndim != 4 or not len(images):
         raise DataError(f"an attack needs images, one or more, and was given the shape {list(images.shape)}")
     if images.dtype == np.float32 and not (images.min() >= 0.0 and images.max() <= 1.0):
-        raise DataError("an attack needs pixels in [0, 1], and these images have others: its radius would mean nothing")
+        raise DataError(
+            "an attack needs pixels in [0, 1], and these images have others, so that its radius would mean nothing: if "
+            "they are normalised, say how with --mean and --std"
+        )
 
 
 def is_right(scores: Scores, labels: Labels) -> Flags:

@@ -30,7 +30,7 @@ from resq_deploy.campaign.summary import Figures, summarise
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.verify import source_checkpoint
+from resq_deploy.deployed.sidecar import source_checkpoint
 from resq_deploy.errors import FailedError
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
 

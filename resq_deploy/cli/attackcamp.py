@@ -8,6 +8,7 @@ import click
 
 from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
 from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
+from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing, tell_accuracy
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=PATH)
 @dataset_option
 @data_dir_option
+@preprocessing_options
 @out_option("Run folder to write: summary.json, manifest.json, adversarial/*.npz, bitflips.csv.")
 @click.option(
     "--attacks",
@@ -51,11 +53,23 @@ if TYPE_CHECKING:
 @click.option("--queries", type=int, default=1000, show_default=True, help="Budget an image of black-box attacks.")
 @click.option("--steps", type=int, default=20, show_default=True, help="Steps of the attacks with gradients.")
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to attack.")
-@click.option("--surrogate", type=PATH, metavar="CKPT", help="Checkpoint of the float network, for transfer-pgd.")
+@click.option(
+    "--surrogate",
+    type=PATH,
+    metavar="CKPT",
+    help="Checkpoint, or train folder, of the float network, for transfer-pgd.",
+)
 @click.option(
     "--network",
-    metavar="MODULE:FUNCTION",
-    help="What a surrogate that is a network of your own is of: its code is imported and run.",
+    metavar="N",
+    help="What --weights, or a surrogate that is a network of your own, is of: a name, or module:function, whose code "
+    "is imported and run.",
+)
+@click.option(
+    "--weights",
+    type=PATH,
+    metavar="FILE",
+    help="In place of --surrogate: a state_dict (torch.save) or .safetensors of --network, as train takes it.",
 )
 @click.option(
     "--with-faults",
@@ -104,6 +118,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     Examples:
       resq-deploy attackcamp net.int8.onnx --dataset digits --out run
       resq-deploy attackcamp net.int8.onnx --dataset cifar10 --data-dir data --surrogate run/fault.pt --out run
+      resq-deploy attackcamp net.int8.onnx --dataset photos --network my_module:build --weights my.pth --out run
       resq-deploy attackcamp net.int8.onnx --dataset cifar10 --norm l2 --epsilon 0.5 --attacks twin-apgd --out run
       resq-deploy attackcamp net.int8.onnx --dataset digits --attacks square --queries 500 --out run  (needs no torch)
       resq-deploy attackcamp net.int8.onnx --dataset digits --fail-below robust@4=0.4 --junit gates.xml --out run
@@ -112,16 +127,22 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     """
     data_dir, out, resume, junit = (given.pop(name) for name in ("data_dir", "out", "resume", "junit"))
     gates = _gates(given.pop("fail_below"), junit)
+    asked = read_preprocessing(given)
     options = read_options(given)
     _need_extras(options.chosen)
+    check_surrogate(options)
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.deployed.sidecar import made_ready
     from resq_deploy.pipeline.attack import AttackCampaign
 
+    deployed = DeployedModel.load(model)
     data = load_dataset(dataset, data_dir)
-    campaign = AttackCampaign(DeployedModel.load(model), data, options, gates)
-    for note in data.notes:
-        click.echo(f"note: {note}", err=True)
+    data, options, notes = made_ready(options, deployed, data, asked.on(data))
+    campaign = AttackCampaign(deployed, data, options, gates)
+    for line in (*notes, *(f"note: {note}" for note in campaign.notes)):
+        click.echo(line, err=True)
+    tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
     tell_arithmetic(options.deployment)
     with junit_file(junit, f"attackcamp {model.name}") as cases:
         summary = _run(campaign, out, resume)
@@ -158,6 +179,7 @@ def read_options(given: dict[str, Any]) -> "AttackOptions":
     from resq_deploy.deployed.session import Deployment
     from resq_deploy.pipeline.attack_options import AttackOptions
 
+    read_preprocessing(given)
     given["deployment"] = Deployment(arithmetic=Arithmetic(given.pop("arithmetic")))
     bit_flip = _bit_flip_options(given)
     attacks, epsilon, norm = (given.pop(name) for name in ("attacks", "epsilon", "norm"))
@@ -166,7 +188,25 @@ def read_options(given: dict[str, Any]) -> "AttackOptions":
     except ValueError as error:
         raise OptionError(f"--epsilon {epsilon!r}: give numbers, such as 2,4,8") from error
     names = tuple(part.strip() for part in attacks.split(",")) if attacks is not None else ()
+    if (weights := given.pop("weights")) is not None:
+        if given["surrogate"] is not None:
+            raise OptionError("--surrogate and --weights both say what the float network is: give one")
+        if given["network"] is None:
+            raise OptionError(f"--weights {weights} are tensors by name: say with --network what they are of")
+        given["surrogate"] = weights
     return AttackOptions(**given, attacks=names, epsilon=radii, norm=Norm(norm), bit_flip=bit_flip)
+
+
+def check_surrogate(options: "AttackOptions") -> None:
+    """Check what can be checked of the float network before torch and data are loaded.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    from resq_deploy.pipeline.float_source import FloatSource
+
+    if options.surrogate is not None:
+        FloatSource(source=options.surrogate, network=options.network)
 
 
 def _need_extras(attacks: Sequence[str]) -> None:

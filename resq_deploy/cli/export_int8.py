@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
 from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
     PATH,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 
 SECTIONS = {
-    "Source and file": ("out", "dataset", "data_dir", "network"),
+    "Source and file": ("out", "dataset", "data_dir", "network", "weights"),
+    "How the network takes its images": ("channels", "input_layout", "scale", "mean", "std", "preprocess"),
     "Detectors, segmentation, sequences": TASK_OPTIONS,
     "Ranges and adjustments": (
         "ranges",
@@ -55,15 +57,23 @@ SECTIONS = {
 
 
 @click.command(cls=SectionedCommand, sections=SECTIONS)
-@click.argument("source", type=PATH)
+@click.argument("source", type=PATH, required=False)
 @out_option("The int8 ONNX file to write; the sidecar goes beside it as .json.")
 @dataset_option
 @data_dir_option
 @task_options
+@preprocessing_options
 @click.option(
     "--network",
-    metavar="MODULE:FUNCTION",
-    help="What a checkpoint of a network of your own is of: its code is imported and run.",
+    metavar="N",
+    help="What --weights, or a checkpoint of a network of your own, is of: a name, or module:function, whose code is "
+    "imported and run.",
+)
+@click.option(
+    "--weights",
+    type=PATH,
+    metavar="FILE",
+    help="In place of SOURCE: a state_dict (torch.save) or .safetensors of --network, as train takes it.",
 )
 @click.option(
     "--ranges",
@@ -174,8 +184,13 @@ SECTIONS = {
     help="Largest drop in points, or off.  [default: clean=1 faults=0 transfer-pgd=1 square=1]",
 )
 @click.option("--no-gate", is_flag=True, help="Export even if a gate fails, and record it.")
-def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, **given: Any) -> None:
+def command(
+    source: pathlib.Path | None, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, **given: Any
+) -> None:
     """Turn SOURCE, a checkpoint, a train folder or a float ONNX file, into a static int8 ONNX file.
+
+    What a network of your own must be is said by train --help. A float ONNX file that does not normalise by itself is
+    told with --mean and --std how its images are made ready; the sidecar keeps it for all later commands.
 
     \b
     Examples:
@@ -186,28 +201,38 @@ def command(source: pathlib.Path, out: pathlib.Path, dataset: str, data_dir: pat
       resq-deploy export-int8 run/ --out anywhere.int8.onnx --dataset cifar10 --weight-type uint8
       resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset images.npz      (needs no torch)
       resq-deploy export-int8 yolo.onnx --out yolo.int8.onnx --dataset pictures.npz    (see guide tasks)
+      resq-deploy export-int8 float.onnx --out net.int8.onnx --dataset photos --preprocess imagenet
+      resq-deploy export-int8 --network my_module:build --weights my.pth --preprocess none \\
+          --out net.int8.onnx --dataset photos
     """
-    if source.suffix == ".pt" or source.is_dir():
-        need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
-    from resq_deploy.data import load_dataset
-    from resq_deploy.pipeline.export import export_source
+    from resq_deploy.data import Dataset, load_dataset
+    from resq_deploy.pipeline.float_source import FloatSource, needs_torch
 
     if out.suffix != ".onnx":
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
-    network, wish = given["network"], read_wish(given)
+    weights = given.pop("weights")
+    if weights is not None or (source is not None and needs_torch(source)):
+        need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
+    chosen = FloatSource(source=source, weights=weights, network=given.pop("network"))
+    asked, wish = read_preprocessing(given), read_wish(given)
     options, gates = read_options(given)
     report: Callable[[str], None] = functools.partial(click.echo, err=True)
-    if source.is_file() and source.suffix != ".pt":
-        from resq_deploy.pipeline.task_export import export_of_task, find_data
+    if chosen.needs_torch:
+        if wish:
+            raise OptionError("--judge, --outputs, --decode and --feed are for float ONNX files")
+        from resq_deploy.pipeline.export import export_source
 
-        found, of_task = find_data(source, dataset, data_dir, wish)
-        if of_task:
-            _print(export_of_task(source, found, out, options, gates, wish, report=report), out)
-            return
-    elif wish:
-        raise OptionError(f"--judge, --outputs, --decode and --feed are for float ONNX files, and {source} is none")
-    data = load_dataset(dataset, data_dir)
-    _print(export_source(source, data, out, options, gates, network=network, report=report), out)
+        data = load_dataset(dataset, data_dir)
+        _print(export_source(chosen, data, out, options, gates, wish=asked.on(data), report=report), out)
+        return
+    from resq_deploy.pipeline.export import export_source
+    from resq_deploy.pipeline.task_export import export_of_task, find_data
+
+    found, of_task = find_data(chosen.path, dataset, data_dir, wish, asked.on)
+    if of_task or not isinstance(found, Dataset):
+        _print(export_of_task(chosen.path, found, out, options, gates, wish, asked.on, report=report), out)
+    else:
+        _print(export_source(chosen, found, out, options, gates, wish=asked.on(found), report=report), out)
 
 
 def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]:
@@ -221,10 +246,12 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     from resq_deploy.protection.rates import read_rates
     from resq_deploy.quantization.options import ExportOptions
 
+    read_preprocessing(given)
+    for name in ("network", "weights"):  # say what is exported, and nothing of how
+        given.pop(name, None)
     read_wish(given)  # says what judges, and nothing of how to export, but for what stays in float
     given["arithmetic"] = Arithmetic(given["arithmetic"])
     bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
-    given.pop("network")  # says what may be run, and nothing of how to export
     campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
     rates = read_rates(campaign) if campaign else None
     given["weight_bits"] = int(given["weight_bits"]) if given["weight_bits"] else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
+from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing, tell_accuracy
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -35,6 +36,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @click.argument("model", type=PATH)
 @dataset_option
 @data_dir_option
+@preprocessing_options
 @out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to judge by.")
 @click.option(
@@ -188,17 +190,22 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.deployed.sidecar import made_ready
 
     gates = [parse_gate(text) for text in given_gates]
+    asked = read_preprocessing(given)
     options = read_options(given)
+    deployed = DeployedModel.load(model)
+    data = load_dataset(dataset, data_dir)
+    data, options, notes = made_ready(options, deployed, data, asked.on(data))
     base = None if refine is None else Base.read(refine)
     if base is not None:
         options = base.refined(options)
-    data = load_dataset(dataset, data_dir)
     held = () if dry_run else gates  # a dry run says what they need instead
-    campaign = Campaign(DeployedModel.load(model), data, options, lambda text: click.echo(text, err=True), held, base)
-    for note in data.notes:
-        click.echo(f"note: {note}", err=True)
+    campaign = Campaign(deployed, data, options, lambda text: click.echo(text, err=True), held, base)
+    for line in notes:
+        click.echo(line, err=True)
+    tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
     told = needs(gates, campaign.plan)
     if dry_run:
         _print_plan(campaign.estimate())
@@ -235,6 +242,7 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.session import Deployment
 
+    read_preprocessing(given)
     listed = given["fault_list"] is not None
     given["deployment"] = Deployment(
         providers=given.pop("providers") or ("CPUExecutionProvider",),

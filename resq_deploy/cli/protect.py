@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -56,6 +57,7 @@ _SHOWN = 10  # tensors that are named one by one, where there may be hundreds
     help="Measure accuracy before and after, on its test images: a name, a folder or an .npz, as elsewhere.",
 )
 @data_dir_option
+@preprocessing_options
 @click.option("--images", type=int, metavar="N", help="Test images the accuracies are measured on.  [default: all]")
 @click.option(
     "--gate",
@@ -90,10 +92,13 @@ def command(model: pathlib.Path, out: pathlib.Path, **given: Any) -> None:
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
     if out.exists() and model.exists() and out.samefile(model):
         raise OptionError(f"--out {out} is MODEL itself: give another name, since what is protected is made of it")
+    asked = read_preprocessing(given)
     dataset, campaign, gate = given["dataset"], given["guard_campaign"], given["gate"]
     for option in ("images", "gate", "data_dir"):
         if given[option] is not None and dataset is None:
             raise OptionError(f"--{option.replace('_', '-')} is about measuring accuracy: give --dataset, too")
+    if asked.of_dataset and dataset is None:
+        raise OptionError("--preprocess dataset takes numbers from training images: give --dataset, too")
     options = ProtectOptions(
         guard=given["guard"],
         weight_code=given["weight_code"],
@@ -108,12 +113,14 @@ def command(model: pathlib.Path, out: pathlib.Path, **given: Any) -> None:
         enforced=not given["no_gate"],
         arithmetic=Arithmetic(given["arithmetic"]),
     )
+    data = None if dataset is None else load_dataset(dataset, given["data_dir"])
     outcome = protect_source(
         model,
         out,
         options,
         judgement,
-        dataset=None if dataset is None else load_dataset(dataset, given["data_dir"]),
+        dataset=data,
+        wish=asked.wish if data is None else asked.on(data),
         opset=given["opset"],
         report=lambda step: click.echo(step, err=True),
     )

@@ -124,7 +124,7 @@ def _write_checker(target: pathlib.Path) -> None:
 
 def _as_written(model: pathlib.Path, healed: bytes) -> bool | None:
     """Return whether the healed file is the one that the sidecar beside it names; None without such a sidecar."""
-    from resq_deploy.deployed.verify import sidecar_of
+    from resq_deploy.deployed.sidecar import sidecar_of
     from resq_deploy.errors import RunFolderError
     from resq_deploy.records import read_json
 

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy.cli.preprocessing import (
+    channels_option,
+    mean_option,
+    read_unit_normalisation,
+    scale_option,
+    std_option,
+)
 from resq_deploy.cli.shared import (
     PATH,
     data_dir_option,
@@ -21,7 +28,7 @@ from resq_deploy.cli.shared import (
 )
 from resq_deploy.errors import ResqError
 from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
-from resq_deploy.hardening.start import Source, for_channels, read_normalisation, read_start
+from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 
 _PIXEL = 255
 _GIVEN_IN_PIXELS = ("epsilon", "attack_step")
-_OF_THE_START = ("weights", "pretrained", "mean", "std", "preprocess")  # what they say depends on the data
+_OF_THE_START = ("weights", "pretrained", "mean", "std", "scale", "preprocess")  # what they say depends on the data
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -91,8 +98,10 @@ def _first_tells() -> Iterator[None]:
     "classes is replaced.",
 )
 @click.option("--pretrained", is_flag=True, help="Start from torchvision's ImageNet weights of --network.")
-@click.option("--mean", metavar="M,...", help="What the network takes off each channel, of pixels in [0, 1].")
-@click.option("--std", metavar="S,...", help="What it divides each channel by.")
+@channels_option
+@scale_option
+@mean_option
+@std_option
 @click.option(
     "--preprocess",
     type=click.Choice(["dataset", "imagenet", "none"]),
@@ -187,7 +196,7 @@ def command(
     with _first_tells():
         need_extra("training", "train", "torch", "torchvision")
         source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
-        asked = read_normalisation(given)
+        asked = read_unit_normalisation(given) or ("imagenet" if given["pretrained"] else "dataset")
         read_options({**given, "stages": stages})
     from resq_deploy.cli.training_progress import training_progress
     from resq_deploy.data import load_dataset
@@ -197,8 +206,10 @@ def command(
 
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
         data = load_dataset(dataset, data_dir)
+        given["channels"] = channels_of_start(source, given["network"], given["channels"])
+        data = data.in_channels(given["channels"])
         normalisation = for_channels(asked, data)
-        start = read_start(source, given["network"], data, normalisation, given["seed"])
+        start = read_start(source, given["network"], data, normalisation, given["seed"], given["channels"])
         options = read_options({**given, "stages": stages or start.stages}, data.name, normalisation)
         report: Report = silent
         if ranks.leads:
@@ -229,7 +240,7 @@ def read_options(
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    read_normalisation(given)
+    read_unit_normalisation(given)
     stages = tuple(stage.strip() for stage in (given["stages"] or ",".join(STAGES)).split(",") if stage.strip())
     values = {name: value for name, value in _in_unit_pixels(given).items() if name not in _OF_THE_START}
     mean, std = normalisation or (None, None)

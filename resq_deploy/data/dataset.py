@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.data.preprocessing import Channels, in_channels
 from resq_deploy.data.splits import permutation, split_off
 from resq_deploy.errors import DataError
 
@@ -59,6 +60,7 @@ class Dataset:
         augmentation: what training may do to an image without changing its class.
         notes: what a reader of the figures should know about how the images were chosen.
         classes_inferred: whether the number of classes is only the largest label seen, plus one.
+        channels: the order of the channels of its uint8 images; those of one channel are grey, whatever it says.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class Dataset:
         load_validation: Callable[[], Split] | None = None,
         notes: Sequence[str] = (),
         classes_inferred: bool = False,
+        channels: Channels = "rgb",
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
         self.augmentation: Augmentation = augmentation
         self.notes = tuple(notes)
         self.classes_inferred = classes_inferred
+        self.channels: Channels = channels
         self._load_training = load_training
         self._load_test = load_test
         self._load_calibration = load_calibration
@@ -137,6 +141,13 @@ class Dataset:
         """
         return self._calibration.take(permutation(len(self._calibration), seed)[: _checked(count)])
 
+    def in_channels(self, channels: Channels | None) -> "Dataset":
+        """Return the same data set with the channels of its uint8 images in another order; itself for None.
+
+        Digests stay: these are the same images.
+        """
+        return self if channels is None else _Recoloured(self, channels)
+
     def check_outputs(self, outputs: int) -> None:
         """Check that a classifier with so many outputs can have been made for these classes.
 
@@ -178,6 +189,47 @@ class Dataset:
             shape = list(images.shape)
             raise DataError(f"images of {self.name} have the shape {shape}: training needs uint8 NHWC or float32 NCHW")
         return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
+
+
+class _Recoloured(Dataset):
+    """A data set with its channels in another order; splits are those of the source."""
+
+    def __init__(self, source: Dataset, channels: Channels) -> None:
+        super().__init__(
+            name=source.name,
+            classes=source.classes,
+            augmentation=source.augmentation,
+            load_training=source._load_training,
+            load_test=source._load_test,
+            notes=source.notes,
+            classes_inferred=source.classes_inferred,
+            channels=channels,
+        )
+        self._source = source
+
+    def _converted(self, split: Split) -> Split:
+        if split.images.dtype != np.uint8:
+            return split  # fed as they are
+        have: Channels = "gray" if split.images.shape[-1] == 1 else self._source.channels
+        return Split(images=in_channels(split.images, have, self.channels), labels=split.labels)
+
+    @functools.cached_property
+    def _training(self) -> tuple[Split, Split]:
+        train, validation = self._source._training
+        return self._converted(train), self._converted(validation)
+
+    @functools.cached_property
+    def test(self) -> Split:
+        """The test images, in the order of their source."""
+        return self._converted(self._source.test)
+
+    @functools.cached_property
+    def _calibration(self) -> Split:
+        return self._converted(self._source._calibration)
+
+    def digest(self, split: SplitName) -> str:
+        """Return the digest of the source's images."""
+        return self._source.digest(split)
 
 
 def _checked(count: int | None) -> int | None:

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.data.preprocessing import CHANNELS, Channels
 from resq_deploy.data.samples import Parts, Samples
 from resq_deploy.data.splits import permutation
 from resq_deploy.errors import DataError
@@ -48,7 +49,8 @@ _READ_ERRORS = (
 def load_npz(path: Path) -> Dataset:
     """Check an archive's headers and labels now, and read its images when they are first used.
 
-    Arrays: `images`, `labels` (the test set); `images_train`, `labels_train` and `classes` (strings) are optional.
+    Arrays: `images`, `labels` (the test set); `images_train`, `labels_train`, `classes` (strings) and `channels` (the
+    string rgb, bgr or gray) are optional.
     Images are uint8 [N, H, W, C] with 1 or 3 channels, or float32 [N, ...] in the layout the model takes. Without
     training images a fixed fifth of `images` is kept for calibration and left out of the test split; a note says so.
 
@@ -80,6 +82,7 @@ def load_npz(path: Path) -> Dataset:
             "calibration and left out of the evaluation"
         )
     return Dataset(
+        channels=archive.channels(),
         name=path.stem,
         classes=classes,
         classes_inferred=inferred,
@@ -224,6 +227,17 @@ class _Archive:
         if len(set(names)) < len(names):
             raise self._fail("'classes' names a class twice")
         return names
+
+    def channels(self) -> Channels:
+        """Read the order of the channels; `rgb` where nothing is said."""
+        if not self.has("channels"):
+            return "rgb"
+        shape, dtype = self.header("channels")
+        said = str(self._read("channels")) if dtype.kind == "U" and shape == () else None
+        for known in CHANNELS:
+            if known == said:
+                return known
+        raise self._fail(f"'channels' is {said or dtype}: it must be one of the strings rgb, bgr and gray")
 
     def labels(self, name: str, images: str, classes: tuple[str, ...] | None) -> NDArray[np.int64]:
         """Read labels after checking the header of the images they belong to."""

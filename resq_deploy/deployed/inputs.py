@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import to_model_input
+from resq_deploy.data.preprocessing import AS_IS, Layout, Preprocessing
 from resq_deploy.errors import DataError, ModelError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -45,17 +46,26 @@ class InputSpec:
         dtype: type of its elements; of images float32 (in [0, 1]) or uint8 (in 0 ... 255).
         shape: dimensions; None where the model leaves one open. Empty for a scalar, and where the file gives no shape.
         axes: names that the file gives to dimensions, empty ones where it gives none.
+        preprocessing: what stands between the pixels of images and what it is fed.
     """
 
     name: str
     dtype: type[np.generic]
     shape: tuple[int | None, ...]
     axes: tuple[str, ...] = ()
+    preprocessing: Preprocessing = AS_IS
 
     @property
     def channels_last(self) -> bool:
         """Whether images are taken as [N, H, W, C]."""
-        return len(self.shape) == 4 and self.shape[1] not in (1, 3) and self.shape[3] in (1, 3)
+        if len(self.shape) != 4 or self.preprocessing.layout is not None:
+            return self.preprocessing.layout == "nhwc"
+        return self.shape[1] not in (1, 3) and self.shape[3] in (1, 3)
+
+    @property
+    def layout(self) -> Layout:
+        """The order of the axes of images."""
+        return "nhwc" if self.channels_last else "nchw"
 
     @property
     def described(self) -> str:
@@ -74,22 +84,42 @@ class InputSpec:
         """The name of the type of its elements."""
         return "string" if self.dtype is np.str_ else np.dtype(self.dtype).name
 
+    def pixels(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Bring images into the layout the model takes; float32 pixels in [0, 1], uint8 levels where it takes those.
+
+        Args:
+            images: uint8 [N, H, W, C], or float32 as the model takes them: the pixels that were made to these.
+        """
+        if images.dtype != np.uint8:
+            return self.preprocessing.pixels(images, self.layout) if images.ndim == 4 else images
+        if self.dtype is not np.float32:
+            return images if self.channels_last else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        planes = to_model_input(images)
+        return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)) if self.channels_last else planes
+
+    def fed(self, pixels: Any) -> Any:
+        """Return what the model is fed for pixels in its layout, arrays of numpy or tensors of torch.
+
+        Raises:
+            DataError: if it takes uint8 levels, which nothing normalises.
+        """
+        if self.preprocessing.normalises and self.dtype is not np.float32:
+            raise DataError(
+                "the model takes uint8 images, which are fed as they are: leave --mean, --std and --scale out"
+            )
+        return self.preprocessing.fed(pixels, self.layout)
+
     def prepare(self, images: NDArray[Any]) -> NDArray[Any]:
         """Bring images into the layout and type the model takes.
 
         Args:
-            images: uint8 [N, H, W, 3], or float32 already as the model takes it, which is fed as it is.
+            images: uint8 [N, H, W, C], or float32 already as the model takes it, which is fed as it is.
 
         Raises:
             DataError: if shape or type do not fit the model.
+            OptionError: if the preprocessing does not.
         """
-        ready = images
-        if images.dtype == np.uint8:
-            if self.dtype is np.float32:
-                planes = to_model_input(images)
-                ready = np.ascontiguousarray(planes.transpose(0, 2, 3, 1)) if self.channels_last else planes
-            elif not self.channels_last:
-                ready = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        ready = self.fed(self.pixels(images)) if images.dtype == np.uint8 else images
         fits = len(ready.shape) == len(self.shape) and all(
             want in (None, have) for want, have in zip(self.shape[1:], ready.shape[1:], strict=True)
         )
@@ -98,13 +128,26 @@ class InputSpec:
             given = "x".join(map(str, ready.shape[1:]))
             raise DataError(
                 f"the model takes {np.dtype(self.dtype).name} images of shape {wanted}, "
-                f"the data set gives {ready.dtype.name} of shape {given}: use data made for this model"
+                f"the data set gives {ready.dtype.name} of shape {given}: {self._mend(ready)}"
             )
         return ready
 
+    def _mend(self, images: NDArray[Any]) -> str:
+        """Return what would bring images in the other layout, or with other channels, to the model's shape."""
+        if len(images.shape) == len(self.shape) == 4:
+            want, have = (
+                (shape[-1], shape[1:3]) if self.channels_last else (shape[1], shape[2:4])
+                for shape in (self.shape, images.shape)
+            )
+            if want[1] == have[1] and (want[0], have[0]) == (1, 3):
+                return "give --channels gray"
+            if want[1] == have[1] and (want[0], have[0]) == (3, 1):
+                return "give --channels rgb"
+        return "use data made for this model"
 
-def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
-    """Return what a session takes, in the order of the file.
+
+def input_specs(session: ort.InferenceSession, preprocessing: Preprocessing = AS_IS) -> tuple[InputSpec, ...]:
+    """Return what a session takes, in the order of the file; images as they are made ready for it.
 
     Raises:
         ModelError: if an input is no tensor of a type that can be fed.
@@ -116,7 +159,8 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
             raise ModelError(f"the model's input {value.name!r} is {value.type}; it can be a tensor of {known}")
         shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
         axes = tuple(size if isinstance(size, str) else "" for size in value.shape)
-        specs.append(InputSpec(name=value.name, dtype=_ELEMENT_TYPES[value.type], shape=shape, axes=axes))
+        dtype = _ELEMENT_TYPES[value.type]
+        specs.append(InputSpec(name=value.name, dtype=dtype, shape=shape, axes=axes, preprocessing=preprocessing))
     return tuple(specs)
 
 

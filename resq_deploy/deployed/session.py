@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
 from resq_deploy.deployed.coded import HEALTH
@@ -82,6 +83,7 @@ class Deployment:
         threads: threads within one session; campaigns run several sessions of one thread instead.
         arithmetic: `exact`: integer sums are those of int32 on any CPU; `native`: those of this CPU's kernels, which
             saturate on x86 without VNNI.
+        preprocessing: what stands between the pixels of images and what the file is fed.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -89,6 +91,7 @@ class Deployment:
     batch: int = BATCH
     threads: int = 1
     arithmetic: Arithmetic = Arithmetic.EXACT
+    preprocessing: Preprocessing = AS_IS
 
     def __post_init__(self) -> None:
         missing = [name for name in self.providers if name not in ort.get_available_providers()]
@@ -104,6 +107,9 @@ class Deployment:
     def identity(self) -> dict[str, Any]:
         """Return, as JSON values, what of this decides figures; of native arithmetic that includes the kind of CPU."""
         values = dataclasses.asdict(self)
+        del values["preprocessing"]
+        if self.preprocessing != AS_IS:
+            values["preprocessing"] = self.preprocessing.as_dict()
         if self.arithmetic == Arithmetic.NATIVE:
             values["cpu_saturates"] = self.saturates
         return {**values, "arithmetic": str(self.arithmetic), "providers": list(self.providers)}
@@ -135,7 +141,7 @@ class Session:
     def __init__(self, model: bytes, deployment: Deployment) -> None:
         self._session = create(model, deployment)
         self._deployment = deployment
-        self.inputs = input_specs(self._session)
+        self.inputs = input_specs(self._session, deployment.preprocessing)
         given = self._session.get_outputs()
         self.outputs = tuple(_output_spec(value) for value in given if value.name != HEALTH and _is_tensor(value))
         self.others = tuple(str(value.name) for value in given if not _is_tensor(value))

@@ -21,8 +21,9 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Reference, read_reference, this_machine
 from resq_deploy.deployed.saturation import SaturatingLayer, saturating_layers
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.sidecar import preprocessing_of, sidecar_of
 from resq_deploy.deployed.synthetic import inputs_digest
-from resq_deploy.errors import DataError, ModelError, RunFolderError
+from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import Estimate, share
 from resq_deploy.records import read_json
@@ -133,25 +134,6 @@ class Verification:
         }
 
 
-def sidecar_of(model: pathlib.Path) -> pathlib.Path:
-    """Return where the sidecar of a file lies: beside it, as `.json`."""
-    return model.with_suffix(".json")
-
-
-def source_checkpoint(model: DeployedModel) -> str | None:
-    """Return the SHA-256 of the checkpoint a file was exported from; None where no sidecar of this very file says."""
-    path = sidecar_of(model.path)
-    try:
-        sidecar: Any = read_json(path) if path.is_file() else None
-    except RunFolderError:
-        return None
-    try:
-        found = sidecar["checkpoint"] if sidecar["model"]["sha256"] == model.digest else None
-    except (KeyError, TypeError):  # an older sidecar, or some other JSON file
-        return None
-    return found if isinstance(found, str) else None
-
-
 def verify(
     model: DeployedModel, *, dataset: Dataset | None = None, arithmetic: Arithmetic = Arithmetic.EXACT
 ) -> Verification:
@@ -177,10 +159,12 @@ def verify(
             exported=expected.machine,
             here=here,
         )
-    deployment = dataclasses.replace(expected.deployment, arithmetic=arithmetic)
+    preprocessing = preprocessing_of(model)
+    deployment = dataclasses.replace(expected.deployment, arithmetic=arithmetic, preprocessing=preprocessing)
     inputs, logits = [expected.inputs], [expected.synthetic.logits]
     if dataset is not None:
-        inputs.append(_calibration_images(expected, dataset, Session(data, deployment)))
+        seen = dataset.in_channels(preprocessing.channels)
+        inputs.append(_calibration_images(expected, seen, Session(data, deployment)))
         logits.append(expected.calibration.logits if expected.calibration else np.zeros(0, np.float32))
     found = _run(model, data, deployment, inputs)
     compared = _compare(np.concatenate(logits), found, expected, here, arithmetic)

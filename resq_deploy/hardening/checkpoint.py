@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from resq_deploy.data.preprocessing import CHANNELS, Channels
 from resq_deploy.errors import CheckpointError
 from resq_deploy.networks.base import Network
 from resq_deploy.networks.names import NETWORKS
@@ -17,6 +18,10 @@ from resq_deploy.records import write_atomic
 
 SCHEMA = 1
 FORMAT = "resq-deploy checkpoint"
+
+
+class NoCheckpointError(CheckpointError):
+    """A file can be read, and holds something else than a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class Checkpoint:
         epoch: the epoch of that stage, counted from 1.
         metrics: the figures of that epoch.
         state: the network's `state_dict`.
+        channels: the order of the channels it takes, or one grey one; None: as the images of its data set have them.
     """
 
     network: str
@@ -48,6 +54,7 @@ class Checkpoint:
     epoch: int
     metrics: Mapping[str, float]
     state: Mapping[str, torch.Tensor]
+    channels: Channels | None = None
 
     def build(self) -> Network:
         """Build the network with the stored weights, on the CPU and in evaluation mode.
@@ -75,7 +82,8 @@ class Checkpoint:
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
         """Make a checkpoint of what a file held, refusing missing or foreign entries with `KeyError`/`TypeError`."""
-        values = {field.name: payload[field.name] for field in dataclasses.fields(cls)}
+        values = {field.name: payload[field.name] for field in dataclasses.fields(cls) if field.name != "channels"}
+        values["channels"] = payload.get("channels")  # which earlier ones lack
         for name in ("classes", "mean", "std", "lineage"):
             values[name] = tuple(values[name])
         for name, tensor in values["state"].items():
@@ -85,6 +93,8 @@ class Checkpoint:
                 raise TypeError(f"'{name}' holds a number that is not finite")
         if not all(isinstance(value, float) for value in (*values["mean"], *values["std"])):
             raise TypeError("mean and std are no numbers")
+        if values["channels"] not in (None, *CHANNELS):
+            raise TypeError(f"it takes channels {values['channels']!r}")
         return cls(**values)
 
 
@@ -164,7 +174,7 @@ def load_payload(path: pathlib.Path, *, kind: str) -> dict[str, Any]:
     except Exception as error:
         raise CheckpointError(f"{path} is no readable {kind}: the file is corrupt or of another program") from error
     if not isinstance(payload, dict) or payload.get("format") != kind:
-        raise CheckpointError(f"{path} is no {kind}: give a file that resq-deploy train wrote")
+        raise NoCheckpointError(f"{path} is no {kind}: give a file that resq-deploy train wrote")
     if payload.get("schema") != SCHEMA:
         raise CheckpointError(
             f"{path} has schema version {payload.get('schema')!r}, this resq-deploy reads {SCHEMA}: "

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from resq_deploy.data.preprocessing import Channels
 from resq_deploy.errors import CheckpointError, ModelError
 from resq_deploy.hardening.checkpoint import FORMAT, Checkpoint
+from resq_deploy.hardening.options import GIVEN
 from resq_deploy.networks.fitting import Fitted, fit
 from resq_deploy.networks.registry import build_network
 from resq_deploy.networks.torchvision_nets import pretrained_weights
@@ -20,12 +22,6 @@ if TYPE_CHECKING:
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels in [0, 1]."""
 
-STAGE = "given"
-"""What a checkpoint of such weights has in place of a stage."""
-
-IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of torchvision's ImageNet weights, of pixels in [0, 1]."""
-
 
 def given_start(
     state: Mapping[str, object],
@@ -35,6 +31,7 @@ def given_start(
     normalisation: Normalisation | None,
     origin: str,
     seed: int = 0,
+    channels: Channels | None = None,
 ) -> tuple[Checkpoint, Fitted]:
     """Return weights trained elsewhere as the checkpoint that a training starts from, and what was done to fit them.
 
@@ -45,13 +42,14 @@ def given_start(
         normalisation: mean and standard deviation that the weights were trained with; None: those of the data set.
         origin: what the weights are called in messages.
         seed: of a fresh head.
+        channels: the order of the channels that the network takes, as the images have it already; None: unsaid.
 
     Raises:
         CheckpointError: if they do not fit the network.
         ModelError: if the network cannot be built.
     """
     mean, std = normalisation or dataset.mean_std()
-    size = dataset.train.images.shape[2]  # images are square: [N, H, W, C], or [N, C, H, W] as floats
+    size = dataset.test.images.shape[2]  # images are square: [N, H, W, C], or [N, C, H, W] as floats
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = build_network(network, num_classes=len(dataset.classes), mean=mean, std=std, image_size=size)
@@ -64,13 +62,27 @@ def given_start(
         std=tuple(std),
         image_size=size,
         dataset=dataset.name,
-        stage=STAGE,
+        stage=GIVEN,
         lineage=(),
         epoch=0,
         metrics={},
         state=built.state_dict(),
+        channels=channels,
     )
     return start, fitted
+
+
+def is_checkpoint(path: pathlib.Path) -> bool:
+    """Return whether a file is a checkpoint of `train`; False for one that cannot be read."""
+    try:
+        read_weights(path)
+    except CheckpointError as error:
+        return isinstance(error, _CheckpointGivenError)
+    return False
+
+
+class _CheckpointGivenError(CheckpointError):
+    """Weights were asked for, and a checkpoint was given."""
 
 
 def read_weights(path: pathlib.Path) -> dict[str, object]:
@@ -102,7 +114,7 @@ def read_weights(path: pathlib.Path) -> dict[str, object]:
     if not isinstance(held, Mapping):
         raise CheckpointError(f"{path} holds a {type(held).__name__}: save model.state_dict()")
     if held.get("format") == FORMAT:
-        raise CheckpointError(f"{path} is a checkpoint of resq-deploy train: give it as --init {path}")
+        raise _CheckpointGivenError(f"{path} is a checkpoint of resq-deploy train: give it as --init {path}")
     return dict(held)
 
 

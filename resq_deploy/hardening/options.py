@@ -10,6 +10,9 @@ from resq_deploy.errors import OptionError
 Stage = Literal["baseline", "attack", "fault"]
 STAGES: tuple[Stage, ...] = ("baseline", "attack", "fault")
 
+GIVEN = "given"
+"""What a checkpoint of weights that were trained elsewhere has in place of a stage."""
+
 RECIPES: dict[str, dict[str, Any]] = {
     # traffic signs collapse under full-strength perturbation from the first step on (specification, stage 1)
     # stage 2 of a ResNet-20 without stage 1 left 94.0 % clean accuracy at the general rate, 97.0 % at this (one seed)
@@ -44,6 +47,7 @@ class TrainOptions:
         dataset: name of the data set, for records.
         mean: mean of each channel that the network takes off, in units of [0, 1] pixels; `None` for the data set's.
         std: standard deviation of each channel that it divides by; given with `mean`, or not at all.
+        channels: the order of the channels that it takes, or one grey one; None: as the images have them.
         stages: which stages to run, in the order baseline, attack, fault.
         epochs_baseline: epochs of stage 0.
         epochs_attack: epochs of stage 1.
@@ -100,6 +104,7 @@ class TrainOptions:
     dataset: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: Literal["rgb", "bgr", "gray"] | None = None
     stages: tuple[Stage, ...] = STAGES
     epochs_baseline: int = 30
     epochs_attack: int = 10
@@ -224,6 +229,8 @@ class TrainOptions:
         """Return, as JSON values, every option that decides the figures; where it runs (`device`) is left out."""
         values = dataclasses.asdict(self)
         del values["device"]
+        if self.channels is None:
+            del values["channels"]  # as manifests were before there was a choice
         return {**values, "stages": list(self.stages)}
 
 

@@ -164,6 +164,7 @@ class StageRun:
         return Checkpoint(
             network=self.options.network,
             classes=self.bench.dataset.classes,
+            channels=self.bench.options.channels,
             mean=self.bench.mean,
             std=self.bench.std,
             image_size=self.bench.image_size,

@@ -1,15 +1,14 @@
 """What `resq-deploy train` starts from: fresh weights, its own checkpoint, the user's weights or ImageNet's."""
 
 import dataclasses
-import math
 import pathlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset
+    from resq_deploy.data.preprocessing import Channels
     from resq_deploy.hardening.checkpoint import Checkpoint
     from resq_deploy.hardening.given_weights import Normalisation
 
@@ -61,7 +60,12 @@ class Start:
 
 
 def read_start(
-    source: Source, network: str, dataset: "Dataset", normalisation: "Normalisation | None", seed: int
+    source: Source,
+    network: str,
+    dataset: "Dataset",
+    normalisation: "Normalisation | None",
+    seed: int,
+    channels: "Channels | None" = None,
 ) -> Start:
     """Read the weights to start from.
 
@@ -81,7 +85,9 @@ def read_start(
         return Start(checkpoint=checkpoint, new_head=False, notes=(), sha256=digest, stages=everything)
     origin = str(source.weights) if source.weights else f"ImageNet weights of {network}"
     state = read_weights(source.weights) if source.weights else imagenet_weights(network)
-    checkpoint, fitted = given_start(state, network, dataset, normalisation=normalisation, origin=origin, seed=seed)
+    checkpoint, fitted = given_start(
+        state, network, dataset, normalisation=normalisation, origin=origin, seed=seed, channels=channels
+    )
     notes = [f"{origin}: {note}" for note in fitted.notes]
     if normalisation is None:
         shown = ("[" + ", ".join(f"{value:.3f}" for value in part) + "]" for part in (checkpoint.mean, checkpoint.std))
@@ -94,20 +100,23 @@ def read_start(
     return Start(checkpoint=checkpoint, new_head=fitted.new_head, notes=tuple(notes), sha256=digest, stages=stages)
 
 
-def read_normalisation(given: Mapping[str, Any]) -> "Normalisation | str":
-    """Read the options on normalisation, before any data: numbers as given, or `dataset`, `imagenet`, `none`.
+def channels_of_start(source: Source, network: str, channels: "Channels | None") -> "Channels | None":
+    """Return the channels as the network takes them: those of a checkpoint that is gone on with, else those given.
 
     Raises:
-        OptionError: if they contradict each other or are no numbers.
+        CheckpointError: if it cannot be read.
+        OptionError: if the two contradict each other.
     """
-    mean, std, preprocess = (given.get(name) for name in ("mean", "std", "preprocess"))
-    if mean is None and std is None:
-        return preprocess or ("imagenet" if given.get("pretrained") else "dataset")
-    if preprocess is not None:
-        raise OptionError("--preprocess stands in place of --mean and --std: give one or the others")
-    if mean is None or std is None:
-        raise OptionError("--mean and --std go together: give both, one number for all channels or one a channel")
-    return _numbers("--mean", mean), _numbers("--std", std)
+    if source.init is None:
+        return channels
+    from resq_deploy.hardening.checkpoint import load_checkpoint
+
+    known = load_checkpoint(source.init, network=network).channels
+    if channels not in (None, known):
+        raise OptionError(
+            f"--channels {channels}: {source.init} takes {known or 'its images as they are'}: leave it out"
+        )
+    return known
 
 
 def for_channels(asked: "Normalisation | str", dataset: "Dataset") -> "Normalisation | None":
@@ -116,7 +125,7 @@ def for_channels(asked: "Normalisation | str", dataset: "Dataset") -> "Normalisa
     Raises:
         OptionError: if the numbers are not as many as the channels.
     """
-    from resq_deploy.hardening.given_weights import IMAGENET
+    from resq_deploy.data.preprocessing import IMAGENET
 
     images = dataset.train.images
     channels = images.shape[3] if images.dtype == "uint8" else images.shape[1]
@@ -132,13 +141,3 @@ def for_channels(asked: "Normalisation | str", dataset: "Dataset") -> "Normalisa
             "give one number for all, or one a channel"
         )
     return mean, std
-
-
-def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = (math.nan,)
-    if not all(map(math.isfinite, values)) or (flag == "--std" and min(values) <= 0):
-        raise OptionError(f"cannot read {flag} {text!r}: give numbers such as 0.485,0.456,0.406, --std above 0")
-    return values

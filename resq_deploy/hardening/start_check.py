@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from resq_deploy.data.preprocessing import IMAGENET
 from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
 from resq_deploy.hardening.evaluate import correct, share
-from resq_deploy.hardening.given_weights import IMAGENET, STAGE, Normalisation
+from resq_deploy.hardening.given_weights import Normalisation
+from resq_deploy.hardening.options import GIVEN
 from resq_deploy.hardening.perturb import evaluation_mode
 from resq_deploy.hardening.workbench import Workbench
 
@@ -36,7 +38,7 @@ def check_start(bench: Workbench, start: Checkpoint, *, new_head: bool) -> tuple
     images = bench.validation.head(_MOST_IMAGES)
     found = share(correct(bench, bench.network, images))
     lines = [f"accuracy before the first epoch: {100 * found:.1f} % of {len(images)} validation images"]
-    if start.stage == STAGE:
+    if start.stage == GIVEN:
         lines += _advice(bench, found, lambda seen: share(correct(bench, seen, images)))
         lines += _seen_before(bench, found, len(images))
     return tuple(lines)
@@ -92,7 +94,10 @@ def _alternatives(bench: Workbench) -> list[tuple[str, Callable[[Tensor], Tensor
         if not _alike(values, (bench.mean, bench.std))
     ]
     if channels > 1:
-        ways.append(("channels the other way round (BGR)", lambda images: bench.network(images.flip(1))))
+        other = "rgb" if bench.dataset.channels == "bgr" else "bgr"
+        ways.append(
+            (f"--channels {other} (channels the other way round)", lambda images: bench.network(images.flip(1)))
+        )
     return ways
 
 

@@ -13,9 +13,10 @@ from resq_deploy.attacks.summary import Figures, Results, query_figures, robust_
 from resq_deploy.attacks.target import Target
 from resq_deploy.campaign.golden import Golden, golden_run
 from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.preprocessing import Preprocessing
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Session
-from resq_deploy.deployed.verify import source_checkpoint
+from resq_deploy.deployed.sidecar import normalisation_wish, source_checkpoint
 from resq_deploy.errors import CheckpointError, DataError
 from resq_deploy.faults.statistics import share
 from resq_deploy.pipeline.attack_checks import judge_twin, run_checks, run_probes, try_unmasked
@@ -24,9 +25,11 @@ from resq_deploy.pipeline.attack_kit import AttackKit
 from resq_deploy.pipeline.attack_options import KNOWLEDGE, ON_IMAGES, SURROGATE, TWIN, UNMASKED, AttackOptions
 from resq_deploy.pipeline.attack_scene import Progress, Report, Scene
 from resq_deploy.pipeline.fault_attack import fault_attack, plan_faults
+from resq_deploy.pipeline.float_source import FloatSource
 from resq_deploy.records import RunFolder, provenance, sha256_file, write_json
 
 if TYPE_CHECKING:
+    from resq_deploy.hardening.checkpoint import Checkpoint
     from resq_deploy.pipeline.bit_flip import BitFlipAttack
 
 SCHEMA = 1
@@ -55,7 +58,7 @@ class AttackCampaign:
         self._dataset = dataset
         self._test = dataset.evaluation(options.images)
         check_reachable(gates, options, len(self._test))
-        self._golden = golden_run(model.patcher().golden, options.deployment, dataset, options.images)
+        self.golden = golden_run(model.patcher().golden, options.deployment, dataset, options.images)
         self._attacks = tuple(name for name in options.chosen if name in ON_IMAGES)
         self._faults = (
             None
@@ -63,6 +66,8 @@ class AttackCampaign:
             else plan_faults(model, options.with_faults, options.fault_chips, options.deployment)
         )
         self._bit_flip = _bit_flip(model, dataset, options) if "bit-flip" in options.chosen else None
+        self._surrogate = _surrogate(model, dataset, options) if set(SURROGATE) & set(self._attacks) else None
+        self.notes = self._surrogate.notes if self._surrogate else ()
         self._kit = self._made_kit() if self._attacks else None
 
     def _made_kit(self) -> AttackKit:
@@ -74,20 +79,20 @@ class AttackCampaign:
         channels = pixels.shape[3 if target.channels_last else 1]
         if channels not in (1, 3):
             raise DataError(f"the images have {channels} channels: adversarial ones are kept as images of 1 or 3")
-        if options.surrogate is not None and any(name in SURROGATE for name in self._attacks):
-            _check_surrogate(options.surrogate, options.network, self._golden, size)
+        if self._surrogate is not None:
+            _check_surrogate(self._surrogate, self.golden, size, options.deployment.preprocessing)
         return AttackKit(
             path=self._model.path,
             model=file,
             deployment=options.deployment,
             images=self._test.images,
-            labels=self._golden.labels,
+            labels=self.golden.labels,
             norm=options.norm,
             queries=options.queries,
             steps=options.steps,
             seed=options.seed,
-            surrogate=options.surrogate,
-            network=options.network,
+            surrogate=self._surrogate.path if self._surrogate else None,
+            network=self._surrogate.checkpoint.network if self._surrogate else None,
             white_box=next((name for name in self._attacks if name in TWIN), ""),
         )
 
@@ -123,7 +128,7 @@ class AttackCampaign:
                 folder=folder.path,
                 report=report,
             )
-            clean = share(self._golden.right, len(self._golden.labels), _CONFIDENCE)
+            clean = share(self.golden.right, len(self.golden.labels), _CONFIDENCE)
             summary: dict[str, Any] = {
                 "schema": SCHEMA,
                 "arithmetic": self.options.deployment.arithmetic_used(),
@@ -132,7 +137,7 @@ class AttackCampaign:
             }
             results: Results = {}
             if self._kit is not None:
-                results, figures = self._on_images(self._kit, scene)
+                results, figures = self._on_images(self._with_surrogate(self._kit, folder.path), scene)
                 summary |= figures
                 summary["threat"]["attacks"] |= {
                     name: f"{KNOWLEDGE[masked]}, passed through what saturates"
@@ -152,6 +157,14 @@ class AttackCampaign:
             summary["gates"] = held(self._gates, summary)
             write_json(folder.path / "summary.json", summary)
         return summary
+
+    def _with_surrogate(self, kit: AttackKit, folder: pathlib.Path) -> AttackKit:
+        """Write a float network of weights alone as a checkpoint, which the processes of the campaign read."""
+        if self._surrogate is None or self._surrogate.path is not None:
+            return kit
+        path = folder / "surrogate.pt"
+        self._surrogate.checkpoint.save(path)
+        return dataclasses.replace(kit, surrogate=path)
 
     def _on_images(self, kit: AttackKit, scene: Scene) -> tuple[Results, Figures]:
         """Run the attacks on images and their checks; return what they did, and the figures."""
@@ -173,13 +186,16 @@ class AttackCampaign:
                 kit = dataclasses.replace(kit, white_box=UNMASKED[kit.white_box])
                 results |= store.attack((kit.white_box,), radii, kit, workers=workers, report=tell)
             probes = run_probes(kit, few, radii, workers, tell)
-        checks = run_checks(results, probes, twin, straight, radii, self._golden.logits.shape[1])
+        checks = run_checks(results, probes, twin, straight, radii, self.golden.logits.shape[1])
         figures = robust_figures(results) | {"queries": query_figures(results)} | verdict(checks, white_box)
         return results, figures | {"twin": twin.check.figures if twin else None}
 
     def _extras(self) -> dict[str, NDArray[Any]]:
         """Return what makes a file of adversarial images a data set like the one they are made from."""
-        return {} if self._dataset.classes_inferred else {"classes": np.array(self._dataset.classes)}
+        extras = {} if self._dataset.classes_inferred else {"classes": np.array(self._dataset.classes)}
+        if self._dataset.channels != "rgb":
+            extras["channels"] = np.array(self._dataset.channels)
+        return extras
 
     def _threat(self) -> dict[str, Any]:
         """Return the threat model: what every figure is about."""
@@ -190,8 +206,8 @@ class AttackCampaign:
             "attacks": {name: KNOWLEDGE[name] for name in options.chosen},
             "queries": options.queries,
             "steps": options.steps,
-            "images": len(self._golden.labels),
-            "check_images": min(options.check_images, len(self._golden.labels)),
+            "images": len(self.golden.labels),
+            "check_images": min(options.check_images, len(self.golden.labels)),
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -204,30 +220,65 @@ class AttackCampaign:
         return {
             "model": self._model.digest,
             "data": self._dataset.digest("test"),
-            "surrogate": sha256_file(self.options.surrogate) if self.options.surrogate else None,
+            "surrogate": self._surrogate.sha256 if self._surrogate else None,
             "fault_list": self._faults.list_digest if self._faults else None,
         }
 
 
-def _check_surrogate(path: pathlib.Path, network: str | None, golden: Golden, size: Sequence[int]) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Surrogate:
+    """The float network whose gradients are used.
+
+    Attributes:
+        path: its checkpoint; None where it is one of weights that no file holds as such.
+        checkpoint: the same, read.
+        notes: what is to be said of it.
+        sha256: digest of what the user gave.
+    """
+
+    path: pathlib.Path | None
+    checkpoint: "Checkpoint"
+    notes: tuple[str, ...]
+    sha256: str
+
+
+def _surrogate(model: DeployedModel, dataset: Dataset, options: AttackOptions) -> _Surrogate:
+    """Read the float network: of weights alone it is taken to want its images as the file under attack does.
+
+    Raises:
+        InputError: if it cannot be read, or is of another network.
+    """
+    from resq_deploy.hardening.options import GIVEN
+
+    source = FloatSource(source=options.surrogate, network=options.network)
+    checkpoint, notes = source.load(dataset, normalisation_wish(model, options.deployment.preprocessing), tolerant=True)
+    path = None if checkpoint.stage == GIVEN else source.path
+    return _Surrogate(path=path, checkpoint=checkpoint, notes=notes, sha256=sha256_file(source.path))
+
+
+def _check_surrogate(surrogate: _Surrogate, golden: Golden, size: Sequence[int], preprocessing: Preprocessing) -> None:
     """Check that a float network takes the same images and knows the same classes as the file under attack.
 
     Raises:
-        CheckpointError: if not, or if the checkpoint cannot be read.
+        CheckpointError: if not.
     """
-    from resq_deploy.hardening.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(path, network=network)
+    checkpoint, name = surrogate.checkpoint, surrogate.path or surrogate.checkpoint.network
     classes = golden.logits.shape[1]
     if len(checkpoint.classes) != classes:
         raise CheckpointError(
-            f"--surrogate {path} knows {len(checkpoint.classes)} classes and the model {classes}: give the checkpoint "
+            f"--surrogate {name} knows {len(checkpoint.classes)} classes and the model {classes}: give the checkpoint "
             "that the model was made of"
         )
     if tuple(size) != (checkpoint.image_size, checkpoint.image_size):
         raise CheckpointError(
-            f"--surrogate {path} takes images of {checkpoint.image_size}x{checkpoint.image_size} and the model of "
+            f"--surrogate {name} takes images of {checkpoint.image_size}x{checkpoint.image_size} and the model of "
             f"{size[0]}x{size[1]}: give the checkpoint that the model was made of"
+        )
+    if checkpoint.channels != preprocessing.channels:
+        taken = [each or "those of the images" for each in (checkpoint.channels, preprocessing.channels)]
+        raise CheckpointError(
+            f"--surrogate {name} takes the channels {taken[0]} and the model {taken[1]}: give the checkpoint that the "
+            "model was made of, or say with --channels what the model takes"
         )
 
 

@@ -62,7 +62,8 @@ def judge_twin(kit: AttackKit) -> TwinFigures:
         for begin in range(0, len(right), _BATCH):
             part = right[begin : begin + _BATCH]
             images = torch.from_numpy(pixels[part]).requires_grad_()
-            loss = attack_loss(network(images), torch.from_numpy(kit.labels[part]))
+            logits = network(session.input.fed(images))
+            loss = attack_loss(logits, torch.from_numpy(kit.labels[part]))
             (gradient,) = torch.autograd.grad(loss.sum(), images)
             size = gradient.abs().flatten(1).amax(1).numpy()
             zero.append(~(np.isfinite(size) & (size > 0)))

@@ -148,7 +148,8 @@ class _Networks:
         from resq_deploy.twin import read_twin
 
         self._stack.enter_context(one_thread())
-        return read_twin(self._kit.deployed(), clip_gradient=masked)
+        twin = read_twin(self._kit.deployed(), clip_gradient=masked)
+        return lambda pixels: twin(self._target.fed(pixels))
 
     @functools.cached_property
     def surrogate(self) -> "Network":

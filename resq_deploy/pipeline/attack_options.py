@@ -43,7 +43,7 @@ class AttackOptions:
         steps: gradient steps of the others.
         images: how many test images to attack.
         check_images: how many of them the runs that only serve a check take.
-        surrogate: checkpoint of the float network.
+        surrogate: checkpoint or train folder of the float network, or weights of a network that is named.
         network: what the user says that is of; one of the user's own networks must be named, as its code is run.
         bit_flip: what the bit-flip attack is asked to do.
         with_faults: a fault list (CSV) or a bit error rate for the matrix of faults and attacks; None for no matrix.

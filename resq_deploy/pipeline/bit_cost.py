@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import DataError
 from resq_deploy.faults.outcomes import top1
@@ -20,20 +18,20 @@ IMAGES = 2000
 _BATCH, _CONFIDENCE = 500, 0.95
 
 
-def bit_cost(eight: bytes, fewer: bytes, dataset: Dataset, arithmetic: Arithmetic) -> dict[str, Any]:
+def bit_cost(eight: bytes, fewer: bytes, dataset: Dataset, deployment: Deployment) -> dict[str, Any]:
     """Return what weights of fewer bits than 8 cost in accuracy.
 
     Args:
         eight: the file with weights of 8 bits, serialised.
         fewer: the file with fewer.
         dataset: its validation images judge, or its test images where it has none.
-        arithmetic: in which both are run.
+        deployment: how both are run.
 
     Returns:
         The JSON object of the sidecar: accuracies as fractions, the paired drop with its interval, the same in points.
     """
     split, origin = judged_images(dataset, min(IMAGES, _validation(dataset) or IMAGES))
-    before, after = (_right(file, split, arithmetic) for file in (eight, fewer))
+    before, after = (_right(file, split, deployment) for file in (eight, fewer))
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
     images = len(split)
     return {
@@ -54,9 +52,9 @@ def _validation(dataset: Dataset) -> int:
         return 0
 
 
-def _right(file: bytes, split: Split, arithmetic: Arithmetic) -> NDArray[np.bool_]:
+def _right(file: bytes, split: Split, deployment: Deployment) -> NDArray[np.bool_]:
     """Return which images a file answers right, shape [N]."""
-    session = Session(file, Deployment(threads=len(usable_cores()), arithmetic=arithmetic))
+    session = Session(file, deployment)
     parts = [
         top1(session.run(session.input.prepare(split.images[start : start + _BATCH])))
         for start in range(0, len(split), _BATCH)

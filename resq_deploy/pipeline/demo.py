@@ -18,6 +18,7 @@ from resq_deploy.hardening.events import Event
 from resq_deploy.hardening.loop import train
 from resq_deploy.hardening.options import with_recipe
 from resq_deploy.pipeline.export import export_source
+from resq_deploy.pipeline.float_source import FloatSource
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.transfer import transfer_pgd
 from resq_deploy.quantization.options import ExportOptions
@@ -131,7 +132,7 @@ def _prove(
     path = out / f"{name}.int8.onnx"
     say(f"{name}: export to int8{', protected by votes and codes' if name in GUARDS else ''}")
     export = ExportOptions(seed=options.seed, arithmetic=options.arithmetic, guard=GUARDS.get(name, "none"))
-    sidecar = export_source(checkpoint, dataset, path, export, _GATES)
+    sidecar = export_source(FloatSource(source=checkpoint), dataset, path, export, _GATES)
     model = DeployedModel.load(path)
     say(f"{name}: PGD on the float network, transferred to the int8 file")
     network = load_checkpoint(checkpoint).build()

@@ -1,5 +1,6 @@
 """From whatever the user has - checkpoint, train folder, float ONNX file - through the gates to the int8 file."""
 
+import dataclasses
 import hashlib
 import pathlib
 import tempfile
@@ -7,9 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resq_deploy.data.dataset import Dataset
-from resq_deploy.errors import CheckpointError, DataError, InputError, OptionError
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing, Wish
+from resq_deploy.deployed.plausible import accuracy_warnings
+from resq_deploy.errors import DataError
+from resq_deploy.hardening.options import GIVEN
 from resq_deploy.pipeline.bit_cost import bit_cost
-from resq_deploy.pipeline.gates import Candidate, GateOptions, run_gates
+from resq_deploy.pipeline.float_source import FloatSource
+from resq_deploy.pipeline.gates import Candidate, GateOptions, every_core, run_gates
 from resq_deploy.quantization.export import Export, export_int8
 from resq_deploy.quantization.options import ExportOptions
 from resq_deploy.records import sha256_file, write_atomic, write_json
@@ -17,25 +22,22 @@ from resq_deploy.records import sha256_file, write_atomic, write_json
 if TYPE_CHECKING:
     from resq_deploy.hardening.checkpoint import Checkpoint
 
-STAGES = ("budget", "fault", "attack", "baseline")
-"""Checkpoints of a train folder: what keeps to a budget that was named, else the most hardened first."""
-
 Report = Callable[[str], None]
 
 
 def export_source(
-    source: pathlib.Path,
+    source: FloatSource,
     dataset: Dataset,
     out: pathlib.Path,
     options: ExportOptions,
     gates: GateOptions,
     *,
-    network: str | None = None,
+    wish: Wish | None = None,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
-    """Export a checkpoint, the most hardened checkpoint of a train folder, or a float ONNX file.
+    """Export a checkpoint, the most hardened checkpoint of a train folder, own weights, or a float ONNX file.
 
-    Only checkpoints need torch.
+    All but the last need torch.
 
     Args:
         source: what to export.
@@ -43,8 +45,7 @@ def export_source(
         out: the int8 file to write; the sidecar goes beside it, as `.json`.
         options: how to export.
         gates: what the int8 file may lose.
-        network: what the user says a checkpoint is of; one of the user's own networks must be named, as its code is
-            run.
+        wish: how the network wants its images, where that is not known of it.
         report: told each step as it begins.
 
     Returns:
@@ -54,31 +55,35 @@ def export_source(
         InputError: if the source cannot be used or does not fit the data set.
         GateError: if a gate fails and is enforced; nothing is written then.
     """
-    if not source.exists():
-        raise InputError(f"no such file or folder: {source}")
-    if source.is_dir():
-        source = _checkpoint_in(source)
-    if source.suffix != ".pt":
-        if network is not None:
-            raise OptionError(f"--network {network}: {source} is no checkpoint, and takes no network's code")
-        export = export_int8(source, dataset, options, described=source.name, report=report)
+    wish = wish or Wish()
+    if not source.needs_torch:
+        preprocessing = wish.over(AS_IS)
+        dataset = dataset.in_channels(preprocessing.channels)
+        options = dataclasses.replace(options, preprocessing=preprocessing)
+        gates = dataclasses.replace(gates, preprocessing=preprocessing)
+        export = export_int8(source.path, dataset, options, described=source.path.name, report=report)
         return _finish(export, None, dataset, out, gates, report)
-    from resq_deploy.hardening.checkpoint import load_checkpoint
     from resq_deploy.hardening.trace import export_float_onnx
 
-    checkpoint = load_checkpoint(source, network=network)
+    checkpoint, notes = source.load(dataset, wish)
+    for note in notes:
+        report(f"note: {note}")
     if len(checkpoint.classes) != len(dataset.classes):
         raise DataError(
-            f"{source} knows {len(checkpoint.classes)} classes, data set {dataset.name} has {len(dataset.classes)}: "
-            "give the data set it was trained on"
+            f"{source.path} knows {len(checkpoint.classes)} classes, data set {dataset.name} has "
+            f"{len(dataset.classes)}: give the data set it was trained on"
         )
+    dataset = dataset.in_channels(checkpoint.channels)
+    options = dataclasses.replace(options, preprocessing=Preprocessing(channels=checkpoint.channels))
     described = f"{checkpoint.network}, stage {checkpoint.stage}, trained on {checkpoint.dataset}"
+    if checkpoint.stage == GIVEN:
+        described = f"{checkpoint.network}, weights {source.path.name}"
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
         traced = pathlib.Path(folder) / "float.onnx"
         report("exporting the float model")
         export_float_onnx(checkpoint, traced)
         export = export_int8(traced, dataset, options, described=described, report=report)
-    return _finish(export, (checkpoint, sha256_file(source)), dataset, out, gates, report)
+    return _finish(export, (checkpoint, sha256_file(source.path)), dataset, out, gates, report)
 
 
 def _finish(
@@ -102,6 +107,9 @@ def _finish(
     Raises:
         GateError: if a gate fails and is enforced; nothing is written then.
     """
+    labels = dataset.evaluation(len(export.float_right)).labels
+    for line in accuracy_warnings(int(export.float_right.sum()), labels, dataset.classes):
+        report(line)
     candidate = Candidate(
         int8_file=export.int8_file,
         float_file=export.float_file,
@@ -114,7 +122,7 @@ def _finish(
     cost = None
     if export.eight_bit_file:
         report("measuring what weights of fewer bits cost")
-        cost = bit_cost(export.eight_bit_file(), export.int8_file, dataset, gates.arithmetic)
+        cost = bit_cost(export.eight_bit_file(), export.int8_file, dataset, every_core(gates))
     write_atomic(out, export.int8_file)
     model = {
         "file": out.name,
@@ -122,14 +130,14 @@ def _finish(
         "bytes": len(export.int8_file),
     }
     digest = made_from[1] if made_from else None
-    sidecar = {**export.sidecar, "model": model, "checkpoint": digest, "gates": passed, "bit_cost": cost}
+    inside = {"mean": list(made_from[0].mean), "std": list(made_from[0].std)} if made_from else None
+    sidecar = {
+        **export.sidecar,
+        "normalises": inside,
+        "model": model,
+        "checkpoint": digest,
+        "gates": passed,
+        "bit_cost": cost,
+    }
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar
-
-
-def _checkpoint_in(folder: pathlib.Path) -> pathlib.Path:
-    for stage in STAGES:
-        if (folder / f"{stage}.pt").is_file():
-            return folder / f"{stage}.pt"
-    names = ", ".join(f"{stage}.pt" for stage in STAGES)
-    raise CheckpointError(f"{folder} holds none of {names}: give a train folder, a checkpoint or a float .onnx")

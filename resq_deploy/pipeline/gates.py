@@ -29,6 +29,7 @@ from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
@@ -93,6 +94,7 @@ class GateOptions:
         fault_images: images each chip is judged by.
         seed: of the attacks; chips have numbers of their own.
         arithmetic: in which the int8 file is run.
+        preprocessing: what stands between images and what the files are fed.
     """
 
     DEFAULTS: ClassVar[dict[str, float]] = {"clean": 1.0, "faults": 0.0, "transfer-pgd": 1.0, "square": 1.0}
@@ -112,6 +114,7 @@ class GateOptions:
     fault_images: int = 500
     seed: int = 0
     arithmetic: Arithmetic = Arithmetic.EXACT
+    preprocessing: Preprocessing = AS_IS
 
     def __post_init__(self) -> None:
         known = self.DEFAULTS | self.OF_TASKS
@@ -223,7 +226,7 @@ def _transfer_pgd(candidate: Candidate, dataset: Dataset, options: GateOptions) 
     from resq_deploy.pipeline.transfer import transfer_pgd  # here, so that a float file is exported without torch
 
     test, origin = _attackable(dataset, options.pgd_images)
-    session = Session(candidate.int8_file, _every_core(options))
+    session = Session(candidate.int8_file, every_core(options))
     radii = []
     for epsilon in options.pgd_epsilons:
         attack = transfer_pgd(candidate.network, session, test, epsilon=epsilon, steps=options.steps, seed=options.seed)
@@ -239,7 +242,7 @@ def _square(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     """
     test, origin = _attackable(dataset, options.square_images)
     files = {"float": candidate.float_file, "int8": candidate.int8_file}
-    targets = {name: Target(Session(file, _every_core(options))) for name, file in files.items()}
+    targets = {name: Target(Session(file, every_core(options))) for name, file in files.items()}
     radii = []
     for epsilon in options.square_epsilons:
         results = {
@@ -294,7 +297,7 @@ def _right_by_chip(file: bytes, dataset: Dataset, split: Split, options: GateOpt
         roles=_ROLES,
         images=len(split),
         engine="reload",  # a mask of the whole file leaves nothing to replay
-        deployment=Deployment(arithmetic=options.arithmetic),
+        deployment=Deployment(arithmetic=options.arithmetic, preprocessing=options.preprocessing),
     )
     with tempfile.TemporaryDirectory(prefix="resq-deploy-") as folder:
         path = pathlib.Path(folder) / "candidate.onnx"
@@ -335,8 +338,9 @@ def _attackable(dataset: Dataset, images: int) -> tuple[Split, Gate]:
     return split, origin
 
 
-def _every_core(options: GateOptions) -> Deployment:
-    return Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
+def every_core(options: GateOptions) -> Deployment:
+    """Return how the files are run that are judged on images: one session on every core."""
+    return Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic, preprocessing=options.preprocessing)
 
 
 def _paired(float_right: Flags, int8_right: Flags) -> Gate:

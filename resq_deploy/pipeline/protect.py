@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.data.preprocessing import Wish
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.inputs import Given
@@ -19,9 +20,9 @@ from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Drawn, reference
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.sidecar import chosen_preprocessing, source_checkpoint
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.synthetic import synthetic_inputs
-from resq_deploy.deployed.verify import source_checkpoint
 from resq_deploy.errors import DataError, InputError, ModelError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import matched, share
@@ -99,6 +100,7 @@ def protect_source(
     judgement: Judgement,
     *,
     dataset: Dataset | None = None,
+    wish: Wish | None = None,
     opset: int | None = None,
     report: Report = lambda _: None,
 ) -> Outcome:
@@ -110,6 +112,7 @@ def protect_source(
         options: what protects what.
         judgement: what it may lose, on the data.
         dataset: what both files are measured on; None where there are no data, so that neither is.
+        wish: how images are made ready for the file, where its sidecar does not say so or is mistaken.
         opset: to raise the file to, first; None keeps its own.
         report: told each step as it begins.
 
@@ -124,7 +127,11 @@ def protect_source(
     report("protecting")
     protected = protect_file(model, start, weights, options)
     serialised: bytes = protected.model.SerializeToString(deterministic=True)
-    deployment = Deployment(threads=len(usable_cores()), arithmetic=judgement.arithmetic)
+    preprocessing, notes = chosen_preprocessing(given, wish or Wish())
+    for note in notes:
+        report(note)
+    dataset = None if dataset is None else dataset.in_channels(preprocessing.channels)
+    deployment = Deployment(threads=len(usable_cores()), arithmetic=judgement.arithmetic, preprocessing=preprocessing)
     images = _answered_images(given, dataset, deployment)
     if protected.coded and images is not None:
         report("checking that every reader of a weight follows its codes")
@@ -134,7 +141,7 @@ def protect_source(
         test = dataset.evaluation(judgement.images)
         report(f"measuring accuracy before and after on {len(test)} images")
         measured = _measured(given, serialised, dataset, test, judgement, deployment)
-    verification = _verification(serialised, images, judgement.arithmetic)
+    verification = _verification(serialised, images, dataclasses.replace(deployment, threads=1))
     write_atomic(out, serialised)
     sidecar = {
         "schema": SCHEMA,
@@ -144,6 +151,7 @@ def protect_source(
         "checkpoint": source_checkpoint(given),
         "opset": {"source": opset_of(given.proto), "file": opset_of(protected.model)},
         "arithmetic": str(judgement.arithmetic),
+        "preprocessing": preprocessing.as_dict(),
         "weights": {"bits": options.code.weight_bits if options.code and protected.coded else None, **facts(protected)},
         "guards": _guards(protected, serialised, options),
         "stored_bits": _stored_bits(serialised),
@@ -286,11 +294,11 @@ def _right(
     return right
 
 
-def _verification(serialised: bytes, images: _Images | None, arithmetic: Arithmetic) -> dict[str, Any] | None:
+def _verification(serialised: bytes, images: _Images | None, deployment: Deployment) -> dict[str, Any] | None:
     """Return what `inspect --verify` holds the file against; None for a file that does not run on images alone."""
     if images is None or images.images is None:
         return None
-    return reference(serialised, images.images, Deployment(arithmetic=arithmetic), drawn=images.drawn)
+    return reference(serialised, images.images, deployment, drawn=images.drawn)
 
 
 def _guards(protected: ProtectedFile, serialised: bytes, options: ProtectOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing, Wish
 from resq_deploy.data.samples import Parts, Samples
 from resq_deploy.data.sources import load_parts
 from resq_deploy.data.splits import permutation
@@ -28,6 +29,12 @@ from resq_deploy.quantization.task_export import TaskData, TaskExport, export_ta
 from resq_deploy.records import write_atomic, write_json
 
 Report = Callable[[str], None]
+Presented = Callable[[Dataset], Wish]
+"""How the images of a data set are made ready, as the user says it."""
+
+
+def _as_is(_: Dataset) -> Wish:
+    return Wish()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +68,19 @@ def input_names(source: pathlib.Path) -> list[str]:
     return [value.name for value in model.graph.input if value.name not in stored]
 
 
-def is_classifier(source: pathlib.Path, dataset: Dataset) -> bool:
+def is_classifier(source: pathlib.Path, dataset: Dataset, preprocessing: Preprocessing = AS_IS) -> bool:
     """Return whether a float ONNX file gives one score for each class of a data set.
+
+    Args:
+        source: the file.
+        dataset: its images, with their channels in the order that the file takes.
+        preprocessing: what else stands between them and the file.
 
     Raises:
         InputError: if the file cannot be run on its images.
     """
-    session = Session(prepare_float_model(source).SerializeToString(), every_core())
+    deployment = dataclasses.replace(every_core(), preprocessing=preprocessing)
+    session = Session(prepare_float_model(source).SerializeToString(), deployment)
     if len(session.inputs) != 1:
         return False
     image = session.input
@@ -81,7 +94,7 @@ def is_classifier(source: pathlib.Path, dataset: Dataset) -> bool:
 
 
 def find_data(
-    source: pathlib.Path, spec: str, data_dir: pathlib.Path | None, wish: TaskWish
+    source: pathlib.Path, spec: str, data_dir: pathlib.Path | None, wish: TaskWish, presented: Presented = _as_is
 ) -> tuple[Parts | Dataset, bool]:
     """Return what a float ONNX file is exported on, and whether it goes the way of tasks, or that of classifiers.
 
@@ -90,6 +103,7 @@ def find_data(
         spec: of the data, as `--dataset` takes it.
         data_dir: where named data sets lie.
         wish: what the user says of the task.
+        presented: what the user says of how images are made ready.
 
     Raises:
         InputError: if there are no such data, or the file cannot be read.
@@ -98,7 +112,10 @@ def find_data(
     if isinstance(data, Parts):
         return data, True
     asked = wish and wish != TaskWish(judge="top1")
-    return data, bool(asked) or not is_classifier(source, data)
+    if asked:
+        return data, True
+    ready = presented(data).over(AS_IS)
+    return data, not is_classifier(source, data.in_channels(ready.channels), ready)
 
 
 def export_of_task(
@@ -108,6 +125,7 @@ def export_of_task(
     options: ExportOptions,
     gates: GateOptions,
     wish: TaskWish,
+    presented: Presented = _as_is,
     *,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
@@ -120,6 +138,7 @@ def export_of_task(
         options: how to export.
         gates: what the int8 file may lose.
         wish: what the user says of the task.
+        presented: what the user says of how images are made ready; arrays by the names of inputs are fed as they are.
         report: told each step as it begins.
 
     Returns:
@@ -131,6 +150,9 @@ def export_of_task(
     """
     report("preparing the float model")
     model = prepare_float_model(source, options.opset, DECODER if options.code else LOWEST)
+    if isinstance(data, Dataset):
+        ready = presented(data).over(AS_IS)
+        data, options = data.in_channels(ready.channels), dataclasses.replace(options, preprocessing=ready)
     parts = Parts.of(data, options.calibration_images, options.seed) if isinstance(data, Dataset) else data
     fed = _fed(model, parts, options, wish)
     task = find_task(model.SerializeToString(), fed.test, wish.judge, wish.outputs, wish.decode)
@@ -144,14 +166,23 @@ def export_of_task(
         "sha256": hashlib.sha256(export.int8_file).hexdigest(),
         "bytes": len(export.int8_file),
     }
-    sidecar = {**export.sidecar, "model": written, "checkpoint": None, "gates": passed, "bit_cost": cost}
+    how = options.preprocessing.as_dict()
+    sidecar = {
+        **export.sidecar,
+        "preprocessing": how,
+        "model": written,
+        "checkpoint": None,
+        "gates": passed,
+        "bit_cost": cost,
+    }
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar
 
 
 def _fed(model: onnx.ModelProto, parts: Parts, options: ExportOptions, wish: TaskWish) -> TaskData:
     """Return data as the model takes them: calibration drawn by seed, test samples in their fixed order."""
-    session = Session(model.SerializeToString(), every_core())
+    deployment = dataclasses.replace(every_core(), preprocessing=options.preprocessing)
+    session = Session(model.SerializeToString(), deployment)
     outputs = [output.name for output in session.outputs]
 
     def of(samples: Samples) -> Labelled:

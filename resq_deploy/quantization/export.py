@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.reference import Drawn, reference
 from resq_deploy.deployed.saturation import saturating_layers
@@ -80,9 +82,11 @@ def export_int8(
     report("preparing the float model")
     model = prepare_float_model(source, options.opset, DECODER if options.code else LOWEST)
     float_file = model.SerializeToString()
-    every_core = Deployment(threads=len(usable_cores()), arithmetic=options.arithmetic)
+    every_core = Deployment(
+        threads=len(usable_cores()), arithmetic=options.arithmetic, preprocessing=options.preprocessing
+    )
     session = Session(float_file, every_core)
-    calibration = dataset.calibration(options.calibration_images, options.seed)
+    calibration = _as_fed(dataset.calibration(options.calibration_images, options.seed), session.input)
     dataset.check_outputs(logits(float_file, calibration.images[:2]).shape[1])  # before the work, not after
     options = dataclasses.replace(options, float_nodes=matching(model, options.keep_float))
     quantize = functools.partial(adjust, model, calibration, session.input, report=report)
@@ -106,28 +110,34 @@ def export_int8(
             "dataset": {"name": dataset.name, "classes": list(dataset.classes), "test_sha256": dataset.digest("test")},
             "notes": list(dataset.notes),
             "arithmetic": str(options.arithmetic),
+            "preprocessing": options.preprocessing.as_dict(),
             "quantization": {**form(int8_file, options), "calibration_images": len(calibration), "seed": options.seed},
             "adjustments": made.record,
             "resemblance": compared.as_dict(),
             "guards": guards(plan, made.int8, int8_file, options),
-            **_facts(int8_file, test),
+            **_facts(int8_file, session.input.prepare(test.images[:1])),
             "verification": reference(
                 int8_file,
                 calibration.images,
                 Deployment(arithmetic=options.arithmetic),
                 drawn=Drawn(dataset=dataset.name, count=options.calibration_images, seed=options.seed),
             ),
-            "native": _native(made.int8, dataset, test),
+            "native": _native(made.int8, dataset, test, options.preprocessing),
         },
     )
     export.sidecar.update(_accuracies(export), provenance=provenance())
     return export
 
 
-def _facts(int8_file: bytes, test: Split) -> dict[str, Any]:
-    """Return what the file stores, and what of it runs in integers."""
-    session = Session(int8_file, Deployment())
-    first = session.input.prepare(test.images[:1])
+def _as_fed(split: Split, spec: InputSpec) -> Split:
+    """Return images as the model is fed them, where that takes more than a change of type: all that follows has it."""
+    if spec.preprocessing == AS_IS or split.images.dtype != np.uint8 or spec.dtype is not np.float32:
+        return split
+    return Split(images=spec.prepare(split.images), labels=split.labels)
+
+
+def _facts(int8_file: bytes, first: NDArray[Any]) -> dict[str, Any]:
+    """Return what the file stores, and what of it runs in integers on an image as it is fed."""
     return {
         "stored_bits": stored_bits(int8_file),
         "integer_share": integer_share(int8_file, Deployment(), first).as_dict(),
@@ -143,13 +153,13 @@ def _accuracies(export: Export) -> dict[str, Any]:
     }
 
 
-def _native(int8_file: bytes, dataset: Dataset, test: Split) -> dict[str, Any]:
+def _native(int8_file: bytes, dataset: Dataset, test: Split, preprocessing: Preprocessing) -> dict[str, Any]:
     """Return what CPUs whose kernels saturate make of the file.
 
     Where this CPU is one, that is the share of the test answers that differ between exact and native arithmetic;
     elsewhere the layers that could saturate there are named, which is an upper bound.
     """
-    exact = Deployment(threads=len(usable_cores()))
+    exact = Deployment(threads=len(usable_cores()), preprocessing=preprocessing)
     native = dataclasses.replace(exact, arithmetic=Arithmetic.NATIVE)
     changed = None
     if exact.saturates:

@@ -4,6 +4,7 @@ import dataclasses
 
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.known import KNOWN, known_code
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.errors import OptionError
 from resq_deploy.protection.plan import CODED_MODES, DEFAULT_BUDGET, check_options
@@ -35,6 +36,7 @@ class ExportOptions(Scheme):
         seed: of their choice.
         test_images: how many test images the accuracies are measured on; None for all.
         arithmetic: in which the int8 file is measured; adjustments are always chosen in exact arithmetic.
+        preprocessing: what stands between images and what the float model, and so the int8 file, is fed.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -47,6 +49,7 @@ class ExportOptions(Scheme):
     seed: int = 0
     test_images: int | None = None
     arithmetic: Arithmetic = Arithmetic.EXACT
+    preprocessing: Preprocessing = AS_IS
 
     def __post_init__(self) -> None:
         if self.guard != "none":

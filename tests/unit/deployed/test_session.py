@@ -34,9 +34,16 @@ def test_images_are_brought_into_the_layout_the_model_takes(dtype, shape, expect
     assert np.array_equal(ready, expected)
 
 
-@pytest.mark.parametrize("shape", [(None, 3, 16, 16), (None, 1, 8, 8), (None, 192)])
-def test_images_that_do_not_fit_are_refused(shape):
-    with pytest.raises(DataError, match="use data made for this model"):
+@pytest.mark.parametrize(
+    ("shape", "mend"),
+    [
+        ((None, 3, 16, 16), "use data made for this model"),
+        ((None, 1, 8, 8), "give --channels gray"),
+        ((None, 192), "use data made for this model"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(shape, mend):
+    with pytest.raises(DataError, match=mend):
         InputSpec(name="x", dtype=np.float32, shape=shape).prepare(PIXELS)
 
 

@@ -13,7 +13,8 @@ from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Drawn, packed, reference, unpacked
 from resq_deploy.deployed.session import Deployment
-from resq_deploy.deployed.verify import Verdict, sidecar_of, source_checkpoint, verify
+from resq_deploy.deployed.sidecar import sidecar_of, source_checkpoint
+from resq_deploy.deployed.verify import Verdict, verify
 from resq_deploy.errors import InputError
 from resq_deploy.records import sha256_file
 

@@ -15,7 +15,7 @@ from resq_deploy.cli import train as train_command
 from resq_deploy.data import load_dataset
 from resq_deploy.errors import CheckpointError, ModelError, OptionError
 from resq_deploy.hardening.checkpoint import load_checkpoint
-from resq_deploy.hardening.given_weights import STAGE, given_start, imagenet_weights, read_weights
+from resq_deploy.hardening.given_weights import GIVEN, given_start, imagenet_weights, read_weights
 from resq_deploy.hardening.options import TrainOptions
 from resq_deploy.hardening.start_check import check_start
 from resq_deploy.hardening.workbench import Workbench
@@ -140,7 +140,7 @@ def test_validation_images_that_were_trained_on_are_warned_about(trained, tmp_pa
     data = load_dataset("digits")
     options = TrainOptions(network="resnet8", dataset="digits", stages=("attack",), precision="float32")
     bench = Workbench(options, data, tmp_path, lambda _: None, init=trained)
-    given = dataclasses.replace(trained, stage=STAGE)
+    given = dataclasses.replace(trained, stage=GIVEN)
     assert not [line for line in check_start(bench, given, new_head=False) if "trained on the validation" in line]
     bench.test = bench.train.head(300)
     bench.test = dataclasses.replace(bench.test, labels=(bench.test.labels + torch.arange(300) % 2) % 10)  # half wrong

@@ -60,7 +60,8 @@ def test_the_identity_is_json_and_holds_all_that_decides_the_figures():
     options = TrainOptions(**BASE)
     identity = json.loads(json.dumps(options.identity()))
     fields = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert fields - identity.keys() == {"device"}
+    assert fields - identity.keys() == {"device", "channels"}
+    assert TrainOptions(**BASE, channels="bgr").identity()["channels"] == "bgr"
     assert identity["stages"] == ["baseline", "attack", "fault"]
     assert TrainOptions(**BASE, device="cpu").identity() == options.identity()
 

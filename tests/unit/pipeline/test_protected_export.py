@@ -15,6 +15,7 @@ from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.pipeline.export import export_source
+from resq_deploy.pipeline.float_source import FloatSource
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.protection.code_bytes import CodeBytes
 from resq_deploy.quantization.opset import convert_opset
@@ -39,7 +40,7 @@ def export(digits_float, dataset, tmp_path_factory):
         if key not in made:
             out = folder / f"{len(made)}.onnx"
             options = ExportOptions(calibration_images=60, test_images=100, **given)
-            sidecar = export_source(source, dataset, out, options, gates)
+            sidecar = export_source(FloatSource(source=source), dataset, out, options, gates)
             assert sidecar == json.loads(out.with_suffix(".json").read_text())
             made[key] = onnx.load(out), sidecar
         return made[key]
@@ -95,7 +96,7 @@ def test_the_same_export_gives_the_same_file(digits_float, dataset, tmp_path):
     files = []
     for name in ("a", "b"):
         options = ExportOptions(calibration_images=60, test_images=20, guard="all")
-        export_source(digits_float, dataset, tmp_path / f"{name}.onnx", options, GATES)
+        export_source(FloatSource(source=digits_float), dataset, tmp_path / f"{name}.onnx", options, GATES)
         files.append((tmp_path / f"{name}.onnx").read_bytes())
     assert files[0] == files[1]
 

@@ -1,0 +1,145 @@
+"""What the sidecar beside a file says of it: its checkpoint, how its images are made ready, its accuracy."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.preprocessing import AS_IS, Preprocessing, Wish
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.plausible import accuracy_warnings
+from resq_deploy.deployed.session import Deployment
+from resq_deploy.errors import OptionError, RunFolderError
+from resq_deploy.records import read_json
+
+
+def sidecar_of(model: pathlib.Path) -> pathlib.Path:
+    """Return where the sidecar of a file lies: beside it, as `.json`."""
+    return model.with_suffix(".json")
+
+
+def sidecar(model: DeployedModel) -> Mapping[str, Any]:
+    """Return the sidecar of this very file; empty where there is none, or only one of another file."""
+    path = sidecar_of(model.path)
+    try:
+        found: Any = read_json(path) if path.is_file() else None
+    except RunFolderError:
+        return {}
+    try:
+        return found if found["model"]["sha256"] == model.digest else {}
+    except (KeyError, TypeError):  # an older sidecar, or some other JSON file
+        return {}
+
+
+def source_checkpoint(model: DeployedModel) -> str | None:
+    """Return the SHA-256 of the checkpoint a file was exported from; None where no sidecar of this very file says."""
+    found = sidecar(model).get("checkpoint")
+    return found if isinstance(found, str) else None
+
+
+def stated_accuracy(model: DeployedModel) -> tuple[str, float, int] | None:
+    """Return on which data set, how accurate and on how many images a file is by its sidecar; None if that is silent.
+
+    Where a file was protected it is the accuracy after that.
+    """
+    held = sidecar(model)
+    try:
+        figures = held["accuracy"]
+        figure = figures["int8"] if "int8" in figures else figures["after"]
+        return str(held["dataset"]["name"]), float(figure["value"]), int(figure["n"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def preprocessing_of(model: DeployedModel) -> Preprocessing:
+    """Return what stands between pixels and a file by its sidecar; nothing where that is silent."""
+    try:
+        return Preprocessing.from_dict(sidecar(model)["preprocessing"])
+    except (KeyError, TypeError, ValueError, OptionError):
+        return AS_IS
+
+
+def normalisation_wish(model: DeployedModel, preprocessing: Preprocessing) -> Wish:
+    """Return how the float network that a file was made of wants its images.
+
+    That is what stands before the file; where nothing does and its sidecar says how the network inside of it
+    normalises, it is that.
+
+    Args:
+        model: the file.
+        preprocessing: what stands before it.
+    """
+    if preprocessing.normalises:
+        scale, mean, std = preprocessing.scale, preprocessing.mean, preprocessing.std
+        return Wish(channels=preprocessing.channels, scale=scale, mean=mean, std=std)
+    try:
+        inside = sidecar(model)["normalises"]
+        mean, std = (tuple(map(float, inside[name])) for name in ("mean", "std"))
+    except (KeyError, TypeError, ValueError):
+        return Wish(channels=preprocessing.channels)
+    return Wish(channels=preprocessing.channels, mean=mean, std=std)
+
+
+class _Deploying(Protocol):
+    """Options that say how a file is run."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def deployment(self) -> Deployment: ...
+
+
+Options = TypeVar("Options", bound=_Deploying)
+
+
+def made_ready(
+    options: Options, model: DeployedModel, dataset: Dataset, wish: Wish
+) -> tuple[Dataset, Options, tuple[str, ...]]:
+    """Return data set and options of a campaign with its images made ready as the user or the sidecar says.
+
+    Args:
+        options: has the field `deployment`.
+        model: the file.
+        dataset: as it was found.
+        wish: what the user says.
+
+    Returns:
+        Both, and what is to be said of the data and of what was chosen: a line each, once nothing is refused.
+
+    Raises:
+        OptionError: if the numbers make no sense together.
+    """
+    chosen, notes = chosen_preprocessing(model, wish)
+    lines = (*(f"note: {note}" for note in dataset.notes), *notes)
+    deployment = dataclasses.replace(options.deployment, preprocessing=chosen)
+    return dataset.in_channels(chosen.channels), dataclasses.replace(options, deployment=deployment), lines
+
+
+def accuracy_told(model: DeployedModel, dataset: Dataset, right: int, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return what is to be said of the accuracy of the fault-free file, a line each: near chance, or far below."""
+    name, value, count = stated_accuracy(model) or ("", 0.0, 1)
+    return accuracy_warnings(right, labels, dataset.classes, value if name == dataset.name else None, count)
+
+
+def chosen_preprocessing(model: DeployedModel, wish: Wish) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Return what is to stand between pixels and a file, and what is to be said of it: a line each.
+
+    What the sidecar says need not be repeated. Where the user says otherwise, that counts, with a warning.
+
+    Raises:
+        OptionError: if the two together make no sense.
+    """
+    known = preprocessing_of(model)
+    chosen = wish.over(known)
+    if chosen != known and known != AS_IS:
+        return chosen, (
+            f"warning: the sidecar of {model.path.name} says {known}, and you {chosen}: yours counts, and figures will "
+            "not compare",
+        )
+    if chosen == known != AS_IS:
+        return chosen, (f"note: images are made ready as the sidecar of {model.path.name} says: {known}",)
+    return chosen, ()
