@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from resq_deploy.errors import OptionError
+from resq_deploy.networks.names import STRIDE2
 
 Stage = Literal["baseline", "attack", "fault"]
 STAGES: tuple[Stage, ...] = ("baseline", "attack", "fault")
@@ -279,6 +280,6 @@ def with_recipe(dataset: str, given: Mapping[str, Any]) -> TrainOptions:
         OptionError: if an option, or a combination of them, makes no sense.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
-    optimizer = chosen.get("optimizer", OPTIMIZERS.get(chosen["network"], "sgd"))
+    optimizer = chosen.get("optimizer", OPTIMIZERS.get(chosen["network"].removesuffix(STRIDE2), "sgd"))
     recipe = RECIPES.get(dataset, {}) | (ADAMW if optimizer == "adamw" else {})
     return TrainOptions(**{"dataset": dataset, "optimizer": optimizer, **recipe, **chosen})

@@ -1,3 +1,31 @@
 """The names of the networks that come with the package; importable without torch."""
 
-NETWORKS: tuple[str, ...] = ("resnet8", "resnet20", "resnet18", "vgg16", "efficientnet_b0", "swin_t")
+from resq_deploy.errors import OptionError
+
+_OF_TORCHVISION = ("resnet18", "vgg16", "efficientnet_b0", "swin_t")
+STRIDE2 = "-stride2"
+"""Ends the name of a network whose stem halves small images, so that whatever names the network tells of it."""
+
+STEMS = ("cifar", "stride2")
+NETWORKS: tuple[str, ...] = ("resnet8", "resnet20", *_OF_TORCHVISION, *(name + STRIDE2 for name in _OF_TORCHVISION))
+
+
+def with_stem(network: str, stem: str | None) -> str:
+    """Return the name of a network with a stem.
+
+    Args:
+        network: a network's name.
+        stem: `cifar`, the plain name, keeps the size of images up to 64 pixels, as the CIFAR ports do; `stride2` halves
+            it, for a quarter of the cost; None for what the name says.
+
+    Raises:
+        OptionError: if it is no network with such stems, or its name says another one.
+    """
+    if stem is None:
+        return network
+    plain = network.removesuffix(STRIDE2)
+    if plain not in _OF_TORCHVISION:
+        raise OptionError(f"--stem {stem} is for {', '.join(_OF_TORCHVISION)}, and not for {network}: leave it out")
+    if stem == "cifar" and network != plain:
+        raise OptionError(f"--stem cifar and --network {network} contradict each other: give --network {plain}")
+    return plain + STRIDE2 if stem == "stride2" else plain

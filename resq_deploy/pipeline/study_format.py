@@ -22,7 +22,7 @@ CORNERS = tuple(variant for variant in VARIANTS if variant != "resq")
 
 CAMPAIGNS = ("faultcamp", "attackcamp")
 RESERVED: Mapping[str, frozenset[str]] = {
-    "train": frozenset({"network", "dataset", "data-dir", "out", "stages", "init", "seed", "resume"}),
+    "train": frozenset({"network", "stem", "dataset", "data-dir", "out", "stages", "init", "seed", "resume"}),
     "export-int8": frozenset({"network", "out", "dataset", "data-dir", "seed"}),
     "faultcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "dry-run", "fail-above", "junit"}),
     "attackcamp": frozenset(

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resq_deploy.errors import MissingExtraError, ModelError
+from resq_deploy.errors import MissingExtraError, ModelError, OptionError
 from resq_deploy.networks import NETWORKS, build_network
 from resq_deploy.networks.base import Network, TappedNetwork
+from resq_deploy.networks.names import with_stem
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 PARAMETERS = {
@@ -43,6 +44,9 @@ SHAPES = {
 }
 
 
+PLAIN = tuple(PARAMETERS)  # those with stems of stride 2 are the same but for one stride
+
+
 def build(name: str, *, num_classes: int = 10, image_size: int = 32, seed: int = 0) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -60,7 +64,7 @@ def build(name: str, *, num_classes: int = 10, image_size: int = 32, seed: int =
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Network]:
     """Every network once, in eval mode; a test that changes one copies it."""
-    return {name: build(name).eval() for name in NETWORKS}
+    return {name: build(name).eval() for name in PLAIN}
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def images() -> Tensor:
     return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PLAIN)
 class TestEveryNetwork:
     def test_it_has_the_size_of_the_literature(self, networks, name):
         assert sum(parameter.numel() for parameter in networks[name].parameters()) == PARAMETERS[name]
@@ -148,7 +152,7 @@ class TestEveryNetwork:
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow if name in ("efficientnet_b0", "swin_t") else ())
-        for name in NETWORKS
+        for name in PLAIN
         if name != "resnet8"  # which is resnet20's code
     ],
 )
@@ -195,6 +199,9 @@ def test_normalisation_is_inside(networks, images):
         ("resnet18", 96, [(64, 24, 24), (128, 12, 12), (256, 6, 6), (512, 3, 3), (512,)]),
         ("vgg16", 224, [(64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7), (4096,)]),
         ("swin_t", 224, [(56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768), (768,)]),
+        ("resnet18-stride2", 32, [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (512,)]),
+        ("vgg16-stride2", 32, [(64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 1, 1), (512, 1, 1), (512,)]),
+        ("swin_t-stride2", 32, [(8, 8, 96), (4, 4, 192), (2, 2, 384), (1, 1, 768), (768,)]),
     ],
 )
 def test_other_sizes(name, size, shapes):
@@ -208,12 +215,27 @@ def test_other_sizes(name, size, shapes):
 def test_small_images_keep_their_size_in_the_stem_of_efficientnet():
     with torch.device("meta"):
         strides = [
-            build_network("efficientnet_b0", num_classes=5, mean=MEAN, std=STD, image_size=size)
-            .body.features[0][0]
-            .stride
-            for size in (64, 65)
+            build_network(name, num_classes=5, mean=MEAN, std=STD, image_size=size).body.features[0][0].stride
+            for name, size in (("efficientnet_b0", 64), ("efficientnet_b0", 65), ("efficientnet_b0-stride2", 64))
         ]
-    assert strides == [(1, 1), (2, 2)]
+    assert strides == [(1, 1), (2, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "efficientnet_b0", "swin_t"])
+def test_a_stem_of_stride_2_is_part_of_the_name_and_for_small_images(name):
+    assert with_stem(name, "stride2") == with_stem(f"{name}-stride2", None) == f"{name}-stride2"
+    assert with_stem(name, "cifar") == name
+    assert f"{name}-stride2" in NETWORKS
+    with pytest.raises(OptionError, match=f"--stem cifar and .* contradict each other: give --network {name}"):
+        with_stem(f"{name}-stride2", "cifar")
+    with torch.device("meta"), pytest.raises(ModelError, match=f"images of up to 64 pixels, .* give {name}, whose"):
+        build_network(f"{name}-stride2", num_classes=5, mean=MEAN, std=STD, image_size=96)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "module:function"])
+def test_other_networks_have_no_such_stems(name):
+    with pytest.raises(OptionError, match=f"and not for {name}: leave it out"):
+        with_stem(name, "stride2")
 
 
 def test_few_classes_do_not_start_with_wild_logits():
@@ -232,7 +254,7 @@ def test_names_come_without_torch():
         "except MissingExtraError as error:\n    print(len(NETWORKS), error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "6 training needs the extra 'train': pip install 'resq-deploy[train]'", done.stderr
+    assert done.stdout.strip() == "10 training needs the extra 'train': pip install 'resq-deploy[train]'", done.stderr
 
 
 def test_a_missing_torchvision_names_the_extra(monkeypatch):
