@@ -195,6 +195,7 @@ def _read_names(named: Mapping[str, Any]) -> dict[str, Any]:
     from resq_deploy.campaign.options import (
         FaultModel,
         parse_bits,
+        parse_draw,
         parse_images_per_fault,
         parse_rates,
         parse_roles,
@@ -206,6 +207,7 @@ def _read_names(named: Mapping[str, Any]) -> dict[str, Any]:
         "bits": parse_bits,
         "ber": parse_rates,
         "images_per_fault": parse_images_per_fault,
+        "draw": parse_draw,
     }
     for name, read in readers.items():
         if isinstance(values.get(name), str):

@@ -283,6 +283,18 @@ def parse_bits(text: str) -> tuple[int, ...]:
     return tuple(sorted(bits))
 
 
+def parse_draw(text: str) -> Draw:
+    """Read what is drawn evenly, `bits` or `layers`.
+
+    Raises:
+        OptionError: if the text is neither.
+    """
+    try:
+        return Draw(text)
+    except ValueError as error:
+        raise OptionError(f"--draw {text!r}: give {' or '.join(Draw)}") from error
+
+
 def parse_images_per_fault(text: str) -> int | Literal["auto", "all"]:
     """Read a number of images, `auto` or `all`.
 

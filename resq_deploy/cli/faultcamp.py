@@ -232,9 +232,9 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     """
     from resq_deploy.campaign.options import (
         CampaignOptions,
-        Draw,
         FaultModel,
         parse_bits,
+        parse_draw,
         parse_images_per_fault,
         parse_rates,
         parse_roles,
@@ -257,7 +257,7 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     given["roles"] = parse_roles(given["roles"])
     given["bits"] = () if given["bits"] is None else parse_bits(given["bits"])
     given["ber"] = parse_rates(given["ber"])
-    given["draw"] = Draw(given["draw"])
+    given["draw"] = parse_draw(given["draw"])
     return CampaignOptions(**given)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resq_deploy.campaign.gates import parse_gate
-from resq_deploy.campaign.options import CampaignOptions, Draw, FaultModel, Refinement
+from resq_deploy.campaign.options import CampaignOptions, Draw, FaultModel, Refinement, parse_draw
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.refine import Base
 from resq_deploy.campaign.run import Campaign
@@ -113,6 +113,12 @@ def test_masks_are_no_matter_of_the_order_of_surfaces():
 def test_refused(values, message):
     with pytest.raises(OptionError, match=message):
         planned(**values)
+
+
+def test_the_drawing_is_read_from_text():
+    assert [parse_draw(text) for text in ("bits", "layers")] == [Draw.BITS, Draw.LAYERS]
+    with pytest.raises(OptionError, match="--draw 'words': give bits or layers"):
+        parse_draw("words")
 
 
 @pytest.fixture
