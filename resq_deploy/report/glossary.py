@@ -9,7 +9,8 @@ from resq_deploy.report.document import Block, Bullets, Caption, Document, Notic
 TERMS: Mapping[str, str] = {
     "fault": "one or more changed bits of the stored file; what it does is what the file answers once it is loaded "
     "again",
-    "SDC-1": "silent data corruption: the file runs, and its top-1 answer is another one than without the fault",
+    "SDC-1": "silent data corruption: the file runs, and gives another answer than without the fault; of a classifier, "
+    "another top-1 class",
     "SDC-5": "the new top-1 answer is none of the five best of the fault-free file",
     "SDC-10": "the confidence in the answer moves by more than a tenth of its value (sdc10_abs: by more than 0.1)",
     "SDC-20": "the same by more than a fifth (sdc20_abs: by more than 0.2)",

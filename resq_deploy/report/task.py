@@ -129,9 +129,10 @@ AMOUNTS = {
 
 
 def amounts_told(figures: Mapping[str, Any], task: Task) -> str:
-    """Return in words how much of something a fault does to a sample on average; empty where nothing is counted."""
-    told = [f"{value:.3g} {AMOUNTS.get(name, name)}" for name, value in figures.get("amounts", {}).items() if value]
-    return f"{listed(told)} for each {task.unit}, on average" if told else ""
+    """Return in words how much of something a fault does on average; empty where nothing is counted."""
+    found = figures.get("amounts", {})
+    told = [f"{1000 * value:.2g} {AMOUNTS.get(name, name)}" for name, value in found.items() if value]
+    return f"{listed(told)} in 1,000 {task.units}, on average" if told else ""
 
 
 def samples(run: Run) -> Mapping[str, Any]:

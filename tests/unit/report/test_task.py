@@ -53,9 +53,9 @@ def test_a_sample_with_states_is_a_sequence():
 
 
 def test_what_is_counted_is_told():
-    run = made(judge("boxes"), amounts={"lost": 0.125, "moved": 0.0, "ghost": 0.5})
+    run = made(judge("boxes"), amounts={"lost": 0.00125, "moved": 0.0, "ghost": 0.005})
     told = amounts_told(run.summary, task_of(run))
-    assert told == "0.125 lost detections and 0.5 ghosts for each image, on average"
+    assert told == "1.2 lost detections and 5 ghosts in 1,000 images, on average"
     assert amounts_told({}, task_of(run)) == ""
 
 
