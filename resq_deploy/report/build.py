@@ -11,7 +11,7 @@ from resq_deploy.report.comparison_sections import comparison_sections
 from resq_deploy.report.difference import Comparison, Single
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
 from resq_deploy.report.glossary import with_glossary
-from resq_deploy.report.runs import Run, arithmetic, load_runs, of_command
+from resq_deploy.report.runs import Run, arithmetic, audit_failed, load_runs, of_command
 from resq_deploy.report.scope import not_tested
 from resq_deploy.report.task import clean_told, clean_value, quality, quality_name, task_of
 from resq_deploy.report.text import NONE, counted, listed, percent, rate, share
@@ -141,7 +141,7 @@ def _failed_gates(run: Run) -> str | None:
 def _distrust(run: Run) -> str | None:
     if run.command == "attackcamp":
         return attack_sections.untrusted(run)
-    if run.command == "faultcamp" and run.summary["audit"]["mismatches"]:
+    if audit_failed(run):
         return f"{run.label}: the audit found faults that differ from reload-and-run; do not use these figures"
     return None
 

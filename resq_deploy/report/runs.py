@@ -111,6 +111,11 @@ def subsampled(run: Run) -> bool:
     return bool(run.summary.get("images", {}).get("not_known"))
 
 
+def audit_failed(run: Run) -> bool:
+    """Return whether faults of a campaign, run again, gave something else: its figures must not be used."""
+    return bool(run.summary.get("audit", {}).get("mismatches"))
+
+
 def arithmetic(run: Run) -> str:
     """Return in which arithmetic a campaign ran its file, in words; if natively, on what kind of CPU."""
     found = run.summary.get("arithmetic")
@@ -206,9 +211,9 @@ def _load(path: pathlib.Path, label: str) -> Run:
     if version != known:
         raise RunFolderError(f"{file} has schema version {version!r}, this resq-deploy reads {known}: run again")
     check_schema(summary, manifest["command"], file)
-    if manifest["status"] == "failed" and not summary.get("audit", {}).get("mismatches"):
-        raise _unfinished(path, manifest)  # the summary is of an earlier session, or of another failure
     run = Run(label=_printable(label), path=path, manifest=manifest, summary=summary)
+    if manifest["status"] == "failed" and not audit_failed(run):
+        raise _unfinished(path, manifest)  # the summary is of an earlier session, or of another failure
     # What names the run in every figure and table names the drawing, too.
     return dataclasses.replace(run, label=f"{run.label} (layers drawn evenly)") if draws_layers(run) else run
 

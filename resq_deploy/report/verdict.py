@@ -11,7 +11,7 @@ from resq_deploy.report.difference import Comparison, Difference
 from resq_deploy.report.document import Statement, Tone, Verdict
 from resq_deploy.report.fault_verdict import fault_statements
 from resq_deploy.report.lineage import Step, lines
-from resq_deploy.report.runs import Run, arithmetic, of_command
+from resq_deploy.report.runs import Run, arithmetic, audit_failed, of_command
 from resq_deploy.report.text import counted, listed, percent, points
 
 _FIRST = (Tone.ALARM, Tone.FAILED)
@@ -21,7 +21,7 @@ def verdict_of(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> Verdic
     """Return what runs and their comparisons come to."""
     found = [statement for run in runs for statement in _of_run(run)]
     found += [_hardening(line) for line in lines(runs)]
-    found += map(_compared, comparisons)
+    found += [_compared(one) for one in comparisons if not any(map(audit_failed, (one.first, one.second)))]
     by_file: dict[str, list[Statement]] = {}
     for statement in found:
         by_file.setdefault(statement.about, []).append(statement)

@@ -369,5 +369,8 @@ def test_differences_are_said_only_where_they_are_beyond_chance():
         "Of accuracy at 1e-2",
         "The interval of accuracy at 1e-2, which holds however harm is spread, still includes 0",
     ]
+    wrong = faultcamp(audit={"checked": 20, "mismatches": 1})
+    spoilt = Comparison(first=faultcamp(), second=wrong, differences=[], notes=[])
+    assert verdict_of([], [spoilt]).statements == []
     chance = compared(estimate=interval(0.1, -0.2, 0.3), p=0.4)
     assert (chance.tone, chance.label) == (Tone.OPEN, "No difference shown")
