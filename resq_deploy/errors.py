@@ -3,6 +3,9 @@
 Every message says what is wrong, where, and how to mend it, in one line.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class ResqError(Exception):
     """Base of every error this package raises on purpose; `exit_status` is what a command ends with."""
@@ -48,7 +51,15 @@ class FailedError(ResqError):
 
 
 class GateError(FailedError):
-    """A gate failed; the message names the gate, the figure and the bound."""
+    """A gate failed; the message names the gate, the figure and the bound.
+
+    Attributes:
+        gates: what became of the gates that were measured, the failed one last, as the sidecar would have it.
+    """
+
+    def __init__(self, message: str, gates: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.gates = list(gates)
 
 
 class OutOfMemoryError(FailedError):

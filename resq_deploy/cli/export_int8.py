@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from resq_deploy.cli.junit import Case, junit_file, junit_option
 from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
 from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
@@ -22,7 +23,7 @@ from resq_deploy.cli.shared import (
     seed_option,
 )
 from resq_deploy.cli.task_options import TASK_OPTIONS, print_task, read_wish, task_options
-from resq_deploy.errors import OptionError
+from resq_deploy.errors import GateError, OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.pipeline.gates import GateOptions
@@ -51,7 +52,7 @@ SECTIONS = {
         "guard_budget",
         "guard_campaign",
     ),
-    "Accuracy and gates": ("test_images", "arithmetic", "gates", "no_gate"),
+    "Accuracy and gates": ("test_images", "arithmetic", "gates", "no_gate", "junit"),
 }
 """Headings of the help, and what is under them."""
 
@@ -184,8 +185,14 @@ SECTIONS = {
     help="Largest drop in points, or off.  [default: clean=1 faults=0 transfer-pgd=1 square=1]",
 )
 @click.option("--no-gate", is_flag=True, help="Export even if a gate fails, and record it.")
+@junit_option
 def command(
-    source: pathlib.Path | None, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, **given: Any
+    source: pathlib.Path | None,
+    out: pathlib.Path,
+    dataset: str,
+    data_dir: pathlib.Path | None,
+    junit: pathlib.Path | None,
+    **given: Any,
 ) -> None:
     """Turn SOURCE, a checkpoint, a train folder or a float ONNX file, into a static int8 ONNX file.
 
@@ -205,11 +212,25 @@ def command(
       resq-deploy export-int8 --network my_module:build --weights my.pth --preprocess none \\
           --out net.int8.onnx --dataset photos
     """
+    if out.suffix != ".onnx":
+        raise OptionError(f"--out {out}: the file's name must end in .onnx")
+    with junit_file(junit, f"export-int8 {out.name}") as cases:
+        try:
+            sidecar = _exported(source, out, dataset, data_dir, given)
+        except GateError as error:
+            cases += map(_case, error.gates)
+            raise
+        cases += map(_case, sidecar["gates"])
+    _print(sidecar, out)
+
+
+def _exported(
+    source: pathlib.Path | None, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, given: dict[str, Any]
+) -> Mapping[str, Any]:
+    """Export what was asked for, and return its sidecar."""
     from resq_deploy.data import Dataset, load_dataset
     from resq_deploy.pipeline.float_source import FloatSource, needs_torch
 
-    if out.suffix != ".onnx":
-        raise OptionError(f"--out {out}: the file's name must end in .onnx")
     weights = given.pop("weights")
     if weights is not None or (source is not None and needs_torch(source)):
         need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
@@ -223,16 +244,14 @@ def command(
         from resq_deploy.pipeline.export import export_source
 
         data = load_dataset(dataset, data_dir)
-        _print(export_source(chosen, data, out, options, gates, wish=asked.on(data), report=report), out)
-        return
+        return export_source(chosen, data, out, options, gates, wish=asked.on(data), report=report)
     from resq_deploy.pipeline.export import export_source
     from resq_deploy.pipeline.task_export import export_of_task, find_data
 
     found, of_task = find_data(chosen.path, dataset, data_dir, wish, asked.on)
     if of_task or not isinstance(found, Dataset):
-        _print(export_of_task(chosen.path, found, out, options, gates, wish, asked.on, report=report), out)
-    else:
-        _print(export_source(chosen, found, out, options, gates, wish=asked.on(found), report=report), out)
+        return export_of_task(chosen.path, found, out, options, gates, wish, asked.on, report=report)
+    return export_source(chosen, found, out, options, gates, wish=asked.on(found), report=report)
 
 
 def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]:
@@ -271,6 +290,17 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
 _IN_PERCENT = ("outputs", "answers")
 
 
+def _case(gate: Mapping[str, Any]) -> Case:
+    """Say what became of a gate: its figure with the interval it has, and its bound."""
+    if "not_run" in gate:
+        return Case(name=gate["gate"], passed=None, told=gate["not_run"])
+    figure = f"{gate['figure']:.2f} %" if gate["gate"] in _IN_PERCENT else f"drop {gate['figure']:.2f} points"
+    drop = gate.get("drop")
+    interval = f" [{100 * drop['low']:.2f}, {100 * drop['high']:.2f}]" if drop else ""
+    told = f"{figure}{interval}, bound {gate['bound']:.2f}; on {gate['images_from']} images"
+    return Case(name=gate["gate"], passed=gate["passed"], told=told)
+
+
 def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
     accuracy = sidecar["accuracy"]
     if accuracy is None:
@@ -278,12 +308,9 @@ def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
     else:
         click.echo(f"accuracy float {percent(accuracy['float'])}, int8 {percent(accuracy['int8'])}")
     for gate in sidecar["gates"]:
-        if "not_run" in gate:
-            click.echo(f"gate {gate['gate']}: not run ({gate['not_run']})")
-            continue
-        verdict, images = "passed" if gate["passed"] else "FAILED", f"on {gate['images_from']} images"
-        figure = f"{gate['figure']:.2f} %" if gate["gate"] in _IN_PERCENT else f"drop {gate['figure']:.2f} points"
-        click.echo(f"gate {gate['gate']}: {verdict} ({figure}, bound {gate['bound']:.2f}; {images})")
+        case = _case(gate)
+        verdict = {True: "passed", False: "FAILED", None: "not run"}[case.passed]
+        click.echo(f"gate {case.name}: {verdict} ({case.told})")
     _print_protection(sidecar["guards"], sidecar["bit_cost"])
     _print_native(sidecar["native"])
     size = sidecar["model"]["bytes"]

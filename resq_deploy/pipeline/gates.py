@@ -211,7 +211,8 @@ def enforce(gates: Sequence[Gate]) -> None:
             name = gate["gate"]
             raise GateError(
                 f"gate {name!r} failed: the int8 file loses {gate['figure']:.2f} points{_UNDER[name]}, the bound is "
-                f"{gate['bound']:.2f}; raise it with --gate {name}=POINTS or export with --no-gate"
+                f"{gate['bound']:.2f}; raise it with --gate {name}=POINTS or export with --no-gate",
+                gates,
             )
 
 

@@ -23,7 +23,7 @@ CORNERS = tuple(variant for variant in VARIANTS if variant != "resq")
 CAMPAIGNS = ("faultcamp", "attackcamp")
 RESERVED: Mapping[str, frozenset[str]] = {
     "train": frozenset({"network", "stem", "dataset", "data-dir", "out", "stages", "init", "seed", "resume"}),
-    "export-int8": frozenset({"network", "out", "dataset", "data-dir", "seed"}),
+    "export-int8": frozenset({"network", "out", "dataset", "data-dir", "seed", "junit"}),
     "faultcamp": frozenset({"dataset", "data-dir", "out", "seed", "resume", "dry-run", "fail-above", "junit"}),
     "attackcamp": frozenset(
         {"dataset", "data-dir", "out", "seed", "resume", "surrogate", "network", "fail-below", "junit"}

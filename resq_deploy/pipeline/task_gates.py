@@ -64,7 +64,8 @@ def run_task_gates(
         if options.enforce and not passed:
             raise GateError(
                 f"gate {name!r} failed: {_SAID[name].format(figure=figure)}, the bound is {bound:.2f}; raise it with "
-                f"--gate {name}={'PERCENT' if name == 'outputs' else 'POINTS'} or export with --no-gate"
+                f"--gate {name}={'PERCENT' if name == 'outputs' else 'POINTS'} or export with --no-gate",
+                gates,
             )
     return gates + [{"gate": name, "not_run": "it is for classifiers of images"} for name in ("transfer-pgd", "square")]
 

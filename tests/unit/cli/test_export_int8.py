@@ -1,6 +1,8 @@
 """export-int8 on the command line: options under headings, what it says of protection, and clear refusals."""
 
 import json
+import re
+import xml.etree.ElementTree as ElementTree
 
 import click
 import onnx
@@ -55,6 +57,17 @@ def test_what_protects_what_is_said(export, monkeypatch):
     assert f"protection adds {guards['bytes_added']:,} bytes" in out
     assert f"weights of fewer than 8 bits cost {sidecar['bit_cost']['points']:.2f} points on" in out
     assert "could saturate" not in out
+
+
+@pytest.mark.parametrize(("bound", "status"), [("clean=100", 0), ("clean=-100", 1)])
+def test_gates_are_tests_of_a_ci_server(export, tmp_path, bound, status):
+    ended, _, err, file = export("--gate", bound, "--junit", tmp_path / "gates.xml")
+    assert ended == status, err
+    clean, *others = ElementTree.parse(tmp_path / "gates.xml").getroot().find("testsuite")
+    told = clean.findtext("system-out") or clean.find("failure").get("message")
+    assert re.fullmatch(r"drop \S+ points \[\S+, \S+\], bound -?100.00; on test images", told)
+    assert (clean.find("failure") is not None) == bool(status) != file.exists()
+    assert [case.find("skipped").get("message") for case in others] == ([] if status else ["it was not asked for"] * 3)
 
 
 def test_what_cannot_be_protected_is_said(resq, digits_float, tmp_path):
