@@ -12,7 +12,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.graph import graphs, in_order
+from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.session import Deployment, as_is, create, element_types, optimised_file
 from resq_deploy.errors import ModelError
 
@@ -173,6 +175,15 @@ class RuntimeGraph:
             tuple(contents.get(value, value) for value in (*node.input, *self._reads[place])),
             tuple(node.output),
         )
+
+    def health(self) -> Health | None:
+        """Return what the model reports of its health; None if it reports nothing, or has to be run for it.
+
+        Raises:
+            ModelError: if it is no such report.
+        """
+        said = self.constant(HEALTH)
+        return None if said is None else read_health(said)
 
     def constant(self, output: str) -> NDArray[Any] | None:
         """Return what an output of the model is whatever its input; None if there is no such output, or it depends."""

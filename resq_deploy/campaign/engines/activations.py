@@ -1,14 +1,15 @@
-"""Golden activations: values of the fault-free graph at its cuts, computed when needed, kept while there is room."""
+"""Golden activations: values of the fault-free graph, computed by segments when needed, kept while there is room."""
 
-import collections
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.engines.by_cost import ByCost
 from resq_deploy.campaign.engines.recent import Recent
+from resq_deploy.campaign.engines.segments import segments
 from resq_deploy.deployed.inputs import Batch
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
@@ -17,14 +18,14 @@ Values = dict[str, NDArray[Any]]
 
 
 class Activations:
-    """Golden values by batch. Those asked for together are computed from the nearest ones that are still held.
+    """Golden values by batch.
 
     Args:
         graph: the optimised fault-free graph.
         batches: the batches as they are run.
         deployment: how the file is run.
-        memory: bytes that may be held; the least recently used values go first.
-        parts: sessions that may be held.
+        memory: bytes that may be held.
+        parts: sessions that may be held for values beside those that segments give.
     """
 
     def __init__(
@@ -40,13 +41,12 @@ class Activations:
         self._graph = graph
         self._batches = batches
         self._deployment = deployment
-        self._memory = memory
-        self._held: collections.OrderedDict[tuple[int, str], NDArray[Any]] = collections.OrderedDict()
-        self._names: list[set[str]] = [set() for _ in batches]  # what is held, by batch
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._segments = segments(graph)
+        self._of = {value: number for number, segment in enumerate(self._segments) for value in segment.made}
+        self._given = {value for segment in self._segments for value in (*segment.border, *segment.inner)}
+        self._held: ByCost[Values] = ByCost(memory)
         self._batch_locks = [threading.Lock() for _ in batches]
-        self._parts: Recent[Part] = Recent(parts)
+        self._parts: Recent[Part] = Recent(parts + 2 * len(self._segments))
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -62,53 +62,56 @@ class Activations:
     def get(self, batch: int, names: Collection[str]) -> Values:
         """Return golden values of one batch."""
         with self._batch_locks[batch]:
-            held = self._look_up(batch, names)
-            missing = [name for name in names if name not in held]
-            if missing:
-                held.update(self._compute(batch, missing))
-        return held
+            found = self._gathered(batch, names, self._whole)
+            others = [name for name in names if name not in found]
+            if others:
+                part = self._part(self._given, others)
+                found.update(part.run_named({**found, **self._gathered(batch, part.inputs, self._whole)}))
+        return {name: found[name] for name in names}
 
-    def _look_up(self, batch: int, names: Collection[str]) -> Values:
-        found: Values = {}
-        with self._lock:
-            for name in names:
-                if name in self._batches[batch].feeds:
-                    found[name] = self._batches[batch].feeds[name]
-                elif (batch, name) in self._held:
-                    self._held.move_to_end((batch, name))
-                    found[name] = self._held[batch, name]
+    def _gathered(self, batch: int, names: Collection[str], give: Callable[[int, int], Values]) -> Values:
+        """Return what is fed, and what the segments that make some values give."""
+        found: Values = dict(self._batches[batch].feeds)
+        for number in sorted({self._of[name] for name in names if name in self._of}):
+            found.update(give(batch, number))
         return found
 
-    def _compute(self, batch: int, wanted: Sequence[str]) -> Values:
-        with self._lock:
-            known = set(self._names[batch])
-        places = self._graph.between(known, wanted)
-        part = self._part(places, wanted)
-        inputs = self._look_up(batch, part.inputs)
-        if len(inputs) < len(part.inputs):  # another batch's values pushed one out meanwhile
-            return self._compute_from_input(batch, wanted)
-        return self._keep(batch, part, inputs)
+    def _whole(self, batch: int, number: int) -> Values:
+        """Return all values that a segment gives."""
+        segment = self._segments[number]
+        border, inner = (self._held.get((number, kind), batch) for kind in ("border", "inner"))
+        if border is None or inner is None:
+            made = self._run(batch, number, (*segment.border, *segment.inner))
+            border = {name: made[name] for name in segment.border}
+            inner = {name: made[name] for name in segment.inner}
+            self._hold(batch, number, border, segment.before, "border")
+            self._hold(batch, number, inner, segment.work, "inner")
+        return {**border, **inner}
 
-    def _compute_from_input(self, batch: int, wanted: Sequence[str]) -> Values:
-        part = self._part(self._graph.between((), wanted), wanted)
-        return self._keep(batch, part, self._batches[batch].feeds)
+    def _border(self, batch: int, number: int) -> Values:
+        """Return the values of a segment that later ones read."""
+        held = self._held.get((number, "border"), batch)
+        if held is None:
+            held = self._run(batch, number, self._segments[number].border)
+            self._hold(batch, number, held, self._segments[number].before, "border")
+        return held
 
-    def _keep(self, batch: int, part: Part, inputs: Mapping[str, object]) -> Values:
-        computed: Values = {name: np.asarray(value) for name, value in zip(part.outputs, part.run(inputs), strict=True)}
-        with self._lock:
-            for name, value in computed.items():
-                self._held[batch, name] = value
-                self._names[batch].add(name)
-                self._bytes += value.nbytes
-            while self._bytes > self._memory and self._held:
-                (at, name), dropped = self._held.popitem(last=False)
-                self._names[at].discard(name)
-                self._bytes -= dropped.nbytes
-        return computed
+    def _hold(self, batch: int, number: int, values: Values, work: int, kind: str) -> None:
+        self._held.put((number, kind), batch, values, sum(value.nbytes for value in values.values()), work)
 
-    def _part(self, places: Collection[int], outputs: Sequence[str]) -> Part:
+    def _run(self, batch: int, number: int, outputs: Sequence[str]) -> Values:
+        """Run a segment, behind those that it reads from."""
+        if not outputs:
+            return {}
+        earlier = {value for segment in self._segments[:number] for value in segment.made}
+        part = self._part(earlier, outputs)
+        return part.run_named(self._gathered(batch, part.inputs, self._border))
+
+    def _part(self, known: Collection[str], outputs: Sequence[str]) -> Part:
+        """Return what makes values of those that are known, ready to run."""
+
         def make() -> Part:
-            model, inputs = self._graph.part(places, outputs)
+            model, inputs = self._graph.part(self._graph.between(known, outputs), outputs)
             return Part(model, inputs, outputs, self._deployment)
 
-        return self._parts.get((frozenset(places), tuple(outputs)), make)
+        return self._parts.get(tuple(outputs), make)

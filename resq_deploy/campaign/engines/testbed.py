@@ -1,6 +1,7 @@
 """What a worker needs to evaluate faults, on this machine or on another: model, golden run, options, engines."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -17,10 +18,14 @@ from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import WHOLE, Record, Way
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.surfaces import Surface
-from resq_deploy.faults.fault import Fault
+from resq_deploy.faults.fault import Fault, Share
 
 _MOST_MORE = 16
 """How many times as many faults a portion holds at most where each is judged on few images."""
+
+_SOME, _LEAST, _EACH = 4.0, 0.25, 4
+"""How many portions of faults on all images one of such faults takes as long as at most, and at least; and how many
+portions each worker has in between, so that none waits for another and a bar moves."""
 
 
 class Engine(Protocol):
@@ -76,7 +81,7 @@ class Testbed:
 
     def __init__(self, kit: Kit) -> None:
         injector = Injector(kit.patcher, kit.surfaces, kit.options.ecc)
-        self._images = len(kit.golden.labels)
+        self._images, self._workers = len(kit.golden.labels), kit.options.worker_count
         self.truth = ReloadEngine(injector, kit.golden, kit.options)
         self.engine: Engine = self.truth
         self.fallback = ""
@@ -100,12 +105,35 @@ class Testbed:
                 alone.append([number])
             else:
                 grouped.setdefault(group, []).append(number)
-        judged = plan.images_per_fault
-        more = 1 if judged is None else min(_MOST_MORE, self._images // judged)
-        portions = []
-        for group, members in sorted(grouped.items()):
-            if judged is not None:  # those on the same images one after the other
-                members.sort(key=lambda number: plan.fault(number).share or WHOLE)
-            size = group.portion * more
-            portions += [members[start : start + size] for start in range(0, len(members), size)]
-        return portions + alone
+        if plan.images_per_fault is not None:
+            return self._by_images(plan, grouped) + alone
+        return [
+            members[start : start + group.portion]
+            for group, members in sorted(grouped.items())
+            for start in range(0, len(members), group.portion)
+        ] + alone
+
+    def _by_images(self, plan: Plan, grouped: Mapping[Group, Sequence[int]]) -> list[list[int]]:
+        """Return faults in portions of those on the same images, whatever layers they hit.
+
+        Golden values of an image are computed once for all of them. Portions take about as long as those of faults on
+        all images do, some times over, as what they leave unfinished of a batch is run for few images.
+        """
+        more = max(1, min(_MOST_MORE, self._images // (plan.images_per_fault or 1)))
+        loads: dict[int, list[tuple[Share, int, float]]] = {}
+        for group, members in grouped.items():
+            for number in members:
+                share = plan.fault(number).share or WHOLE
+                loads.setdefault(group.stretch, []).append((share, number, 1.0 / (group.portion * more)))
+        whole = sum(load for ones in loads.values() for *_, load in ones)
+        most = min(_SOME, max(_LEAST, whole / (self._workers * _EACH)))
+        portions: list[list[int]] = []
+        for _, ones in sorted(loads.items()):
+            filled, last = math.inf, None
+            for share, number, load in sorted(ones):
+                if filled >= (most if share != last else 2 * most):
+                    portions.append([])
+                    filled = 0.0
+                portions[-1].append(number)
+                filled, last = filled + load, share
+        return portions

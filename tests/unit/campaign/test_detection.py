@@ -6,7 +6,6 @@ import pathlib
 import numpy as np
 import pytest
 
-from resq_deploy.campaign.engines import replay
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.record import Way
 from resq_deploy.campaign.run import Campaign
@@ -14,6 +13,7 @@ from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.decoding import Left
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.runtime_graph import RuntimeGraph
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import FailedError
 
@@ -204,7 +204,7 @@ def test_resumed_halfway_it_is_the_same(campaign, engine):
 
 
 def test_a_report_that_is_not_folded_is_left_to_reload_and_run(campaign, monkeypatch):
-    monkeypatch.setattr(replay, "health_of", lambda _: None)
+    monkeypatch.setattr(RuntimeGraph, "health", lambda _: None)
     summary, _, _ = campaign(samples=3, audit=0.0)[1]()
     assert summary["engine"]["name"] == "reload"
     assert summary["engine"]["fallback"] == "onnxruntime does not fold what the file reports of its code words"

@@ -209,7 +209,7 @@ def test_random_bit_errors_wherever_values_are_stored(name, rate, case_bed):
 
 def test_a_weight_that_two_layers_hold_is_not_computed_by_the_channels_of_one(case_bed, monkeypatch):
     bed, surfaces = case_bed("integers_twice")
-    monkeypatch.setattr(bed.engine, "_channels", lambda *_: pytest.fail("one of two layers was computed"))
+    monkeypatch.setattr(bed.engine, "_in_layer", lambda *_: pytest.fail("one of two layers was computed"))
     (weight,) = (surface for surface in surfaces if surface.dtype == "int8" and len(surface.shape) == 4)
     assert len(weight.sites) == 2
     records = compare(bed, singles([weight], 40))
@@ -279,10 +279,10 @@ def test_a_faulty_layer_is_found_by_its_node_and_others_come_last(testbed):
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_nothing_changes_when_no_golden_value_can_be_held(name, testbed, monkeypatch):
-    monkeypatch.setattr(replay, "_room", lambda _: 1)
+    monkeypatch.setattr(replay, "_room", lambda *_: 1)
     bed, surfaces = testbed(name)
     compare(bed, singles(surfaces, 2))
-    assert not bed.engine._activations._held
+    assert not bed.engine._activations._held._bytes
 
 
 def test_images_are_collected_only_where_they_do_not_depend_on_each_other(testbed):
@@ -290,7 +290,7 @@ def test_images_are_collected_only_where_they_do_not_depend_on_each_other(testbe
     for name in ("cnn-qdq-channel-s8", "attention-dynamic-channel-u8-saved"):
         bed, surfaces = testbed(name)
         compare(bed, singles(weights_and_biases(surfaces) or surfaces, 2))
-        pooled[name] = [rest.pooled for rest in bed.engine._rests._held.values()]
+        pooled[name] = [rest.pooled for rest, _ in bed.engine._stage._rests._held.values()]
     assert all(pooled["cnn-qdq-channel-s8"])
     assert not all(pooled["attention-dynamic-channel-u8-saved"])
 
@@ -379,7 +379,7 @@ def forbid(monkeypatch, bed, *methods):
 def test_faults_in_one_copy_cost_no_session(name, guarded, monkeypatch):
     bed, surfaces, votes = guarded(name)
     assert len(votes) * 3 == len(surfaces)
-    forbid(monkeypatch, bed, "_rebuild", "_channels", "_optimised")
+    forbid(monkeypatch, bed, "_rebuild", "_in_layer", "_optimised")
     records = compare(bed, singles(list(surfaces.values())[:: 1 if name.startswith("cnn") else 3], 1))
     assert {record.outcome for record in records} == {"masked"}
     assert not any(record.reloaded for record in records)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resq_deploy.campaign.engines import replay
+from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import Golden, run_in_pieces
 from resq_deploy.campaign.options import CampaignOptions
@@ -98,11 +99,40 @@ def test_reload_says_what_the_flipped_file_says_of_these_images_alone(testbed):
 
 def test_only_golden_values_of_the_parts_that_are_judged_are_computed(testbed):
     bed, surfaces, kit = testbed("cnn-qdq-channel-s8")
-    held = bed.engine._activations
+    activations = bed.engine._activations
+
+    def held():
+        return {batch for of_kind in activations._held._kinds.values() for batch in of_kind}
+
     weights = [surface for surface in surfaces if surface.role == "weight"]
     bed.engine.evaluate([Fault(0, (Edit.of(weights[0].tensor, [0], [6]),), share=Share(0, 1))])
-    before = {batch for batch, _ in held._held}
-    assert before <= {0, 1, len(held) - 1}  # with the batches that the graph is tried out on
+    before = held()
+    assert before <= {0, 1, len(activations) - 1}  # with the batches that the graph is tried out on
     bed.engine.evaluate([Fault(1, (Edit.of(weights[0].tensor, [0], [6]),), share=Share(1, 1))])
-    rows = {row for batch, _ in held._held if batch not in before for row in range(IMAGES)[held.images(batch)]}
+    rows = {row for batch in held() - before for row in range(IMAGES)[activations.images(batch)]}
     assert rows <= set(kit.golden.parts.rows(Share(1, 1)).tolist()) != set()
+
+
+def test_golden_values_of_a_part_are_computed_once_for_all_faults_on_it(testbed, monkeypatch):
+    """Whatever layers they hit, and though nothing is held from one portion to the next."""
+    monkeypatch.setattr(replay, "_room", lambda *_: 0)
+    bed, surfaces, _ = testbed("cnn-qdq-channel-s8")
+    weights = [surface.tensor for surface in surfaces if surface.role == "weight"]
+    faults = [
+        Fault(number, (Edit.of(tensor, [number], [6]),), share=Share(1, 1))
+        for number, tensor in enumerate(weights + weights)
+    ]
+    bed.engine.evaluate(faults)  # what is tried out beforehand
+    asked = []
+    run = Activations._run
+    monkeypatch.setattr(
+        Activations,
+        "_run",
+        lambda self, batch, number, outputs: asked.append(batch) or run(self, batch, number, outputs),
+    )
+    bed.engine.evaluate(faults)
+    batches = bed.engine._of_part[1]
+    segments = len(bed.engine._activations._segments)
+    assert set(asked) == set(batches)
+    assert len(asked) <= len(batches) * segments * (segments + 1) / 2
+    assert len(weights) > 2
