@@ -11,10 +11,11 @@ import onnx
 
 from resq_deploy.campaign.engines.decoding import Decoding
 from resq_deploy.campaign.engines.injection import Injection
+from resq_deploy.campaign.engines.majorities import Majorities
 from resq_deploy.campaign.engines.voting import Voting
 from resq_deploy.deployed.coded import HEALTH
 from resq_deploy.deployed.decoding import Left
-from resq_deploy.deployed.health import Health, read_health
+from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.runtime_graph import RuntimeGraph
 from resq_deploy.faults.bits import Bytes
@@ -29,15 +30,22 @@ class HealthReport:
         golden: what the fault-free file reports; None where it reports nothing.
         patcher: knows the stored bytes.
         voting: the votes of the file.
+        majorities: its bitwise majorities.
         decoding: its codes.
         optimise: returns the optimised graph of a faulty file; None if there is none.
     """
 
     def __init__(
-        self, golden: Health | None, patcher: Patcher, voting: Voting, decoding: Decoding, optimise: Optimise
+        self,
+        golden: Health | None,
+        patcher: Patcher,
+        voting: Voting,
+        majorities: Majorities,
+        decoding: Decoding,
+        optimise: Optimise,
     ) -> None:
         self._golden = golden
-        self._voting, self._decoding = voting, decoding
+        self._voting, self._majorities, self._decoding = voting, majorities, decoding
         self._reads: frozenset[str] = frozenset()
         if golden is None:
             return
@@ -57,7 +65,7 @@ class HealthReport:
             return True
         faulty = optimise(patcher.apply(masks))
         expected = golden.corrected + self._voting.differing(patcher.values(masks))
-        return faulty is not None and health_of(faulty) == golden._replace(corrected=expected)
+        return faulty is not None and faulty.health() == golden._replace(corrected=expected)
 
     def follows(self, tensors: Iterable[str]) -> bool:
         """Return whether it is known what a file reports that has faults in some stored tensors."""
@@ -67,18 +75,10 @@ class HealthReport:
         """Return what a file with a fault reports, where that follows; `left` is what it leaves of code words."""
         if self._golden is None:
             return None
-        corrected = self._golden.corrected + left.corrected + self._voting.differing(injection.values)
-        return Health(corrected, self._golden.uncorrectable + left.uncorrectable)
-
-
-def health_of(graph: RuntimeGraph) -> Health | None:
-    """Return what the model of a graph reports; None if it reports nothing, or has to be run for it.
-
-    Raises:
-        ModelError: if it is no such report.
-    """
-    said = graph.constant(HEALTH)
-    return None if said is None else read_health(said)
+        differing = self._voting.differing(injection.values) + self._majorities.differing(injection.masks)
+        return Health(
+            self._golden.corrected + left.corrected + differing, self._golden.uncorrectable + left.uncorrectable
+        )
 
 
 def _stored_behind(graph: onnx.GraphProto, value: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""What votes and codes let through: of a fault in stored bytes, what is left in the tensors that layers read.
+"""What votes, majorities and codes let through: of a fault in stored bytes, what is left in tensors that layers read.
 
 A file that protects what it stores is decided on by what is left: nothing, a fault in the channels of one layer, or a
 file that is to be optimised anew - without decoders, where the fault hits none of them.
@@ -8,8 +8,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from resq_deploy.campaign.engines.decoding import Decoding
-from resq_deploy.campaign.engines.health import HealthReport, health_of
+from resq_deploy.campaign.engines.health import HealthReport
 from resq_deploy.campaign.engines.injection import Injection, Injector
+from resq_deploy.campaign.engines.majorities import Majorities
 from resq_deploy.campaign.engines.voting import Values, Voting
 from resq_deploy.campaign.record import Way
 from resq_deploy.deployed.decoding import Left
@@ -66,7 +67,8 @@ class Protection:
         self._golden_health = health
         self.voting = Voting(injector, graph, golden, optimise)
         self.decoding = Decoding(injector, graph, golden, health, optimise)
-        self.report = HealthReport(health, injector.patcher, self.voting, self.decoding, optimise)
+        self._majorities = Majorities(injector, graph, golden, health, optimise)
+        self.report = HealthReport(health, injector.patcher, self.voting, self._majorities, self.decoding, optimise)
 
     @property
     def involved(self) -> set[str]:
@@ -79,14 +81,16 @@ class Protection:
 
         Of code words that is not known by their names alone: they count as corrected.
         """
-        return [name for name in self.voting.exposed(tensors) if name not in self.decoding.words]
+        hidden = self.decoding.words | self._majorities.hidden(tensors)
+        return [name for name in self.voting.exposed(tensors) if name not in hidden]
 
     def left(self, injection: Injection) -> Leaving:
         """Return what a fault leaves."""
         left = self.decoding.left(injection.masks)
-        voted = self.voting.outcome(injection.values)
+        gone = self._majorities.outvoted(injection.masks)
+        voted = self.voting.outcome({name: value for name, value in injection.values.items() if name not in gone})
         values = {name: value for name, value in voted.items() if name not in self.decoding.words}
-        known = self.report.follows(injection.masks)
+        known = self.report.follows(injection.masks.keys() - gone)
         health = self.report.of(injection, left) if known else None
         return Leaving({**values, **self.decoding.values(left)}, left, health, known)
 
@@ -120,7 +124,7 @@ class Protection:
         graph = optimise(self._patcher.apply(injection.masks))
         if self._golden_health is None:
             return graph, None
-        health = health_of(graph)
+        health = graph.health()
         if health is None:
             raise ModelError("the report on code words is not folded")
         return graph, health

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from resq_deploy.campaign.engines import decoding
+from resq_deploy.campaign.engines.majorities import Majorities
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
@@ -160,20 +161,60 @@ def test_the_memorys_own_code_comes_first(form, testbed):
 
 
 @pytest.mark.parametrize("form", ["QDQ", "uint8"])
-def test_faults_in_most_copies_of_a_table_are_run(form, testbed):
+def test_faults_in_most_copies_of_a_table_are_run_and_others_are_outvoted(form, testbed):
     bed, model = testbed(form)
     surfaces = {surface.tensor: surface for surface in model.surfaces}
     tables = list(find_majorities(model.proto.graph))
     assert tables
     assert {surfaces[name].role for table in tables for name in table.copies} == {Role.CODE}
-    edits = [
+    counts = (1, len(tables[0].copies) // 2, len(tables[0].copies) // 2 + 1)
+    faults = numbered(
         [Edit.of(name, [element], [0]) for name in table.copies[:count]]
         for table in tables
-        for count in (1, len(table.copies) // 2, len(table.copies) // 2 + 1)
+        for count in counts
         for element in (0, surfaces[table.copies[0]].elements - 1)
-    ]
-    records = compare(bed, numbered(edits))
-    assert Way.VOTES not in {record.way for record in records}
+    )
+    ways = {count: set() for count in counts}
+    for record in compare(bed, faults):
+        ways[len(faults[record.number].edits)].add(record.way)
+    few, half, most = (ways[count] for count in counts)
+    assert few == half == {Way.VOTES}
+    assert most <= {Way.REBUILD, Way.RELOAD}
+
+
+def test_copies_whose_bits_are_outvoted_are_neither_run_nor_reported(testbed, monkeypatch):
+    """Bits of a byte in any three copies of seven, others in others; and beside them a word that is corrected."""
+    bed, model = testbed("QDQ")
+    (surface,) = words(model)
+    random = np.random.default_rng(3)
+    faults = []
+    for table in find_majorities(model.proto.graph):
+        wrong = [random.permutation(table.copies)[:3] for _ in range(8)]  # of each bit
+        bits = {copy: [bit for bit in range(8) if copy in wrong[bit]] for copy in table.copies}
+        faults.append([Edit.of(copy, [0] * len(of_copy), of_copy) for copy, of_copy in bits.items() if of_copy])
+        faults.append([Edit.of(table.copies[0], [0], [1]), Edit.of(surface.tensor, [9], [2])])
+    faults = numbered(faults)
+    assert max(len(fault.edits) for fault in faults) > 3
+    groups = {bed.engine.group([copy]) for table in find_majorities(model.proto.graph) for copy in table.copies}
+    assert groups == {bed.engine.group([surface.tensor])}
+    compare(bed, faults)
+    monkeypatch.setattr(bed.truth, "run", lambda _: pytest.fail("a file was run"))
+    monkeypatch.setattr(bed.engine, "_optimised", lambda _: pytest.fail("a file was optimised"))
+    assert {record.way for record in bed.engine.evaluate(faults)} == {Way.VOTES, Way.CODES}
+
+
+def test_that_majorities_leave_graph_and_report_is_tried_out(testbed, monkeypatch):
+    tried = Majorities._leave_golden
+
+    def without_damage(self, *given):
+        *others, optimise = given
+        return tried(self, *others, lambda _: optimise(self._patcher.golden))
+
+    monkeypatch.setattr(Majorities, "_leave_golden", without_damage)
+    bed, model = testbed("QDQ")
+    table = next(find_majorities(model.proto.graph))
+    (record,) = compare(bed, numbered([[Edit.of(table.copies[0], [0], [0])]]))
+    assert record.way in (Way.REBUILD, Way.RELOAD)
 
 
 def test_a_corrected_fault_creates_no_session(testbed, monkeypatch):
