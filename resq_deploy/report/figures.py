@@ -242,5 +242,8 @@ def _shortened(name: str) -> str:
 
 
 def _interval(estimate: JsonEstimate | Mapping[str, Any]) -> str:
+    """Write a figure with its interval; one that is no estimate has none."""
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    if "n" not in estimate:
+        return f"{value:.3g} %"
     return f"{value:.3g} % [{low:.3g}, {high:.3g}], n = {estimate['n']:,}"

@@ -1,26 +1,19 @@
-"""What hardening did: stage by stage from the float network to the deployed file, and the layers it found critical."""
+"""What hardening did, stage by stage from the float network to the deployed file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from resq_deploy.errors import RunFolderError
-from resq_deploy.faults.statistics import as_estimate, cluster, difference, rank_correlation
-from resq_deploy.records import read_json
+from resq_deploy.faults.statistics import as_estimate, difference
 from resq_deploy.report.attack_sections import radius
+from resq_deploy.report.critical_section import critical_section, has_ranking
 from resq_deploy.report.document import Block, Dots, JsonEstimate, Section, Series, Table
 from resq_deploy.report.fault_sections import with_curve, without_curve
-from resq_deploy.report.fault_table import read_faults
 from resq_deploy.report.lineage import STAGES, Step, lines
 from resq_deploy.report.price_section import price_section
-from resq_deploy.report.runs import Run, check_schema, draws_layers, of_command
+from resq_deploy.report.runs import Run, draws_layers, of_command
 from resq_deploy.report.task import clean, quality
-from resq_deploy.report.text import NONE, percent, points, quantity, rate, share, short
+from resq_deploy.report.text import NONE, percent, points, rate, share, short
 
-TOP_LAYERS = 10
-_CRITICALITY = "criticality.json"
-_FEWEST_LAYERS = 4
 _TITLES = {"baseline": "0 baseline", "attack": "1 attack", "fault": "2 fault", "budget": "within the budget"}
 
 
@@ -33,7 +26,7 @@ def train_sections(runs: Sequence[Run]) -> list[Section]:
     sections = [_stages(line) for line in lines(runs)]
     trainings = of_command(runs, "train")
     sections += [section for train in trainings if (section := price_section(train))]
-    return sections + [_critical(train, runs) for train in trainings if _has_ranking(train)]
+    return sections + [critical_section(train, runs) for train in trainings if has_ranking(train)]
 
 
 def _stages(line: Sequence[Step]) -> Section:
@@ -161,104 +154,6 @@ def _told(row: Mapping[str, Any]) -> list[str]:
         percent(row.get("attack")),
         row.get("attack_what", NONE),
     ]
-
-
-def _has_ranking(train: Run) -> bool:
-    return (train.path / _CRITICALITY).is_file()
-
-
-def _critical(train: Run, runs: Sequence[Run]) -> Section:
-    """Return the layers that training found critical, beside what injection found on deployed files."""
-    ranking, when = _ranking(train)
-    proven = _proven(train, runs)
-    injections = [(run, *_injection(run)) for run in _beside(train, runs, proven)]
-    known = {entry["layer"] for entry in ranking}
-    injections = [found for found in injections if len(known & found[1].keys()) >= _FEWEST_LAYERS]
-    headers = ["rank", "layer", "gradient norm", "times quantization step"]
-    for run, _, what in injections:
-        headers += [f"rank by injection, {run.label}", f"SDC-1, {what}"]
-    rows = []
-    for place, entry in enumerate(ranking[:TOP_LAYERS], start=1):
-        row = [str(place), entry["layer"], f"{entry['gradient']:.3g}", f"{entry['scaled']:.3g}"]
-        for _, measured, _ in injections:
-            sdc1 = measured.get(entry["layer"])
-            row += [_rank(sdc1, [measured[layer] for layer in known & measured.keys()]), percent(sdc1)]
-        rows.append(row)
-    blocks: list[Block] = [
-        f"Moving averages of gradient norms over training batches, measured {when}; the highest "
-        f"{min(TOP_LAYERS, len(ranking))} of {len(ranking)} layers.",
-        Table(headers=headers, rows=rows),
-        *(_agreement(run, ranking, measured, proven=run in proven) for run, measured, _ in injections),
-    ]
-    if not injections:
-        blocks.append("No fault campaign given names these layers on these data: nothing stands beside the ranking.")
-    title = f"{train.label}: {ranking[0]['layer']} is the layer with the largest gradients" if ranking else train.label
-    return Section(title=title, topic="Critical layers", blocks=blocks)
-
-
-def _rank(sdc1: JsonEstimate | None, all_of_them: Sequence[JsonEstimate]) -> str:
-    """Return the place of a layer by harm; layers that did none have no place, and equal ones share theirs."""
-    if sdc1 is None or not sdc1["value"]:
-        return NONE
-    return str(1 + sum(other["value"] > sdc1["value"] for other in all_of_them))
-
-
-def _ranking(train: Run) -> tuple[list[dict[str, Any]], str]:
-    """Return the latest ranking of a training run, and when it was measured."""
-    path = train.path / _CRITICALITY
-    value = read_json(path)
-    check_schema(value, "criticality", path)
-    when = "after" if value.get("after") else "before"
-    if not value.get(when):
-        raise RunFolderError(f"{path} holds no ranking of layers: remove it, or train again")
-    return value[when], f"{when} stage 1"
-
-
-def _beside(train: Run, runs: Sequence[Run], proven: Sequence[Run]) -> list[Run]:
-    """Return the campaigns of faults one by one that can tell of this network: proven to, else on the same data."""
-    campaigns = [run for run in without_curve(of_command(runs, "faultcamp")) if run.summary["fault_model"] != "list"]
-    chosen = [run for run in campaigns if run in proven]
-    return chosen or [run for run in campaigns if run.digest("data") == train.digest("test")]
-
-
-def _proven(train: Run, runs: Sequence[Run]) -> list[Run]:
-    return [run for line in lines(runs) for step in line if step.train is train for run in step.campaigns]
-
-
-def _injection(run: Run) -> tuple[dict[str, JsonEstimate], str]:
-    """Return SDC-1 by layer: of weights, or of all roles where faults were drawn in strata over them."""
-    if run.options.get("roles") == ["weight"] or run.summary["design"] == "stratified":
-        measured = {layer: rates["sdc1"] for layer, rates in run.summary["by_layer"].items() if rates["sdc1"]}
-        return measured, "weights" if run.options.get("roles") == ["weight"] else "all roles"
-    table = read_faults(run)
-    (roles, role), (layers, layer) = table.groups["role"], table.groups["layer"]
-    weights = ~np.isnan(table.sdc1) & (role == (roles.index("weight") if "weight" in roles else -1))
-    confidence = run.confidence
-    found: dict[str, JsonEstimate] = {
-        name: cluster(table.sdc1[weights & (layer == place)], float("inf"), confidence).as_dict()
-        for place, name in enumerate(layers)
-        if (weights & (layer == place)).any()
-    }
-    return found, "weights"
-
-
-def _agreement(
-    run: Run, ranking: Sequence[Mapping[str, Any]], measured: Mapping[str, JsonEstimate], *, proven: bool
-) -> str:
-    both = [entry for entry in ranking if entry["layer"] in measured]
-    harm = [measured[entry["layer"]]["value"] for entry in both]
-    told = []
-    for key, name in (("gradient", "gradient norm"), ("scaled", "gradient norm times quantization step")):
-        found = rank_correlation([entry[key] for entry in both], harm, run.confidence)
-        told.append(f"{name} {quantity(found.as_dict()) if found else 'cannot be told'}")
-    matched = (
-        "a run names the SHA-256 of the checkpoint that the file was made from"
-        if proven
-        else f"the layers have the same names, but no run proves that {short(run.model)} was made from this training"
-    )
-    return (
-        f"Rank correlation (Spearman) with {run.label} over {len(both)} layers: {'; '.join(told)}. Matched: {matched}."
-    )
 
 
 def tested_row(run: Run) -> list[str]:

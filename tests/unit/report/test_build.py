@@ -245,7 +245,11 @@ def test_injection_stands_beside_the_layers_training_found_critical(train_folder
     (train / "criticality.json").write_text(json.dumps(by_training))
     campaign = faultcamp("single", samples=80, fit_per_mbit=100.0)
     report = document(gather([train, campaign]))
-    (table,) = tables(section(report, "Critical layers"))
+    found = section(report, "Critical layers")
+    (norms,) = [block for block in found.blocks if isinstance(block, Dots)]
+    assert list(norms.rows) == names
+    assert [one["value"] for one in norms.series[0].estimates] == [1.0, 1 / 2, 1 / 3, 1 / 4]
+    (table,) = tables(found)
     assert table.headers[:2] == ["rank", "layer"]
     assert len(table.headers) == 4  # two layers in common are too few to rank
 

@@ -128,7 +128,7 @@ def test_only_harmful_faults_are_listed(faultcamp, single):
 
 
 def test_layers_that_did_no_harm_have_no_rank():
-    from resq_deploy.report.train_sections import _rank
+    from resq_deploy.report.critical_section import _rank
 
     found = [rate(value, 0, 1) for value in (0.0, 0.2, 0.2, 0.5)]
     assert [_rank(one, found) for one in found] == ["-", "2", "2", "1"]
