@@ -84,6 +84,8 @@ def _under_a_fault(run: Run) -> Statement:
         text = f"None of {evaluated:,} {several} changed an answer. {text}"
     if amounts := amounts_told(summary, task):
         text += f" Measured: {amounts}."
+    if sdc1["low"] > _MANY:
+        return _statement(run, Tone.HARM, "Does not withstand", text, reservations)
     return _statement(run, Tone.SHOWN, "Shown", text, reservations)
 
 

@@ -20,6 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from resq_deploy.report.document import Dots, HeatMap, JsonEstimate, Lines, Plot, Series
 from resq_deploy.report.text import rate
@@ -35,6 +36,7 @@ NARROW = 4.4
 
 _DASHES = ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 2, 3)))
 _LONGEST_LABEL = 22
+_MOST_CELLS = 4000  # some 200 bytes each
 _FEW = 100  # between the ends of a logarithmic axis: decades alone would be too few ticks
 _LOWEST = -6  # no share below 1e-6 is worth room on a logarithmic axis
 _LINES_HEIGHT, _ROW_HEIGHT, _CELL_HEIGHT, _LINE_OF_TEXT = 3.3, 0.27, 0.19, 0.19  # inches
@@ -45,6 +47,9 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resq-deploy",  # the same plot has the same bytes
 }
+_NEEDLESS = re.compile(r"\s*\n\s*|font-family: [^;\"]*; ?| transform=\"rotate\(-0 [^\"]*\"|; stroke-linejoin: miter")
+"""What the page says once for all of them, and what says nothing."""
+_DIGITS = re.compile(r"(\.\d\d)\d+")
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -68,11 +73,13 @@ def as_svg(figure: Figure) -> str:
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
     for parent in list(root.iter()):
+        if "d" in parent.attrib:
+            parent.set("d", _DIGITS.sub(r"\1", parent.attrib["d"]))
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):  # a style would be that of the whole page
                 parent.remove(child)
         _name(parent)
-    return re.sub(r"\n\s*", "\n", ElementTree.tostring(root, encoding="unicode"))
+    return _NEEDLESS.sub("", ElementTree.tostring(root, encoding="unicode"))
 
 
 def _name(element: ElementTree.Element) -> None:
@@ -205,14 +212,13 @@ def _heat_map(plot: HeatMap, width: float) -> Figure:
     floor = min(max(math.floor(math.log10(least)), _LOWEST) + 2, 1)  # in per cent
     colours = mpl.colormaps["cividis"]
     figure, axes = _blank(width, 1.3 + _CELL_HEIGHT * len(plot.rows), ())
-    for down, (name, shares, counts) in enumerate(zip(plot.rows, plot.shares, plot.counts, strict=True)):
-        for across, (share, count) in enumerate(zip(shares, counts, strict=True)):
-            if share is None:
-                continue
-            colour = colours((_power(share, floor) - floor) / (2 - floor))
-            cell = Rectangle((across - 0.48, down - 0.46), 0.96, 0.92, color=colour)
-            cell.set_gid(f"{_TOLD}{name}, bit {plot.columns[across]}: {100 * share:.3g} %, n = {count:,}")
-            axes.add_patch(cell)
+    known = np.array([[np.nan if s is None else _power(s, floor) for s in row] for row in plot.shares])
+    painted = colours((known - floor) / (2 - floor))
+    painted[np.isnan(known), 3] = 0.0
+    if width <= NARROW or known.size > _MOST_CELLS:  # a phone has no pointer to rest on a cell
+        axes.imshow(painted, aspect="auto", interpolation="none")
+    else:
+        _cells(axes, plot, painted)
     axes.set_xlim(-0.6, len(plot.columns) - 0.4)
     axes.set_ylim(len(plot.rows) - 0.4, -0.6)
     every = math.ceil(len(plot.columns) / 16) if width <= NARROW else 1
@@ -226,6 +232,18 @@ def _heat_map(plot: HeatMap, width: float) -> Figure:
     if bar.solids is not None:
         bar.solids.set_rasterized(True)
     return figure
+
+
+def _cells(axes: Axes, plot: HeatMap, painted: NDArray[np.float64]) -> None:
+    """Draw each cell by itself, so that it can say what it stands for."""
+    for down, (name, shares, counts) in enumerate(zip(plot.rows, plot.shares, plot.counts, strict=True)):
+        for across, (share, count) in enumerate(zip(shares, counts, strict=True)):
+            if share is None:
+                continue
+            where = (across - 0.48, down - 0.46)
+            cell = Rectangle(where, 0.96, 0.92, facecolor=tuple(painted[down, across]), linewidth=0, clip_on=False)
+            cell.set_gid(f"{_TOLD}{name}, bit {plot.columns[across]}: {100 * share:.3g} %, n = {count:,}")
+            axes.add_patch(cell)
 
 
 def _power(share: float, floor: int) -> float:

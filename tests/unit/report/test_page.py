@@ -3,10 +3,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from resq_deploy.report import figures
 from resq_deploy.report.build import document, gather
 from resq_deploy.report.demo import demo_page, demo_table
 from resq_deploy.report.document import Bullets, Document, Dots, HeatMap, Lines, Notice, Section, Series, Table
-from resq_deploy.report.figures import PALETTE, as_svg, draw
+from resq_deploy.report.figures import NARROW, PALETTE, as_svg, draw
 from resq_deploy.report.page import render
 
 
@@ -155,6 +156,25 @@ def test_zeros_stand_open_at_the_edge_of_a_logarithmic_axis():
     assert [mark.get_markerfacecolor() == "none" for mark in marks] == [False, True]
     assert marks[1].get_xdata()[0] == pytest.approx(1.0)  # per cent: the decade below the least figure seen, 4 %
     assert list(bars[1].get_xdata()) == pytest.approx([1.0, 2.0])
+
+
+def test_a_large_heat_map_is_a_picture_and_small(monkeypatch):
+    rows = [f"layer {number}" for number in range(10)]
+    heat = HeatMap(
+        rows=rows,
+        columns=[str(bit) for bit in range(32)],
+        shares=[[0.1, None] * 16 for _ in rows],
+        counts=[[9, 0] * 16 for _ in rows],
+        x_title="bit",
+        scale_title="SDC-1",
+        description="",
+    )
+    cells = 10 * 16
+    assert len(drawn(heat)) == cells
+    assert len(as_svg(draw(heat))) < 10_000 + 180 * cells  # of the most cells there may be, a third of the page's 2 MB
+    assert len(as_svg(draw(heat, NARROW))) < 10_000
+    monkeypatch.setattr(figures, "_MOST_CELLS", cells)
+    assert len(as_svg(draw(heat))) < 15_000
 
 
 def test_a_heat_map_of_one_colour_is_drawn():

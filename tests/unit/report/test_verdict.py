@@ -99,6 +99,10 @@ def test_a_bound_on_changed_answers_is_rounded_outwards():
     )
 
 
+def test_faults_that_change_most_answers_are_not_shown_in_green():
+    assert one(faultcamp(sdc1=(0.9, 0.8, 0.95), model="list"))[:2] == (Tone.HARM, "Does not withstand")
+
+
 def test_no_harm_seen_is_no_proof_of_none():
     _, _, text, _ = one(faultcamp(sdc1=(0.0, 0.0, 0.00918)))
     assert text.startswith("None of 400 flipped bits changed an answer. At most 0.92 % of the images get another")
