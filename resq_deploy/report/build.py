@@ -124,12 +124,15 @@ def _headlines(runs: Sequence[Run]) -> Section:
 
 
 def _gate_rows(run: Run) -> list[list[str]]:
-    """Return the bounds that a fault campaign was held against: run, gate, bound, figure, result."""
+    """Return the bounds that a campaign was held against: run, gate, bound, figure, result."""
     rows = []
-    for gate in run.summary["gates"] if run.command == "faultcamp" else ():
-        at = "" if gate["ber"] is None else f" at {rate(gate['ber'])}"
+    for gate in run.summary.get("gates", ()):
+        at = "" if gate.get("ber") is None else f" at {rate(gate['ber'])}"
+        at += f" at {attack_sections.radius(run, gate['epsilon'])}" if gate.get("epsilon") else ""
+        side = "at least" if run.command == "attackcamp" else "at most"
+        bound = NONE if gate["bound"] is None else f"{side} {share(gate['bound'])}"
         result = "passed" if gate["passed"] else "FAILED"
-        rows.append([run.label, f"{gate['metric']}{at}", share(gate["bound"]), percent(gate["estimate"]), result])
+        rows.append([run.label, f"{gate['metric']}{at}", bound, percent(gate["estimate"]), result])
     return rows
 
 

@@ -78,11 +78,25 @@ def test_gates_stand_on_top_and_failed_ones_cannot_be_overlooked(single, copied)
     (folder / "summary.json").write_text(json.dumps(summary))
     first = document(gather([folder])).sections[0]
     assert [row[1:] for row in tables(first)[-1].rows] == [
-        ["sdc1", "50 %", percent(sdc1), "passed"],
-        ["sdc1", "0.01 %", percent(sdc1), "FAILED"],
+        ["sdc1", "at most 50 %", percent(sdc1), "passed"],
+        ["sdc1", "at most 0.01 %", percent(sdc1), "FAILED"],
     ]
     assert [block.text for block in first.blocks if isinstance(block, Notice)] == [
         "single: the figures are not within the bounds asked for sdc1"
+    ]
+
+
+def test_gates_of_attacks_stand_there_as_well(attack_folder, tmp_path):
+    folder = attack_folder(tmp_path / "gated", "0" * 64)
+    summary = json.loads((folder / "summary.json").read_text())
+    worst = summary["worst_case"]["4"]
+    robust = {"metric": "robust", "epsilon": "4", "bound": 0.4, "estimate": worst, "passed": False, "reason": "below"}
+    trust = {**robust, "metric": "trustworthy", "epsilon": None, "bound": None, "estimate": None, "reason": "open"}
+    (folder / "summary.json").write_text(json.dumps({**summary, "gates": [robust, trust]}))
+    first = document(gather([folder])).sections[0]
+    assert [row[1:] for row in tables(first)[-1].rows] == [
+        ["robust at 4/255 Linf", "at least 40 %", percent(worst), "FAILED"],
+        ["trustworthy", "-", "-", "FAILED"],
     ]
 
 
