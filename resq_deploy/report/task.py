@@ -137,7 +137,7 @@ def amounts_told(figures: Mapping[str, Any], task: Task) -> str:
 
 def samples(run: Run) -> Mapping[str, Any]:
     """Return what a campaign recorded of its samples; nothing of earlier ones, which had images of a data set."""
-    found: Mapping[str, Any] = run.summary.get("samples") or run.manifest.get("samples") or {}
+    found: Mapping[str, Any] = run.summary.get("data") or {}
     return found
 
 

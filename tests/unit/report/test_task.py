@@ -48,7 +48,7 @@ def test_earlier_campaigns_judged_classes():
 
 def test_a_sample_with_states_is_a_sequence():
     assert task_of(made(judge("values"))).units == "samples"
-    stated = made(judge("values"), samples={"states": [{"input": "h", "output": "h_next"}]})
+    stated = made(judge("values"), data={"states": [{"input": "h", "output": "h_next"}]})
     assert task_of(stated).units == "sequences"
 
 
