@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from resq_deploy.campaign.engines.rest import differing
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import run_in_pieces
 from resq_deploy.campaign.plan import Plan
@@ -14,6 +13,7 @@ from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import InputError
+from resq_deploy.faults.judges.outputs import same
 from resq_deploy.records import provenance
 
 _DECIDING = ("resq-deploy", "onnxruntime", "numpy")
@@ -89,8 +89,8 @@ def _built(kit: Kit, where: str) -> Testbed:
         InputError: if they are others.
     """
     session = Session(kit.patcher.golden, kit.options.deployment)
-    logits = run_in_pieces(session, kit.golden.inputs, kit.golden.pieces(None))
-    if differing(logits, kit.golden.logits).any():
+    outputs = run_in_pieces(session, kit.golden.inputs, kit.golden.pieces(None), kit.golden.forms)
+    if kit.golden.differs(outputs) or not same(kit.golden.outputs, outputs).all():
         raise InputError(
             f"Dask worker {where} does not give the outputs of the golden run bit by bit: use workers that are like "
             "this machine"

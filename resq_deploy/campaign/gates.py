@@ -17,7 +17,7 @@ import numpy as np
 from resq_deploy.campaign.options import DEFAULT_MARGIN, CampaignOptions, Draw, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.errors import OptionError
-from resq_deploy.faults.outcomes import COUNTS
+from resq_deploy.faults.judges.registry import RUNGS
 from resq_deploy.faults.statistics import cluster
 
 _MANY = 10**6
@@ -29,7 +29,7 @@ class Gate:
     """A bound on one figure.
 
     Attributes:
-        metric: one of `COUNTS`, or `due`.
+        metric: a rung of the ladder of the judge, or `due`.
         bound: what the upper end of its interval may be at most, in [0, 1].
         ber: the bit error rate that is meant; None for every one, and for other fault models.
     """
@@ -82,8 +82,8 @@ def parse_gate(text: str) -> Gate:
     """
     name, _, bound = text.partition("=")
     metric, at, rate = name.partition("@")
-    if metric not in (*COUNTS, "due"):
-        raise OptionError(f"--fail-above {text!r}: metrics are {', '.join(COUNTS)}, due")
+    if metric not in (*RUNGS, "due"):
+        raise OptionError(f"--fail-above {text!r}: metrics are {', '.join(RUNGS)}, due")
     try:
         gate = Gate(metric=metric, bound=float(bound), ber=float(rate) if at else None)
     except ValueError as error:
@@ -93,6 +93,17 @@ def parse_gate(text: str) -> Gate:
     if not 0.0 <= gate.bound <= 1.0:
         raise OptionError(f"--fail-above {text!r}: give a bound from 0 to 1, such as sdc1=0.01 for one per cent")
     return gate
+
+
+def check_rungs(gates: Sequence[Gate], ladder: Sequence[str]) -> None:
+    """Refuse gates of what the judge of a campaign does not count.
+
+    Raises:
+        OptionError: naming the first of them.
+    """
+    for gate in gates:
+        if gate.metric not in (*ladder, "due"):
+            raise OptionError(f"--fail-above {gate}: this judge counts {', '.join(ladder)}, and due")
 
 
 def needs(gates: Sequence[Gate], plan: Plan) -> list[Need]:

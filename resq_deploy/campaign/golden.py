@@ -1,46 +1,78 @@
 """The golden run: what the fault-free file answers, which every faulty run is judged against."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.judging import Chosen, choose
+from resq_deploy.campaign.record import WHOLE, Record, Way
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.inputs import Given, Inputs, rounded_up
-from resq_deploy.deployed.session import Deployment, Session, first_line
+from resq_deploy.deployed.outputs import Form
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
-from resq_deploy.faults.outcomes import Judge
+from resq_deploy.faults.judges.judge import Bench, Judge
+from resq_deploy.faults.judges.outputs import Labels, Outputs, count, flat, is_ragged, take
+from resq_deploy.faults.judges.quality import FIGURES
+from resq_deploy.faults.judges.registry import parse
+from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.partition import Partition
 
+_FEW = 64
+"""Samples that a judge is guessed from."""
 
-@dataclasses.dataclass(frozen=True, eq=False)
+_RUN_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError, MemoryError)
+
+MEANS = frozenset({"accuracy", "within", "quality"})
+"""Figures that are means over samples: those of some samples, drawn evenly, estimate those of all."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Golden:
     """The fault-free run.
 
     Attributes:
         inputs: samples as the model takes them, N of them.
-        labels: right classes, shape [N].
-        logits: outputs of the fault-free file, shape [N, C].
-        judge: compares faulty outputs with these.
-        partition: the parts that images are run in, each in batches of its own; None for one part.
+        labels: what is right, first axis as the samples'; None where that is not known or does not fit the judge.
+        outputs: the judged outputs of the fault-free file, by name, [N, ...] each, in the judge's order.
+        forms: how a run's outputs are told apart by sample.
+        judge: what the answers are taken for.
+        bench: compares faulty outputs with these.
+        deployment: how the file is run, which is one by one where outputs cannot be told apart otherwise.
+        reason: why this judge.
+        partition: the parts that samples are run in, each in batches of its own; None for one part.
         health: what the fault-free file reports of its code words; None where it reports nothing.
+        set_aside: samples left out, as the fault-free file's outputs for them are not finite.
+        notes: what a reader of the figures should know about how outputs are judged.
     """
 
-    inputs: Given
-    labels: NDArray[np.int64]
-    logits: NDArray[np.float32]
+    inputs: Inputs
+    labels: Labels | None
+    outputs: Mapping[str, NDArray[Any]]
+    forms: Mapping[str, Form]
     judge: Judge
+    bench: Bench
+    deployment: Deployment
+    reason: str = ""
     partition: Partition | None = None
     health: Health | None = None
+    set_aside: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return count(self.outputs)
 
     @property
     def parts(self) -> Partition:
         """The partition, of one part where there is no other."""
-        return self.partition or Partition(images=len(self.labels))
+        return self.partition or Partition(images=len(self))
 
     def whole(self, share: Share | None) -> bool:
         """Return whether a share holds all images."""
@@ -50,66 +82,320 @@ class Golden:
         """Return the images of each part of a share, in the order of the ring; None for all."""
         return [self.parts.part(number) for number in self.parts.numbers(share or self.parts.whole())]
 
-    def logits_on(self, share: Share | None) -> NDArray[np.float32]:
-        """Return the golden outputs for the images of a share, in the order of its parts, shape [n, C]."""
-        return self.logits if share is None or self.whole(share) else self.logits[self.parts.rows(share)]
+    def outputs_on(self, share: Share | None) -> dict[str, NDArray[Any]]:
+        """Return the golden outputs for the images of a share, in the order of its parts, [n, ...] each."""
+        if share is None or self.whole(share):
+            return dict(self.outputs)
+        return take(self.outputs, self.parts.rows(share))
 
-    def judge_on(self, share: Share | None) -> Judge:
+    def bench_on(self, share: Share | None) -> Bench:
         """Return what compares faulty outputs for the images of a share, in that order, with the golden ones."""
-        return self.judge if share is None or self.whole(share) else self.judge.among(self.parts.rows(share))
+        return self.bench if share is None or self.whole(share) else self.bench.among(self.parts.rows(share))
+
+    # What a judge makes of a fault.
+
+    def record(
+        self,
+        number: int,
+        outputs: Outputs,
+        changed: int,
+        *,
+        way: Way = Way.RELOAD,
+        share: Share | None = None,
+        health: Health | None = None,
+    ) -> Record:
+        """Return the record of a fault.
+
+        Args:
+            number: the fault's number in the plan.
+            outputs: what the faulty file gives for the images of the share, in the order of its parts.
+            changed: stored bits that the fault really changed.
+            way: how it was evaluated.
+            share: the images it is judged on; None for all.
+            health: what the faulty file reports of its code words.
+
+        Raises:
+            ValueError: if an output is not of the golden type or shape.
+        """
+        first, parts = share or WHOLE
+        verdict = self.bench_on(share)(outputs)
+        rating = verdict.contributions
+        return Record(
+            number=number,
+            outcome=verdict.outcome,
+            images=count(outputs),
+            counts=verdict.counts,
+            amounts=verdict.totals,
+            quality=None if rating is None else FIGURES[self.judge.figure](rating),
+            logits=_digest(outputs, self.judge.outputs),
+            right=b"" if verdict.right is None else np.packbits(verdict.right).tobytes(),
+            changed=changed,
+            way=way,
+            share=first,
+            parts=parts,
+            health=health,
+            detected=health != self.health,
+        )
+
+    def due(
+        self, number: int, changed: int, reason: str, *, way: Way = Way.RELOAD, share: Share | None = None
+    ) -> Record:
+        """Return the record of a fault that left the file unusable."""
+        first, parts = share or WHOLE
+        return Record(
+            number=number,
+            outcome=Outcome.DUE,
+            images=0,
+            counts=dict.fromkeys(self.ladder, 0),
+            amounts=dict.fromkeys(self.judge.amounts, 0),
+            quality=0.0 if self.rated else None,
+            logits="",
+            right=b"",
+            changed=changed,
+            reason=reason,
+            way=way,
+            share=first,
+            parts=parts,
+        )
+
+    def differs(self, outputs: Outputs, share: Share | None = None) -> str | None:
+        """Return why outputs for the images of a share are none that can be judged; None if they can.
+
+        Those of a file that a fault has hit may have another type or shape than the golden ones.
+        """
+        for name, known in self.outputs_on(share).items():
+            found = outputs[name]
+            if found.dtype != known.dtype or found.shape != known.shape:
+                where = "outputs" if len(self.outputs) == 1 else f"output {name!r}"
+                return f"{where} of shape {found.shape}"
+            if is_ragged(known) and any(
+                one.dtype != other.dtype or one.ndim != other.ndim for one, other in zip(known, found, strict=True)
+            ):
+                return f"output {name!r} with another number of axes"
+        return None
+
+    # What is known of the fault-free file.
 
     @property
-    def right(self) -> int:
-        """How many images the fault-free file gets right."""
-        return int(self.judge.golden_right.sum())
+    def rated(self) -> bool:
+        """Whether there is a quality figure."""
+        return self.bench.golden.contributions is not None
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The rungs that are counted, in the order of the file formats."""
+        return tuple(self.bench.golden.flags)
+
+    @property
+    def quality(self) -> float | None:
+        """The judge's figure of the fault-free file; None where it has none."""
+        rating = self.bench.golden.contributions
+        return None if rating is None else FIGURES[self.judge.figure](rating)
+
+    @property
+    def right(self) -> int | None:
+        """How many images the fault-free file gets right; None where the figure is not made of right answers."""
+        right = self.bench.golden.right
+        return None if right is None else int(right.sum())
+
+    @property
+    def classes(self) -> int:
+        """How many numbers a sample has in the first judged output: the classes, of scores."""
+        return int(flat(next(iter(self.outputs.values()))).shape[1])
 
 
-def golden_run(model: bytes, deployment: Deployment, dataset: Dataset, images: int, part: int | None = None) -> Golden:
+def _digest(outputs: Outputs, names: Sequence[str]) -> str:
+    """Return 128 bits of BLAKE2b over outputs, one after the other, hexadecimal."""
+    state = hashlib.blake2b(digest_size=16)
+    for name in names:
+        values = outputs[name]
+        if values.dtype != object:
+            state.update(np.ascontiguousarray(values).data if values.size else b"")
+            continue
+        for one in values.ravel():
+            array = one if isinstance(one, np.ndarray) else None
+            state.update(repr((array.shape, array.dtype.str) if array is not None else one).encode())
+            state.update(b"" if array is None else array.tobytes())
+    return state.hexdigest()
+
+
+def golden_run(
+    model: bytes,
+    deployment: Deployment,
+    dataset: Dataset,
+    images: int,
+    part: int | None = None,
+    judge: str | None = None,
+    outputs: Sequence[str] = (),
+) -> Golden:
     """Run the fault-free file over test images.
 
     Args:
         model: the serialised model.
         deployment: how to run it.
-        dataset: gives the images, in a fixed random order, and the right classes.
+        dataset: gives the images, in a fixed random order, and what is right.
         images: how many test images to run; all where there are fewer.
         part: how many of them are run by themselves; more for a file with larger batches of a fixed size. None for all.
+        judge: as asked for with `--judge`; None to guess one.
+        outputs: which outputs are judged; those that the judge reads for none.
 
     Raises:
-        ModelError: if the model cannot be run, or its outputs are not finite.
+        ModelError: if the model cannot be run or judged, or its outputs are finite for no image.
         DataError: if the images or the classes do not fit the model.
+        OptionError: if there is no such judge.
     """
     evaluation = dataset.evaluation(images)
     if not len(evaluation):
         raise DataError(f"data set {dataset.name} has no test images")
-    return golden_on(model, deployment, dataset, evaluation, part)
+    return golden_on(model, deployment, dataset, evaluation, part, judge, outputs)
 
 
 def golden_on(
-    model: bytes, deployment: Deployment, dataset: Dataset, evaluation: Split, part: int | None = None
+    model: bytes,
+    deployment: Deployment,
+    dataset: Dataset,
+    evaluation: Split,
+    part: int | None = None,
+    judge: str | None = None,
+    outputs: Sequence[str] = (),
 ) -> Golden:
     """Run the fault-free file over some images of a data set, one or more; as `golden_run`, with the same errors."""
     session = Session(model, deployment)
     inputs = Inputs.of(session.input, session.input.prepare(evaluation.images))
-    size = len(inputs) if part is None else rounded_up(part, inputs.fixed)
-    partition = Partition.of(len(inputs), min(size, len(inputs)))
+    few = min(_FEW, len(inputs))
     try:
+        session, deployment = _told_apart(session, model, deployment, inputs, few, outputs)
+        seen, _ = session.first_answers([inputs[:few]], outputs)
+    except _RUN_FAILURES as error:
+        raise _cannot_run(error) from error
+    chosen = choose(judge, outputs, session, model, seen, evaluation.labels[:few])
+    golden = golden_of(session, inputs, evaluation.labels, chosen, part, deployment)
+    if golden.judge.name == "top1":
+        dataset.check_outputs(golden.classes)
+    return golden
+
+
+def classifier_run(model: bytes, deployment: Deployment, dataset: Dataset, evaluation: Split) -> Golden:
+    """Run a fault-free classifier over some images of a data set, all of which must have finite scores.
+
+    The scores are the first output of floats, as of `Session.run`.
+
+    Raises:
+        ModelError: if the model cannot be run, is no classifier, or gives scores that are not finite.
+        DataError: if the images or the classes do not fit the model.
+    """
+    session = Session(model, deployment)
+    inputs = session.input.prepare(evaluation.images)
+    golden = golden_of(session, inputs, evaluation.labels, deployment=deployment)
+    dataset.check_outputs(golden.classes)
+    if golden.set_aside:
+        raise _not_finite()
+    return golden
+
+
+def golden_of(
+    session: Session,
+    samples: Given,
+    labels: Labels | None,
+    chosen: Chosen | None = None,
+    part: int | None = None,
+    deployment: Deployment | None = None,
+) -> Golden:
+    """Run the fault-free file over prepared samples.
+
+    Args:
+        session: over the file.
+        samples: one or more.
+        labels: what is right; None where nothing is known.
+        chosen: the judge; None for a classifier's, of the first output of floats.
+        part: how many samples are run by themselves, as of `golden_run`.
+        deployment: how the session runs the file; None for the usual way.
+
+    Raises:
+        ModelError: if the model cannot be run or judged, or its outputs are finite for no sample.
+        DataError: if the labels do not fit a classifier.
+    """
+    chosen = chosen or Chosen(parse("top1", [session.output]), "a classifier is asked for")
+    inputs = session.given(samples)
+    total, notes = len(inputs), list(chosen.notes)
+    while True:
+        size = len(inputs) if part is None else rounded_up(part, inputs.fixed)
+        partition = Partition.of(len(inputs), min(size, len(inputs)))
         pieces = [partition.part(number) for number in range(partition.parts)]
-        logits = run_in_pieces(session, inputs, pieces)
-        health = session.health(inputs)
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelError(f"the model cannot be run on these images: {first_line(error)}") from error
-    dataset.check_outputs(logits.shape[1])
-    if not np.isfinite(logits).all():
-        raise ModelError("the fault-free model gives outputs that are not finite: it cannot serve as a golden run")
-    return Golden(inputs, evaluation.labels, logits, Judge(logits, evaluation.labels), partition, health)
+        try:
+            outputs, forms = session.first_answers([inputs[piece] for piece in pieces], chosen.judge.outputs)
+            health = session.health(inputs)
+        except _RUN_FAILURES as error:
+            raise _cannot_run(error) from error
+        judge = chosen.judge.settled(outputs)
+        try:
+            bench = judge.on(outputs, labels)
+        except DataError as unfit:
+            if judge.name == "top1":
+                raise
+            notes.append(f"no quality figure, as the labels do not fit: {unfit}")
+            labels = None
+            continue
+        if bench.usable.all():
+            break
+        # Those that are left are run again, since what shares a batch may decide how a kernel rounds.
+        rows = np.flatnonzero(bench.usable)
+        if not len(rows):
+            raise _not_finite()
+        inputs, labels = inputs[rows], None if labels is None else labels[rows]
+    if len(inputs) < total:
+        notes.append(f"{total - len(inputs):,} of {total:,} samples are set aside: their golden outputs are not finite")
+    return Golden(
+        inputs=inputs,
+        labels=labels,
+        outputs={name: outputs[name] for name in judge.outputs},
+        forms={name: forms[name] for name in judge.outputs},
+        judge=judge,
+        bench=bench,
+        deployment=deployment or Deployment(),
+        reason=chosen.reason,
+        partition=partition,
+        health=health,
+        set_aside=total - len(inputs),
+        notes=tuple(notes),
+    )
+
+
+def _told_apart(
+    session: Session, model: bytes, deployment: Deployment, inputs: Inputs, few: int, outputs: Sequence[str]
+) -> tuple[Session, Deployment]:
+    """Return a session whose outputs can be told apart by sample: one by one where no axis of a batch does."""
+    try:
+        session.first_answers([inputs[: min(2, few)]], outputs)
+    except ModelError:
+        alone = dataclasses.replace(deployment, batch=1)
+        if inputs.fixed is not None or deployment.batch == 1:
+            raise
+        return Session(model, alone), alone
+    return session, deployment
 
 
 def run_in_pieces(
-    session: Session, inputs: Given, pieces: Sequence[slice], terminate: ort.RunOptions | None = None
-) -> NDArray[np.float32]:
-    """Return the outputs for some samples, piece by piece, each in batches of its own, shape [n, C].
+    session: Session,
+    inputs: Given,
+    pieces: Sequence[slice],
+    forms: Mapping[str, Form],
+    terminate: ort.RunOptions | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Return outputs for some images by name, piece by piece, each in batches of its own, [n, ...] each.
 
     Raises:
+        ModelError: if outputs cannot be told apart by image.
+        ValueError: if their sizes differ though they must not.
         Exception: whatever onnxruntime raises; its types have no common base.
     """
-    return np.concatenate([session.run(inputs[piece], terminate) for piece in pieces])
+    parts = [session.answers(inputs[piece], forms, terminate) for piece in pieces]
+    return {name: parts[0][name] if len(parts) == 1 else np.concatenate([one[name] for one in parts]) for name in forms}
+
+
+def _not_finite() -> ModelError:
+    return ModelError("the fault-free model gives outputs that are not finite: it cannot serve as a golden run")
+
+
+def _cannot_run(error: Exception) -> ModelError:
+    return ModelError(f"the model cannot be run on these images: {first_line(error)}")

@@ -79,6 +79,8 @@ class CampaignOptions:
     Attributes:
         faults: the fault model.
         images: how many test images to judge by.
+        judge: what counts as wrong, as `faults.judges.registry.parse` reads it; None to guess it from the outputs.
+        outputs: which outputs are judged; empty for those that the judge reads.
         images_per_fault: how many of them each fault is judged on, drawn by seed and fault; `auto` for what is
             cheapest, `all` for all. None for `auto` where faults are drawn until a margin is reached, else all.
         roles: roles to hit; empty for all.
@@ -116,6 +118,8 @@ class CampaignOptions:
 
     faults: FaultModel = FaultModel.SINGLE
     images: int = 1000
+    judge: str | None = None
+    outputs: tuple[str, ...] = ()
     images_per_fault: int | Literal["auto", "all"] | None = None
     roles: tuple[Role, ...] = ()
     layers: str = "*"
@@ -251,7 +255,7 @@ class CampaignOptions:
     def identity(self) -> dict[str, Any]:
         """Return what decides the figures, as JSON values, for the manifest and for resuming."""
         values = dataclasses.asdict(self)
-        asked = ("failing_share", "scrub_hours", "lifetime_hours")
+        asked = ("failing_share", "scrub_hours", "lifetime_hours", "judge", "outputs")  # the judge itself is recorded
         for how in ("workers", "audit", "engine", "memory", "scheduler", *asked):
             del values[how]
         del values["fault_list"]  # its digest counts, not its path

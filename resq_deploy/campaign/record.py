@@ -2,12 +2,9 @@
 
 import dataclasses
 import enum
-import hashlib
-
-import numpy as np
 
 from resq_deploy.faults.fault import Share
-from resq_deploy.faults.outcomes import COUNTS, Judgement, Logits, Outcome
+from resq_deploy.faults.outcomes import Outcome
 
 WHOLE = Share(0, 1)
 """All images, where they are not cut."""
@@ -38,18 +35,20 @@ class Way(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """The result of one fault.
+    """The result of one fault; `Golden` makes it.
 
     Attributes:
         number: the fault's number in the plan.
         outcome: the worst over the images it was judged on, or `due`.
         images: image runs judged; 0 for a `due` fault.
-        counts: images for each name of `COUNTS`.
-        accuracy: share of images answered right; 0 for a `due` fault.
-        logits: digest of the outputs for its images, part by part, bit by bit (128 bits of BLAKE2b, hexadecimal);
-            empty if `due`.
+        counts: images for each rung of the judge's ladder.
+        amounts: how much of something happened over its images (detections lost, positions changed), by the names that
+            the judge sums up.
+        quality: the judge's figure over its images (accuracy, mIoU, ...), 0 for a `due` fault; None where it has none.
+        logits: digest of the judged outputs for its images, one output after the other, each part by part, bit by bit
+            (128 bits of BLAKE2b, hexadecimal); empty if `due`.
         right: bitmap of right answers, part by part, most significant bit first (numpy.packbits), ceil(images / 8)
-            bytes.
+            bytes; empty where the figure is not made of right answers.
         changed: stored bits that the fault really changed.
         reason: why the fault is `due`; empty otherwise.
         way: how it was evaluated.
@@ -63,10 +62,11 @@ class Record:
     outcome: Outcome
     images: int
     counts: dict[str, int]
-    accuracy: float
+    quality: float | None
     logits: str
     right: bytes
     changed: int
+    amounts: dict[str, int] = dataclasses.field(default_factory=dict)
     reason: str = ""
     way: Way = Way.RELOAD
     share: int = 0
@@ -76,62 +76,10 @@ class Record:
 
     @property
     def sdc1(self) -> float:
-        """Share of its images with another top-1; 0 for a `due` fault."""
+        """Share of its images with another answer; 0 for a `due` fault."""
         return self.counts["sdc1"] / self.images if self.images else 0.0
 
     @property
     def reloaded(self) -> bool:
         """Whether it was evaluated by reload-and-run."""
         return self.way is Way.RELOAD
-
-    @classmethod
-    def of(
-        cls,
-        number: int,
-        judgement: Judgement,
-        changed: int,
-        logits: Logits,
-        *,
-        way: Way = Way.RELOAD,
-        share: Share | None = None,
-        health: tuple[int, int] | None = None,
-        detected: bool = False,
-    ) -> "Record":
-        """Make the record of a fault whose images were judged; a share of None is the one part there is."""
-        first, parts = share or WHOLE
-        return cls(
-            number=number,
-            outcome=judgement.outcome,
-            images=len(judgement.right),
-            counts=judgement.counts,
-            accuracy=float(judgement.right.mean()),
-            logits=hashlib.blake2b(logits.tobytes(), digest_size=16).hexdigest(),
-            right=np.packbits(judgement.right).tobytes(),
-            changed=changed,
-            way=way,
-            share=first,
-            parts=parts,
-            health=health,
-            detected=detected,
-        )
-
-    @classmethod
-    def due(
-        cls, number: int, changed: int, reason: str, *, way: Way = Way.RELOAD, share: Share | None = None
-    ) -> "Record":
-        """Make the record of a fault that left the file unusable; a share of None is the one part there is."""
-        first, parts = share or WHOLE
-        return cls(
-            number=number,
-            outcome=Outcome.DUE,
-            images=0,
-            counts=dict.fromkeys(COUNTS, 0),
-            accuracy=0.0,
-            logits="",
-            right=b"",
-            changed=changed,
-            reason=reason,
-            way=way,
-            share=first,
-            parts=parts,
-        )

@@ -14,6 +14,7 @@ from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.store import FILE, read_records
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.errors import OptionError, RunFolderError
+from resq_deploy.faults.judges.registry import from_identity
 from resq_deploy.records import read_manifest, sha256_file
 
 _TABLE = "faults.csv"
@@ -102,10 +103,15 @@ class Base:
         while len(plan) < len(self.records) and (more := plan.continued(rates[: len(plan)])) is not None:
             plan = more
         table = (self.path / _TABLE).read_text(encoding="utf-8")
-        if len(plan) != len(self.records) or faults_csv(plan, self.records) != table:
+        if len(plan) != len(self.records) or faults_csv(plan, self.records, self._figure) != table:
             raise RunFolderError(
                 f"--refine {self.path}: its faults are not those that this version of resq-deploy draws: run it again"
             )
+
+    @property
+    def _figure(self) -> str:
+        """The name of its judge's figure."""
+        return from_identity(self.options["judge"]).figure
 
     @property
     def digest(self) -> str:

@@ -17,7 +17,7 @@ from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
-from resq_deploy.campaign.gates import Gate, check_reachable, held
+from resq_deploy.campaign.gates import Gate, check_reachable, check_rungs, held
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, eq7_sample, make_plan
@@ -32,6 +32,7 @@ from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.sidecar import source_checkpoint
 from resq_deploy.errors import FailedError
+from resq_deploy.faults.judges.registry import identity
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
 
 _TRIALS = 5
@@ -44,7 +45,7 @@ class Progress:
     Attributes:
         done: faults evaluated, earlier sessions included.
         total: faults planned so far; a stratified plan may grow.
-        sdc1: mean share of image runs with another top-1 so far, over the faults as drawn.
+        sdc1: mean share of image runs with another answer so far, over the faults as drawn.
     """
 
     done: int
@@ -91,7 +92,17 @@ class Campaign:
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
         self._codes = model.codes(patcher)
-        self.golden = golden_run(patcher.golden, options.deployment, dataset, options.images, self.plan.part_size)
+        self.golden = golden_run(
+            patcher.golden,
+            options.deployment,
+            dataset,
+            options.images,
+            self.plan.part_size,
+            options.judge,
+            options.outputs,
+        )
+        check_rungs(gates, self.golden.ladder)
+        self.options = options = dataclasses.replace(options, deployment=self.golden.deployment)
         counted = (
             Effort.count(patcher.golden, options.deployment, self.golden.inputs) if self.plan.sizes_shares else None
         )
@@ -121,7 +132,8 @@ class Campaign:
         }
         # Another onnxruntime may round differently, so that a campaign must not be finished with it.
         runtime = provenance()["versions"]["onnxruntime"]
-        self._identity = {"dataset": dataset.name, "onnxruntime": runtime, **options.identity()}
+        judge = identity(self.golden.judge)
+        self._identity = {"dataset": dataset.name, "onnxruntime": runtime, **options.identity(), "judge": judge}
         if base is not None:
             base.check(self._identity, self._sha256)
             base.check_plan(self.plan)
@@ -141,7 +153,7 @@ class Campaign:
             at_most = max(at_most, eq7_sample(self.plan.population.size, self.options))
         return {
             "population": {"bits": self.plan.bits, "faults": self.plan.size},
-            "images": {"per_fault": self.plan.images_per_fault, "of": len(self.golden.labels)},
+            "images": {"per_fault": self.plan.images_per_fault, "of": len(self.golden)},
             "planned": len(self.plan),
             "at_most": at_most,
             "seconds_per_fault": seconds,
@@ -199,7 +211,7 @@ class Campaign:
             summary["canary"] = seen
             summary["audit"] = checked
             summary["throughput"] = _throughput([record for record in records if record.number not in before], seconds)
-            write_atomic(folder.path / "faults.csv", faults_csv(self.plan, records))
+            write_atomic(folder.path / "faults.csv", faults_csv(self.plan, records, self.golden.judge.figure))
             write_json(folder.path / "summary.json", summary)
             if checked["mismatches"]:
                 raise FailedError(

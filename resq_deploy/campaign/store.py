@@ -5,6 +5,7 @@ What the audit found stays: a fault whose record once differed from reload-and-r
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -13,13 +14,15 @@ from typing import Any
 
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.errors import RunFolderError
-from resq_deploy.faults.outcomes import COUNTS, Outcome
+from resq_deploy.faults.outcomes import Outcome
 
-SCHEMA = 4
+SCHEMA = 5
+"""5: counts and amounts as JSON objects, since every judge has rungs of its own; 4: a column each, of top1's."""
+
 FILE = "campaign.sqlite"
 
 _COLUMNS = (
-    *("number", "outcome", "images", *COUNTS, "accuracy", "logits", "right", "changed", "reason", "way"),
+    *("number", "outcome", "images", "counts", "amounts", "quality", "logits", "right", "changed", "reason", "way"),
     *("share", "parts"),
     *("detected", "words_corrected", "words_uncorrectable"),
 )
@@ -64,11 +67,11 @@ class Store:
     def _prepare(self) -> None:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA):
-            raise RunFolderError(f"{self._path} has schema version {version}, this resq-deploy writes {SCHEMA}")
-        counts = ", ".join(f"{name} INTEGER NOT NULL" for name in COUNTS)
+            raise RunFolderError(_other_schema(self._path, version))
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
-            f" images INTEGER NOT NULL, {counts}, accuracy REAL NOT NULL, logits TEXT NOT NULL, right BLOB NOT NULL,"
+            " images INTEGER NOT NULL, counts TEXT NOT NULL, amounts TEXT NOT NULL, quality REAL,"
+            " logits TEXT NOT NULL, right BLOB NOT NULL,"
             " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL,"
             " share INTEGER NOT NULL, parts INTEGER NOT NULL,"
             " detected INTEGER NOT NULL, words_corrected INTEGER, words_uncorrectable INTEGER)"
@@ -181,19 +184,27 @@ def read_records(path: pathlib.Path) -> list[Record]:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version != SCHEMA:
-                raise RunFolderError(f"{path} has schema version {version}, this resq-deploy goes on with {SCHEMA}")
+                raise RunFolderError(_other_schema(path, version))
             return [_from_row(row) for row in database.execute(_ALL)]
     except (sqlite3.Error, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read as a campaign store ({error})") from error
 
 
-def _as_row(record: Record) -> tuple[object, ...]:
-    counts = [record.counts[name] for name in COUNTS]
-    head = (record.number, str(record.outcome), record.images)
+def _other_schema(path: pathlib.Path, version: int) -> str:
     return (
-        *head,
-        *counts,
-        record.accuracy,
+        f"{path} has schema version {version}, this resq-deploy goes on with {SCHEMA}: go on with the version that "
+        "began it, or run the campaign anew, in another folder"
+    )
+
+
+def _as_row(record: Record) -> tuple[object, ...]:
+    return (
+        record.number,
+        str(record.outcome),
+        record.images,
+        json.dumps(record.counts),
+        json.dumps(record.amounts),
+        record.quality,
         record.logits,
         record.right,
         record.changed,
@@ -208,9 +219,9 @@ def _as_row(record: Record) -> tuple[object, ...]:
 
 def _from_row(row: tuple[object, ...]) -> Record:
     values = dict(zip(_COLUMNS, row, strict=True))
-    counts = {name: values.pop(name) for name in COUNTS}
+    values |= {name: json.loads(str(values[name])) for name in ("counts", "amounts")}
     values["outcome"] = Outcome(str(values["outcome"]))
     values["way"] = Way(str(values["way"]))
     words = values.pop("words_corrected"), values.pop("words_uncorrectable")
     values |= {"detected": bool(values["detected"]), "health": None if None in words else words}
-    return Record(counts=counts, **values)  # type: ignore[arg-type]  # the schema above fixes the types
+    return Record(**values)  # type: ignore[arg-type]  # the schema above fixes the types

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.detection import detection, detections
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import MEANS, Golden
 from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.health import Health
 from resq_deploy.faults import stratified
-from resq_deploy.faults.outcomes import COUNTS, Outcome
+from resq_deploy.faults.judges.registry import identity
+from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.statistics import Estimate, cluster, proportion, share, spread
 
 SCHEMA = 2
@@ -55,11 +56,14 @@ class Figures:
         self.uncorrectable: Flags = np.array(words) > least
         self.judged: Flags = np.array([record.outcome is not Outcome.DUE for record in records], dtype=bool)
         images = np.array([max(record.images, 1) for record in records], dtype=np.float64)
-        self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in COUNTS}
+        first = records[0]
+        self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in first.counts}
+        self._amounts = {name: np.array([one.amounts[name] for one in records]) / images for name in first.amounts}
         if self.reports:  # what is wrong, and whether one is told so
             self._rates["sdc1_detected"] = self._rates["sdc1"] * self.detected
             self._rates["sdc1_silent"] = self._rates["sdc1"] * ~self.detected
-        self._accuracy = np.array([record.accuracy for record in records])
+        rated = first.quality is not None
+        self._quality = np.array([record.quality for record in records], dtype=np.float64) if rated else None
         # Of all images, or of its own where it was judged on all of them.
         self._whole = images if plan.partition is None or plan.share == 1.0 else np.float64(plan.partition.images)
 
@@ -77,6 +81,14 @@ class Figures:
         return {
             name: self.estimate(values, domain, group, self.judged).as_dict() for name, values in self._rates.items()
         }
+
+    def amounts(self, domain: Flags) -> dict[str, float | None]:
+        """Return how much of each thing that is summed up an image run of the faults in a domain has, on average."""
+        judged = domain & self.judged
+        if not judged.any():
+            return dict.fromkeys(self._amounts, None)
+        weights = self.weights()[judged]
+        return {name: float(np.average(values[judged], weights=weights)) for name, values in self._amounts.items()}
 
     @property
     def all_images(self) -> bool:
@@ -96,9 +108,9 @@ class Figures:
         return np.asarray(counts / self._whole)
 
     @property
-    def accuracies(self) -> NDArray[np.float64]:
-        """The accuracy under each fault, 0 for one that is `due`, shape [n]."""
-        return self._accuracy
+    def qualities(self) -> NDArray[np.float64] | None:
+        """The judge's figure under each fault, 0 for one that is `due`, shape [n]; None where there is none."""
+        return self._quality
 
     def weights(self) -> NDArray[np.float64]:
         """Return how many faults of the population each fault stands for, up to a common factor, shape [n]."""
@@ -147,18 +159,14 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
         golden: the fault-free run.
         records: its faults, in the order of the plan.
     """
-    confidence = plan.options.confidence
-    figures = Figures(plan, records, confidence, golden.health)
+    figures = Figures(plan, records, plan.options.confidence, golden.health)
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "fault_model": str(plan.model),
         "draw": None if plan.model is FaultModel.LIST else str(plan.options.draw),
         "design": "stratified" if plan.sample is not None else "simple",
-        "golden": {
-            "accuracy": share(golden.right, len(golden.labels), confidence).as_dict(),
-            "images": len(golden.labels),
-            "health": golden.health and golden.health._asdict(),
-        },
+        "judge": _judge(golden),
+        "golden": _golden(golden, plan.options.confidence),
         "images": _images(plan, golden),
         "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size), **_layers(plan)},
         "faults": {
@@ -167,15 +175,50 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
             "reloaded": sum(record.reloaded for record in records),
         },
     }
+    figure = _figure(golden, figures)
     if plan.model is FaultModel.BER:
-        return {**summary, "curve": [_point(figures, rate) for rate in sorted({rate for rate, _ in plan.masks})]}
+        rates = sorted({rate for rate, _ in plan.masks})
+        return {**summary, "curve": [_point(figures, rate, figure) for rate in rates]}
     everything = np.ones(len(records), dtype=bool)
     return {
         **summary,
-        **_whole(figures, everything),
+        **_whole(figures, everything, figure),
         "detection": detections(figures),
         **{f"by_{key}": _by_group(figures, key) for key in ("role", "layer", "bit")},
     }
+
+
+def _judge(golden: Golden) -> dict[str, Any]:
+    """Return how outputs were judged, and why so."""
+    options = identity(golden.judge)
+    name, outputs = options.pop("name"), options.pop("outputs")
+    return {
+        "name": name,
+        "outputs": outputs,
+        "options": options,
+        "reason": golden.reason,
+        "ladder": list(golden.ladder),
+    }
+
+
+def _golden(golden: Golden, confidence: float) -> dict[str, Any]:
+    """Return what the fault-free file does; its quality only where it is known what is right."""
+    found: dict[str, Any] = {}
+    if golden.rated:
+        found["quality"] = {"name": golden.judge.figure, "value": golden.quality, "n": len(golden)}
+    if golden.judge.figure == "accuracy" and golden.right is not None:
+        found["accuracy"] = share(golden.right, len(golden), confidence).as_dict()
+    health = golden.health and golden.health._asdict()
+    return {**found, "images": len(golden), "set_aside": golden.set_aside, "health": health}
+
+
+def _figure(golden: Golden, figures: Figures) -> str | None:
+    """Return the figure that can be told of faults, if there is one.
+
+    Where each was judged on some of the images, that is only one which is a mean over images.
+    """
+    name = golden.judge.figure
+    return name if golden.rated and (figures.all_images or name in MEANS) else None
 
 
 def _images(plan: Plan, golden: Golden) -> dict[str, int | str | None]:
@@ -201,13 +244,18 @@ def not_known(plan: Plan) -> str | None:
     )
 
 
-def _whole(figures: Figures, domain: Flags) -> dict[str, Any]:
-    """Return the figures over all faults, or over the chips at one rate; a `due` fault scores no accuracy."""
-    return {
-        "rates": figures.rates(domain),
-        "due": figures.estimate(~figures.judged, domain).as_dict(),
-        "accuracy": figures.estimate(figures.accuracies, domain).as_dict(),
-    }
+def _whole(figures: Figures, domain: Flags, figure: str | None) -> dict[str, Any]:
+    """Return the figures over all faults, or over the chips at one rate; a `due` fault has a quality of 0."""
+    found: dict[str, Any] = {"rates": figures.rates(domain)}
+    if amounts := figures.amounts(domain):
+        found["amounts"] = amounts
+    found["due"] = figures.estimate(~figures.judged, domain).as_dict()
+    if figure is not None and figures.qualities is not None:
+        estimate = figures.estimate(figures.qualities, domain).as_dict()
+        found["quality"] = {"name": figure, **estimate}
+        if figure == "accuracy":
+            found["accuracy"] = estimate
+    return found
 
 
 def _layers(plan: Plan) -> dict[str, list[str]]:
@@ -228,19 +276,22 @@ def _by_group(figures: Figures, key: str) -> dict[str, Any]:
     return {name: figures.rates(names == name, (key, name)) for name in present}
 
 
-def _point(figures: Figures, rate: float) -> dict[str, Any]:
+def _point(figures: Figures, rate: float, figure: str | None) -> dict[str, Any]:
     """Return the figures at one bit error rate, over its chips alone: chips share their faults over all rates.
 
-    The estimates are for further chips; `spread` describes the chips drawn and is no interval.
+    The estimates are for further chips; `worst` and `spread` describe the chips drawn and are no interval.
     """
     chosen = np.array([at == rate for at, _ in figures.plan.masks])
-    accuracy = figures.accuracies[chosen]
     judged = figures.of_each("sdc1")[chosen & figures.judged]
-    return {
+    point = {
         "ber": rate,
-        "chips": len(accuracy),
-        **_whole(figures, chosen),
+        "chips": int(chosen.sum()),
+        **_whole(figures, chosen, figure),
         "detection": detection(figures, chosen),
-        "worst": float(accuracy.min()),
-        "spread": {"accuracy": spread(accuracy), "sdc1": spread(judged) if len(judged) else None},
     }
+    spreads = {"sdc1": spread(judged) if len(judged) else None}
+    if figure is not None and figures.qualities is not None:
+        quality = figures.qualities[chosen]
+        point["worst"] = float(quality.min())
+        spreads = {"accuracy" if figure == "accuracy" else "quality": spread(quality), **spreads}
+    return {**point, "spread": spreads}

@@ -6,25 +6,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.faults.fault import Op, digest
-from resq_deploy.faults.outcomes import COUNTS
 
 _BITS = ("fault", "op", "tensor", "role", "layer", "index", "bit", "value")
 _HEALTH = ("detected", "words_corrected", "words_uncorrectable")
 _MASKS = ("fault", "ber", "chip", "flips", "mask")
 
 
-def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
-    """Return the table of a campaign's faults and what each did; `images` and the outcomes are counts of images.
+def faults_csv(plan: Plan, records: Sequence[Record], figure: str = "accuracy") -> str:
+    """Return the table of a campaign's faults and what each did.
+
+    `images` and the outcomes are counts of images, what the judge sums up are totals over them, `total_` and its name;
+    the judge's figure is a column where there is one.
 
     Which images those are, `share` and `parts` say: parts of the campaign's partition, so many from number `share` on.
     Where the file reports on its code words, it is told of each fault what it reports, and whether that is another
     report than the fault-free file's; nothing of a fault that is `due`.
+
+    Args:
+        plan: what was drawn.
+        records: of all its faults, one or more.
+        figure: the name of the judge's figure.
     """
     stream = _Lines()
     head = _MASKS if plan.masks else _BITS
     # What ends a line is quoted within a field: with both characters, whatever a tensor is called can be read again.
     health = _HEALTH if any(record.health for record in records) else ()
-    columns = (*head, "outcome", "images", *COUNTS, "accuracy", "share", "parts", *health)
+    rated = () if records[0].quality is None else (figure,)
+    totals = [f"total_{name}" for name in records[0].amounts]
+    columns = (*head, "outcome", "images", *records[0].counts, *totals, *rated, "share", "parts", *health)
     writer = csv.DictWriter(stream, columns, lineterminator="\r\n", extrasaction="ignore")
     writer.writeheader()
     for record in records:
@@ -32,7 +41,8 @@ def faults_csv(plan: Plan, records: Sequence[Record]) -> str:
             "outcome": str(record.outcome),
             "images": record.images,
             **record.counts,
-            "accuracy": f"{record.accuracy:.6f}",
+            **{f"total_{name}": amount for name, amount in record.amounts.items()},
+            **dict.fromkeys(rated, f"{record.quality:.6f}"),
             "share": record.share,
             "parts": record.parts,
             **dict(

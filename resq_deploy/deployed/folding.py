@@ -127,7 +127,7 @@ def _computation_of(optimised: onnx.ModelProto) -> list[object]:
     return [
         _digest([stored[value.name].raw_data])
         if value.name in stored
-        else _nodes_of(RuntimeGraph(optimised, value.name))
+        else _nodes_of(RuntimeGraph(optimised, [value.name]))
         for value in optimised.graph.output
     ]
 
@@ -149,7 +149,8 @@ def _nodes_of(graph: RuntimeGraph) -> tuple[str, list[bytes]]:
         digest = _digest([node.domain, node.op_type, *attributes, *reads])
         known.update((name, _digest([digest, slot])) for slot, name in enumerate(node.output) if name)
         made.append(digest)
-    return graph.output, sorted([*made, known[graph.output]])
+    (output,) = graph.outputs
+    return output, sorted([*made, known[output]])
 
 
 def _digest(parts: list[object]) -> bytes:

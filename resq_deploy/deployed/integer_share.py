@@ -104,7 +104,9 @@ def integer_share(model: bytes, deployment: Deployment, samples: Given) -> Integ
     if deployment.optimization == "all":
         deployment = dataclasses.replace(deployment, optimization="extended")
     session = Session(model, deployment)
-    graph = RuntimeGraph(optimise(model, deployment), session.output)
+    optimised = optimise(model, deployment)
+    made = {value for node in optimised.graph.node for value in node.output}
+    graph = RuntimeGraph(optimised, [output.name for output in session.outputs if output.name in made])
     batch = next(session.batches(samples[:1]))
     values, steps = _observe(graph, batch.first, deployment), max(1, len(batch.steps))
     counts: dict[str, Counter[str]] = {}

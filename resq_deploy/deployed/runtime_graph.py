@@ -24,26 +24,29 @@ Signature = tuple[object, ...]
 
 
 class RuntimeGraph:
-    """An optimised graph, reduced to what one of its outputs depends on.
+    """An optimised graph, reduced to what some of its outputs depend on.
 
     Args:
         model: the optimised model, as `optimise` returns it.
-        output: the output that is judged.
+        outputs: those that are judged.
         alike: inputs that are fed the same whatever the samples.
 
     Attributes:
-        nodes: the nodes the output depends on, each after the nodes it reads from.
+        nodes: the nodes the outputs depend on, each after the nodes it reads from.
         parameters: the stored tensors they read, by name.
         varying: the values that depend on what is in the samples, and not on how many there are alone.
         contents: what the parameters hold, once `signatures` has looked.
         inputs: names of the graph's inputs.
-        output: name of the output.
+        outputs: names of the outputs.
+
+    Raises:
+        KeyError: if no node makes an output.
     """
 
-    def __init__(self, model: onnx.ModelProto, output: str, alike: Collection[str] = ()) -> None:
+    def __init__(self, model: onnx.ModelProto, outputs: Sequence[str], alike: Collection[str] = ()) -> None:
         self._model = model
         self._alike = frozenset(alike)
-        self.output = output
+        self.outputs = tuple(outputs)
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         given = [value for value in model.graph.input if value.name not in stored]
         self._overridable = {value.name: value for value in model.graph.input if value.name in stored}
@@ -51,7 +54,7 @@ class RuntimeGraph:
         ordered = in_order(model.graph)
         self._reads = [_reads(node) for node in ordered]
         makers = {value: place for place, node in enumerate(ordered) for value in node.output if value}
-        needed = _ancestors([makers[output]], self._reads, makers)
+        needed = _ancestors([makers[output] for output in outputs], self._reads, makers)
         self.nodes = [ordered[place] for place in needed]
         self._reads = [self._reads[place] for place in needed]
         self.makers = {value: place for place, node in enumerate(self.nodes) for value in node.output if value}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from resq_deploy.attacks.store import Store
 from resq_deploy.attacks.summary import Figures, Results, query_figures, robust_figures, verdict
 from resq_deploy.attacks.target import Target
-from resq_deploy.campaign.golden import Golden, golden_run
+from resq_deploy.campaign.golden import Golden, classifier_run
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.data.preprocessing import Preprocessing
 from resq_deploy.deployed.model import DeployedModel
@@ -58,7 +58,7 @@ class AttackCampaign:
         self._dataset = dataset
         self._test = dataset.evaluation(options.images)
         check_reachable(gates, options, len(self._test))
-        self.golden = golden_run(model.patcher().golden, options.deployment, dataset, options.images)
+        self.golden = classifier_run(model.patcher().golden, options.deployment, dataset, self._test)
         self._attacks = tuple(name for name in options.chosen if name in ON_IMAGES)
         self._faults = (
             None
@@ -86,7 +86,7 @@ class AttackCampaign:
             model=file,
             deployment=options.deployment,
             images=self._test.images,
-            labels=self.golden.labels,
+            labels=self._test.labels,
             norm=options.norm,
             queries=options.queries,
             steps=options.steps,
@@ -128,7 +128,7 @@ class AttackCampaign:
                 folder=folder.path,
                 report=report,
             )
-            clean = share(self.golden.right, len(self.golden.labels), _CONFIDENCE)
+            clean = share(self.golden.right or 0, len(self.golden), _CONFIDENCE)
             summary: dict[str, Any] = {
                 "schema": SCHEMA,
                 "arithmetic": self.options.deployment.arithmetic_used(),
@@ -186,7 +186,7 @@ class AttackCampaign:
                 kit = dataclasses.replace(kit, white_box=UNMASKED[kit.white_box])
                 results |= store.attack((kit.white_box,), radii, kit, workers=workers, report=tell)
             probes = run_probes(kit, few, radii, workers, tell)
-        checks = run_checks(results, probes, twin, straight, radii, self.golden.logits.shape[1])
+        checks = run_checks(results, probes, twin, straight, radii, self.golden.classes)
         figures = robust_figures(results) | {"queries": query_figures(results)} | verdict(checks, white_box)
         return results, figures | {"twin": twin.check.figures if twin else None}
 
@@ -206,8 +206,8 @@ class AttackCampaign:
             "attacks": {name: KNOWLEDGE[name] for name in options.chosen},
             "queries": options.queries,
             "steps": options.steps,
-            "images": len(self.golden.labels),
-            "check_images": min(options.check_images, len(self.golden.labels)),
+            "images": len(self.golden),
+            "check_images": min(options.check_images, len(self.golden)),
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -262,8 +262,10 @@ def _check_surrogate(surrogate: _Surrogate, golden: Golden, size: Sequence[int],
     Raises:
         CheckpointError: if not.
     """
-    checkpoint, name = surrogate.checkpoint, surrogate.path or surrogate.checkpoint.network
-    classes = golden.logits.shape[1]
+    from resq_deploy.hardening.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path, network=network)
+    classes = golden.classes
     if len(checkpoint.classes) != classes:
         raise CheckpointError(
             f"--surrogate {name} knows {len(checkpoint.classes)} classes and the model {classes}: give the checkpoint "

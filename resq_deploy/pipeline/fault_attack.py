@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Threads
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import Golden, golden_of
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.record import Record
@@ -24,7 +24,7 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
-from resq_deploy.faults.outcomes import Judge, Outcome
+from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.statistics import cluster, paired_difference, share
 from resq_deploy.pipeline.attack_scene import Adversarial, Progress, Scene
 from resq_deploy.records import read_json, write_json
@@ -95,8 +95,8 @@ class Row:
             name: np.array([record.counts[name] / record.images if record else np.nan for record in judged])
             for name in ("sdc1", "corrupted")
         }
-        accuracy = np.array([record.accuracy for record in records])
-        return cls(images=len(golden.labels), right=golden.right, accuracy=accuracy, **rates)
+        accuracy = np.array([record.quality for record in records], dtype=np.float64)
+        return cls(images=len(golden), right=golden.right or 0, accuracy=accuracy, **rates)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Row":
@@ -164,8 +164,7 @@ def _row(scene: Scene, images: NDArray[Any], plan: Plan) -> Row:
     patcher = scene.model.patcher()
     session = Session(patcher.golden, plan.options.deployment)
     inputs = session.input.prepare(images)
-    scores = session.run(inputs)
-    golden = Golden(inputs, scene.test.labels, scores, Judge(scores, scene.test.labels))
+    golden = golden_of(session, inputs, scene.test.labels, deployment=plan.options.deployment)
     surfaces = {surface.tensor: surface for surface in scene.model.surfaces}
     testbed = Testbed(Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=plan.options))
     with Threads(testbed, scene.options.worker_count) as executor:

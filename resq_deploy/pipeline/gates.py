@@ -24,7 +24,7 @@ from resq_deploy.attacks.target import Target, check_pixels
 from resq_deploy.attacks.units import evaluate
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Threads
-from resq_deploy.campaign.golden import golden_on
+from resq_deploy.campaign.golden import classifier_run
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.cores import usable_cores
@@ -308,14 +308,14 @@ def _right_by_chip(file: bytes, dataset: Dataset, split: Split, options: GateOpt
     plan = make_plan(model.surfaces, campaign)
     chips = range(FIRST_CHIP, FIRST_CHIP + options.chips)
     plan = dataclasses.replace(plan, masks=tuple((options.ber, chip) for chip in chips))
-    golden = golden_on(patcher.golden, campaign.deployment, dataset, split)
+    golden = classifier_run(patcher.golden, campaign.deployment, dataset, split)
     surfaces = {surface.tensor: surface for surface in model.surfaces}
     testbed = Testbed(Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=campaign))
     with Threads(testbed, campaign.worker_count) as executor:
         runs = executor.run(plan, [[number] for number in range(len(plan))])
         records = sorted((record for run in runs for record in run), key=lambda record: record.number)
-    images = len(golden.labels)
-    return np.array([round(record.accuracy * images) for record in records]), images
+    images = len(golden)
+    return np.array([round((record.quality or 0.0) * images) for record in records]), images
 
 
 def judged_images(dataset: Dataset, images: int) -> tuple[Split, Gate]:

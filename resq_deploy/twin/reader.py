@@ -116,7 +116,7 @@ class _Reader:
         fused = self.deployment
         if fused.optimization == "all":  # the same kernels, without those for one processor's memory layout
             fused = dataclasses.replace(fused, optimization="extended")
-        graph = RuntimeGraph(optimise(data, plain), self.output)
+        graph = RuntimeGraph(optimise(data, plain), [self.output])
         graph.learn_types(plain)
         values = _Values(graph, self.input)
         loaded = quantized_at_load(graph.nodes, graph.parameters, self._at_load(data))

@@ -32,7 +32,7 @@ class Cut:
     Attributes:
         head: nodes of the faulty graph.
         inputs: clean values that the head reads.
-        dirty: values the head makes for the rest; the graph's output if there is no rest.
+        dirty: values the head makes for the rest, and the graph's outputs among those it makes.
         rest: nodes of the golden graph.
         clean: golden values that the rest reads.
     """
@@ -87,8 +87,7 @@ def cut(faulty: RuntimeGraph, changed: Collection[int], golden: RuntimeGraph) ->
     read_by_head = dict.fromkeys(value for place in sorted(head) for value in faulty.reads(place))
     read_by_rest = dict.fromkeys(value for place in sorted(rest) for value in faulty.reads(place))
     dirty = [value for value in read_by_rest if value in made]
-    if faulty.output in made:
-        dirty.append(faulty.output)
+    dirty += [output for output in faulty.outputs if output in made and output not in dirty]
     return Cut(
         head=frozenset(head),
         inputs=tuple(value for value in read_by_head if value not in made and value not in faulty.parameters),

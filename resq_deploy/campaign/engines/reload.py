@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, Watchdog, first_line
 from resq_deploy.errors import FailedError, ModelError, OutOfMemoryError
 from resq_deploy.faults.fault import Fault, Share
-from resq_deploy.faults.outcomes import Logits
+from resq_deploy.faults.judges.outputs import same
 
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, MemoryError, ValueError)
 """What a faulty file, or a lack of memory, leads to; a ValueError where outputs are not as many as images."""
@@ -83,12 +84,11 @@ class ReloadEngine:
             self._check_golden(found, share)
             found = self._attempt(faulty, share)
         if isinstance(found, str):
-            return Record.due(number, changed, found, share=share)
-        logits, health = found
-        judgement, detected = self._golden.judge_on(share)(logits), health != self._golden.health
-        return Record.of(number, judgement, changed, logits, share=share, health=health, detected=detected)
+            return self._golden.due(number, changed, found, share=share)
+        outputs, health = found
+        return self._golden.record(number, outputs, changed, share=share, health=health)
 
-    def _attempt(self, model: bytes, share: Share | None) -> tuple[Logits, Health | None] | str:
+    def _attempt(self, model: bytes, share: Share | None) -> tuple[dict[str, NDArray[Any]], Health | None] | str:
         """Return the outputs of a file for the images of a share, part by part, and what it reports of its code words.
 
         Or why there are none.
@@ -100,7 +100,7 @@ class ReloadEngine:
         try:
             session = Session(model, self._options.deployment)
             with watchdog:
-                logits = run_in_pieces(session, self._golden.inputs, pieces, watchdog.options)
+                outputs = run_in_pieces(session, self._golden.inputs, pieces, self._golden.forms, watchdog.options)
             health = session.health(self._golden.inputs)
         except _FAILURES as error:
             if lacks_memory(error):
@@ -110,8 +110,7 @@ class ReloadEngine:
             return f"load error: {first_line(error)}" if isinstance(error, ModelError) else first_line(error)
         if watchdog.expired:
             return self._late
-        expected = (sum(piece.stop - piece.start for piece in pieces), *self._golden.logits.shape[1:])
-        return (logits, health) if logits.shape == expected else f"outputs of shape {logits.shape}"
+        return self._golden.differs(outputs, share) or (outputs, health)
 
     def _check_golden(self, reason: str, share: Share | None) -> None:
         """Check that the golden file still does what it did, now that a fault seems to have stopped the other.
@@ -125,7 +124,7 @@ class ReloadEngine:
                 f"a fault was about to be counted as due ({reason}), but the golden file fails, too ({found}): "
                 "see what this machine lacks, time perhaps, then --resume"
             )
-        if found[0].tobytes() != self._golden.logits_on(share).tobytes() or found[1] != self._golden.health:
+        if not same(self._golden.outputs_on(share), found[0]).all() or found[1] != self._golden.health:
             raise FailedError(
                 f"a fault was about to be counted as due ({reason}), but the golden file does not answer as it did: "
                 "this machine cannot be trusted with a campaign"
@@ -140,11 +139,10 @@ def without_run(injection: Injection, golden: Golden) -> Record | None:
     """Return the record of an injection that needs no run, as it changes no bit or the memory stops it."""
     number, share = injection.fault.number, injection.fault.share
     if injection.detected:
-        return Record.due(number, 0, "memory: ECC detected an error it cannot correct", way=Way.UNCHANGED, share=share)
+        return golden.due(number, 0, "memory: ECC detected an error it cannot correct", way=Way.UNCHANGED, share=share)
     if not injection.masks:
-        logits = golden.logits_on(share)
-        judgement = golden.judge_on(share)(logits)
-        return Record.of(number, judgement, 0, logits, way=Way.UNCHANGED, share=share, health=golden.health)
+        outputs = golden.outputs_on(share)
+        return golden.record(number, outputs, 0, way=Way.UNCHANGED, share=share, health=golden.health)
     return None
 
 

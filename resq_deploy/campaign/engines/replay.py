@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.channels import MOST, ChannelLayer, Channels
 from resq_deploy.campaign.engines.cuts import COSTLY, changed_nodes, cut, with_cheap_readers
 from resq_deploy.campaign.engines.group import Group
@@ -30,14 +30,13 @@ from resq_deploy.campaign.engines.injection import Injection, Injector
 from resq_deploy.campaign.engines.kept import find_kept
 from resq_deploy.campaign.engines.protection import Leaving, Protection
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
-from resq_deploy.campaign.engines.rest import differing
+from resq_deploy.campaign.engines.rest import by_sample
 from resq_deploy.campaign.engines.stage import Stage
 from resq_deploy.campaign.engines.together import (
     FAILURES,
     GraphRun,
     InLayer,
     LayerRun,
-    Logits,
     Run,
     ValueRun,
     run_together,
@@ -47,9 +46,10 @@ from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import Session, as_scores, first_line
+from resq_deploy.deployed.session import Session, first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.fault import Fault
+from resq_deploy.faults.judges.outputs import same
 
 _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
 _FEW = 32  # images, for which a session takes longer to make than to run: what is only saved at runs is not worth it
@@ -111,7 +111,7 @@ class ReplayEngine:
             self._check_time(session, options.time_limit)
         try:
             self._graph = RuntimeGraph(
-                optimise(injector.patcher.golden, self._deployment), session.output, session.given(golden.inputs).alike
+                optimise(injector.patcher.golden, self._deployment), list(golden.outputs), golden.inputs.alike
             )
             self._graph.learn_types(self._deployment)
             parts = [list(session.batches(golden.inputs[piece])) for piece in golden.pieces(None)]
@@ -139,7 +139,7 @@ class ReplayEngine:
     def _check_time(self, session: Session, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""
         begin = time.perf_counter()
-        run_in_pieces(session, self._golden.inputs, self._golden.pieces(None))
+        run_in_pieces(session, self._golden.inputs, self._golden.pieces(None), self._golden.forms)
         seconds = time.perf_counter() - begin
         if 2 * seconds > limit:
             raise NotReplayableError(f"the golden run takes {seconds:.2g} s, too near to the time limit of {limit} s")
@@ -147,9 +147,12 @@ class ReplayEngine:
     def _check_golden(self) -> None:
         """Check that the optimised graph gives the golden outputs, on the first batch and on the last."""
         for batch in {0, len(self._activations) - 1}:
-            whole = self._activations.get(batch, [self._graph.output])[self._graph.output]
-            logits = as_scores(whole, self._activations.rows(batch))[: self._activations.counts[batch]]
-            if differing(logits, self._golden.logits[self._activations.images(batch)]).any():
+            whole = by_sample(
+                self._golden, self._activations.get(batch, self._graph.outputs), self._activations.rows(batch)
+            )
+            found = {name: value[: self._activations.counts[batch]] for name, value in whole.items()}
+            images = self._activations.images(batch)
+            if not same({name: values[images] for name, values in self._golden.outputs.items()}, found).all():
                 raise NotReplayableError("the optimised graph does not give the outputs of the file")
 
     def group(self, tensors: Sequence[str]) -> Group | None:
@@ -216,8 +219,8 @@ class ReplayEngine:
                 one = _Waiting(fault, injection.changed, left.health, left.values[tensor])
                 waiting.setdefault((path.way, tensor), []).append(one)
             else:  # nothing is left of it, or nothing reads what is
-                logits = self._golden.logits_on(fault.share)
-                records.append(self._record(fault, injection.changed, logits, path.way, left.health))
+                outputs = self._golden.outputs_on(fault.share)
+                records.append(self._record(fault, injection.changed, outputs, path.way, left.health))
         records += self._together(waiting)
         for fault in rebuilt:  # one after the other: each graph of its own may be as large as the file
             injection = self._injector.inject(fault)
@@ -275,11 +278,11 @@ class ReplayEngine:
             except FAILURES:
                 failed.append((key, faults))
         records = []
-        for (key, faults), logits in zip(of_run, run_together(runs, self._activations), strict=True):
-            if logits is None:
+        for (key, faults), found in zip(of_run, run_together(runs, self._activations), strict=True):
+            if found is None:
                 failed.append((key, faults))
                 continue
-            for one, outputs in zip(faults, logits, strict=True):
+            for one, outputs in zip(faults, found, strict=True):
                 records.append(self._record(one.fault, one.changed, outputs, key[0], one.health))
         for key, faults in failed:
             if len(faults) == 1:
@@ -307,12 +310,12 @@ class ReplayEngine:
             faulty, health = self._protection.optimised(injection, left, self._optimised)
             changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
             if changed:
-                logits = self._behind(faulty, changed, self._batches(injection.fault))
+                outputs = self._behind(faulty, changed, self._batches(injection.fault))
             else:
-                logits = self._golden.logits_on(injection.fault.share)
+                outputs = self._golden.outputs_on(injection.fault.share)
         except (NotReplayableError, ModelError):
             return self._truth.run(injection)
-        return self._record(injection.fault, injection.changed, logits, Way.REBUILD, health)
+        return self._record(injection.fault, injection.changed, outputs, Way.REBUILD, health)
 
     def _optimised_or_none(self, model: bytes) -> RuntimeGraph | None:
         try:
@@ -322,12 +325,12 @@ class ReplayEngine:
 
     def _optimised(self, model: bytes) -> RuntimeGraph:
         try:
-            return RuntimeGraph(optimise(model, self._deployment), self._graph.output)
+            return RuntimeGraph(optimise(model, self._deployment), self._graph.outputs)
         except (ModelError, KeyError) as error:
             raise NotReplayableError("the faulty file cannot be optimised") from error
 
-    def _behind(self, faulty: RuntimeGraph, changed: Collection[int], batches: Sequence[int]) -> Logits:
-        """Return the outputs of a faulty graph for the images of some batches, shape [n, C]."""
+    def _behind(self, faulty: RuntimeGraph, changed: Collection[int], batches: Sequence[int]) -> Values:
+        """Return the outputs of a faulty graph for the images of some batches, by name, [n, ...] each."""
         where = cut(faulty, with_cheap_readers(faulty, changed), self._graph)
         try:
             faulty.take_types(self._graph)
@@ -340,12 +343,10 @@ class ReplayEngine:
             raise NotReplayableError("the faulty graph cannot be run")
         return found[0]
 
-    def _record(self, fault: Fault, changed: int, logits: Logits, way: Way, health: Health | None) -> Record:
-        share = fault.share
-        judgement, detected = self._golden.judge_on(share)(logits), health != self._golden.health
-        return Record.of(
-            fault.number, judgement, changed, logits, way=way, share=share, health=health, detected=detected
-        )
+    def _record(self, fault: Fault, changed: int, outputs: Values, way: Way, health: Health | None) -> Record:
+        if self._golden.differs(outputs, fault.share):
+            return self._truth.run(self._injector.inject(fault))
+        return self._golden.record(fault.number, outputs, changed, way=way, share=fault.share, health=health)
 
     def _batches(self, fault: Fault) -> list[int]:
         """Return the batches of the images that a fault is judged on."""

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import Cut
+from resq_deploy.campaign.golden import Golden
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, as_scores
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment
 from resq_deploy.errors import ModelError
+from resq_deploy.faults.judges.outputs import same, take
 
 _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 """Operators that look at all images of a batch at once."""
@@ -61,13 +63,14 @@ class Rest:
         graph: the golden graph.
         cut: where the rest begins.
         activations: golden values.
-        logits: golden outputs, shape [N, C].
+        golden: the fault-free run.
         deployment: how the file is run.
         pooled: whether images may be collected, as tried out earlier; None to try.
 
     Attributes:
         dirty: values the faulty head gives it.
         clean: golden values it reads beside them.
+        outputs: those of the graph that it makes.
         pooled: whether images may be collected into batches of their own.
     """
 
@@ -76,29 +79,35 @@ class Rest:
         graph: RuntimeGraph,
         cut: Cut,
         activations: Activations,
-        logits: NDArray[np.float32],
+        golden: Golden,
         deployment: Deployment,
         pooled: bool | None = None,
     ) -> None:
         self.dirty, self.clean = cut.dirty, cut.clean
-        model, inputs = graph.part(cut.rest, [graph.output])
-        self._part = Part(model, inputs, [graph.output], deployment)
+        self.outputs = [output for output in graph.outputs if graph.makers[output] in cut.rest]
+        model, inputs = graph.part(cut.rest, self.outputs)
+        self._part = Part(model, inputs, self.outputs, deployment)
+        self._golden = golden
         self._activations = activations
         self._varying = graph.varying
         self.size = activations.rows(0)
         batch_wide = any(graph.nodes[place].op_type in _BATCH_WIDE for place in cut.rest)
-        self.pooled = not batch_wide and (self._independent(logits) if pooled is None else pooled)
+        self.pooled = not batch_wide and (self._independent() if pooled is None else pooled)
 
     @property
     def names(self) -> list[str]:
         """The golden values needed to run it: those of the head's outputs and the clean ones."""
         return list(dict.fromkeys((*self.dirty, *self.clean)))
 
-    def run(self, values: Values) -> object:
-        """Return the graph's output for one batch of values."""
-        return self._part.run(values)[0]
+    def run(self, values: Values) -> Values:
+        """Return the graph's outputs for one batch of values."""
+        return self._part.run_named(values)
 
-    def _independent(self, logits: NDArray[np.float32]) -> bool:
+    def by_sample(self, outputs: Values) -> Values:
+        """Return outputs for a full batch as arrays whose first axis is that of the images."""
+        return by_sample(self._golden, outputs, self.size)
+
+    def _independent(self) -> bool:
         """Try whether golden images, mixed and moved, keep their golden outputs bit by bit."""
         counts = self._activations.counts
         tried = sorted({0, min(1, len(counts) - 1), len(counts) - 1})
@@ -116,9 +125,10 @@ class Rest:
                 for at in tried:
                     answers += pool.add(blocks[at], image[batch == at], 0, self._activations.images(at).start)
                 answers += pool.flush()
+                known = {name: self._golden.outputs[name] for name in self.outputs}
+                if not all(same(take(known, one.place), one.outputs).all() for one in answers):
+                    return False
             except _FAILURES:  # shapes that do not fit: the values are no rows of images
-                return False
-            if any(differing(answer.logits, logits[answer.place]).any() for answer in answers):
                 return False
         return True
 
@@ -143,12 +153,12 @@ class Answer:
     Attributes:
         owner: which fault each row belongs to, shape [n].
         place: which of that fault's images, shape [n].
-        logits: shape [n, C].
+        outputs: those behind the cut, by name, [n, ...] each.
     """
 
     owner: Rows
     place: Rows
-    logits: NDArray[np.float32]
+    outputs: Values
 
 
 class Pool:
@@ -204,8 +214,9 @@ class Pool:
         if not count:
             return []
         values = {name: joined(buffer) for name, buffer in self._buffers.items()}
-        logits = as_scores(self._rest.run({**self._shared, **values}), self._rest.size)[:count]
-        return [Answer(self._owner[:count].copy(), self._place[:count].copy(), logits)]
+        outputs = self._rest.by_sample(self._rest.run({**self._shared, **values}))
+        outputs = {name: value[:count] for name, value in outputs.items()}
+        return [Answer(self._owner[:count].copy(), self._place[:count].copy(), outputs)]
 
 
 class Outputs:
@@ -213,9 +224,9 @@ class Outputs:
 
     Args:
         dirty: the values in front of the cut that faults change.
-        rest: what is behind it; None if that is nothing, and the one dirty value is the graph's output.
+        rest: what is behind it; None if that is nothing, and all dirty values are the graph's outputs.
         activations: golden values.
-        golden: golden outputs, shape [N, C].
+        golden: the fault-free run.
         batches: for each fault the batches it is run on.
     """
 
@@ -224,13 +235,18 @@ class Outputs:
         dirty: Sequence[str],
         rest: Rest | None,
         activations: Activations,
-        golden: NDArray[np.float32],
+        golden: Golden,
         batches: Sequence[Sequence[int]],
     ) -> None:
         self._dirty = dirty
+        self._golden = golden
+        self._in_front = [name for name in dirty if name in golden.outputs]
         self._rest = rest
         self._activations = activations
-        self._logits = [np.concatenate([golden[activations.images(batch)] for batch in of]) for of in batches]
+        self._outputs = [
+            {name: np.concatenate([values[activations.images(batch)] for batch in of]) for name, values in known}
+            for known, of in ((golden.outputs.items(), of) for of in batches)
+        ]
         self._first = [
             dict(zip(of, np.cumsum([0, *(activations.counts[batch] for batch in of)]).tolist(), strict=False))
             for of in batches
@@ -244,8 +260,8 @@ class Outputs:
             Exception: whatever onnxruntime raises.
             ValueError: if the outputs are not of the golden shape.
         """
+        self._put_whole(owner, batch, {name: dirty[name] for name in self._in_front})
         if self._rest is None:
-            self._put_whole(owner, batch, dirty[self._dirty[0]])
             return
         blocks, known = self._rest.blocks(dirty, batch), self._rest.blocks(golden, batch)
         changed = _changed(blocks, known, self._activations.counts[batch])
@@ -256,35 +272,56 @@ class Outputs:
 
     def add_rows(self, owner: int, batch: int, golden: Values, changed: Rows, overlay: Overlay) -> None:
         """Take a fault that changes some rows of one batch, put into copies of the golden values by `overlay`."""
-        if self._rest is None or self._is_whole(batch, changed):
+        if self._rest is None or self._in_front or self._is_whole(batch, changed):
             whole = {name: golden[name].copy() for name in self._dirty}
             overlay(whole, np.arange(self._activations.rows(batch)))
-            output = self._rest.run({**golden, **whole}) if self._rest else whole[self._dirty[0]]
-            self._put_whole(owner, batch, output)
+            self.add(owner, batch, golden, whole)
         elif self._pool and len(changed):
             blocks = self._rest.blocks(golden, batch)
             self._put(self._pool.add(blocks, changed, owner, self._first[owner][batch], overlay))
 
-    def done(self) -> list[NDArray[np.float32]]:
-        """Return the outputs of each fault for the images of its batches, shape [n, C] each."""
+    def done(self) -> list[Values]:
+        """Return the outputs of each fault for the images of its batches, by name, [n, ...] each."""
         if self._pool:
             self._put(self._pool.flush())
-        return self._logits
+        return self._outputs
 
     def _is_whole(self, batch: int, changed: Rows) -> bool:
         """Return whether to run a batch as it is: where images cannot be collected, or hardly any would be left out."""
         enough = 1 if self._pool is None else _MOST_CHANGED * self._activations.rows(batch)
         return len(changed) >= enough
 
-    def _put_whole(self, owner: int, batch: int, output: object) -> None:
+    def _put_whole(self, owner: int, batch: int, outputs: Values) -> None:
         rows, count, first = self._activations.rows(batch), self._activations.counts[batch], self._first[owner][batch]
-        self._logits[owner][first : first + count] = as_scores(output, rows)[:count]
+        for name, value in by_sample(self._golden, outputs, rows).items():
+            _put_in(self._outputs[owner][name], slice(first, first + count), value[:count])
 
     def _put(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             for owner in np.unique(answer.owner):
                 mine = answer.owner == owner
-                self._logits[owner][answer.place[mine]] = answer.logits[mine]
+                for name, value in answer.outputs.items():
+                    _put_in(self._outputs[owner][name], answer.place[mine], value[mine])
+
+
+def by_sample(golden: Golden, outputs: Values, rows: int) -> Values:
+    """Return outputs for a batch of so many rows as arrays whose first axis is that of the images.
+
+    Raises:
+        ModelError: if they cannot be read so.
+    """
+    return {name: golden.forms[name].by_sample(name, value, rows) for name, value in outputs.items()}
+
+
+def _put_in(whole: NDArray[Any], places: Rows | slice, values: NDArray[Any]) -> None:
+    """Put what a fault makes of some images into the outputs for all.
+
+    Raises:
+        ValueError: if it is not of the golden type or shape: numpy would convert or repeat it.
+    """
+    if values.dtype != whole.dtype or values.shape[1:] != whole.shape[1:]:
+        raise ValueError(f"an output of {values.dtype.name} {list(values.shape)}")
+    whole[places] = values
 
 
 def _changed(blocks: Blocks, golden: Blocks, count: int) -> Rows | None:

@@ -56,7 +56,7 @@ def segments(graph: RuntimeGraph) -> list[Segment]:
 
 def _asked(graph: RuntimeGraph) -> Iterator[str]:
     """Yield the values that faults in costly nodes ask for, and the output."""
-    yield graph.output
+    yield from graph.outputs
     for place, node in enumerate(graph.nodes):
         if node.op_type in COSTLY:
             where = cut(graph, with_cheap_readers(graph, {place}), graph)

@@ -112,8 +112,8 @@ class Stage:
         key = where.dirty, where.rest
 
         def make() -> Rest:
-            logits, tried = self._golden.logits, self._pooled.get(key)
-            rest = Rest(self.graph, where, self.activations, logits, self._deployment, tried)
+            tried = self._pooled.get(key)
+            rest = Rest(self.graph, where, self.activations, self._golden, self._deployment, tried)
             self._pooled[key] = rest.pooled
             return rest
 
@@ -121,4 +121,4 @@ class Stage:
 
     def outputs(self, where: Cut, rest: Rest | None, batches: Sequence[Sequence[int]]) -> Outputs:
         """Return outputs in the making, of faults in front of a cut, given the batches that each is run on."""
-        return Outputs(where.dirty, rest, self.activations, self._golden.logits, batches)
+        return Outputs(where.dirty, rest, self.activations, self._golden, batches)

@@ -81,7 +81,7 @@ class Testbed:
 
     def __init__(self, kit: Kit) -> None:
         injector = Injector(kit.patcher, kit.surfaces, kit.options.ecc)
-        self._images, self._workers = len(kit.golden.labels), kit.options.worker_count
+        self._images, self._workers = len(kit.golden), kit.options.worker_count
         self.truth = ReloadEngine(injector, kit.golden, kit.options)
         self.engine: Engine = self.truth
         self.fallback = ""

@@ -17,8 +17,6 @@ from resq_deploy.errors import ModelError
 FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
 """What running parts of a graph may end in."""
 
-Logits = NDArray[np.float32]
-
 
 class Run(Protocol):
     """Some faults that are run together.
@@ -40,8 +38,8 @@ class Run(Protocol):
             Exception: whatever onnxruntime raises.
         """
 
-    def done(self) -> list[Logits]:
-        """Return the outputs of each fault for the images of its batches, shape [n, C] each."""
+    def done(self) -> list[Values]:
+        """Return the outputs of each fault for the images of its batches, by name, [n, ...] each."""
 
 
 class InLayer(NamedTuple):
@@ -92,7 +90,7 @@ class LayerRun:
             elif len(changed):
                 self._outputs.add_rows(owner, batch, golden, changed, overlay)
 
-    def done(self) -> list[Logits]:
+    def done(self) -> list[Values]:
         """Return the outputs of each fault."""
         return self._outputs.done()
 
@@ -122,7 +120,7 @@ class ValueRun:
         for owner in owners:
             self._outputs.add(owner, batch, golden, self._fed.run(self._faults[owner], golden))
 
-    def done(self) -> list[Logits]:
+    def done(self) -> list[Values]:
         """Return the outputs of each fault."""
         return self._outputs.done()
 
@@ -151,12 +149,12 @@ class GraphRun:
         for owner in owners:
             self._outputs.add(owner, batch, golden, self._head.run_named(golden))
 
-    def done(self) -> list[Logits]:
+    def done(self) -> list[Values]:
         """Return the outputs of the fault."""
         return self._outputs.done()
 
 
-def run_together(runs: Sequence[Run], activations: Activations) -> list[list[Logits] | None]:
+def run_together(runs: Sequence[Run], activations: Activations) -> list[list[Values] | None]:
     """Run faults batch by batch.
 
     Args:
@@ -186,7 +184,7 @@ def run_together(runs: Sequence[Run], activations: Activations) -> list[list[Log
                     runs[number].add(batch, owners, golden)
             except FAILURES:
                 failed.add(number)
-    found: list[list[Logits] | None] = []
+    found: list[list[Values] | None] = []
     for number, run in enumerate(runs):
         try:
             found.append(None if number in failed else run.done())

@@ -14,19 +14,24 @@ from resq_deploy.faults.judges.maps import Map
 from resq_deploy.faults.judges.own import Own
 from resq_deploy.faults.judges.top1 import Top1
 from resq_deploy.faults.judges.values import Values
+from resq_deploy.faults.outcomes import COUNTS
 
 JUDGES: Mapping[str, type[Judge]] = {
     judge.name: judge for judge in (Top1, Binary, ClassLabels, Map, Boxes, Embedding, Values)
 }
 """By name; beside them there is `module:function`."""
 
+RUNGS = tuple(dict.fromkeys((*COUNTS, *(rung for judge in JUDGES.values() for rung in judge.rungs))))
+"""The rungs of any judge's ladder, those of classifiers first."""
 
-def parse(text: str, outputs: Sequence[str]) -> Judge:
+
+def parse(text: str, outputs: Sequence[str], like: Judge | None = None) -> Judge:
     """Return the judge that a text asks for: `NAME`, `NAME:option=value,...`, or `module:function`.
 
     Args:
         text: as given to `--judge`.
         outputs: the outputs it is to judge.
+        like: a judge of that name whose options it has where the text gives none; None for the defaults.
 
     Raises:
         OptionError: if there is no such judge or option, or a value makes no sense.
@@ -36,7 +41,9 @@ def parse(text: str, outputs: Sequence[str]) -> Judge:
         if rest and "=" not in rest:
             return Own(outputs=tuple(outputs), function=text)
         raise OptionError(f"no judge {name!r}: give one of {', '.join(JUDGES)}, or module:function of your own")
-    kind, options = JUDGES[name], {}
+    kind, options = JUDGES[name], dict[str, Any]()
+    if like is not None and type(like) is kind:
+        options = {key: getattr(like, key) for key in _options(kind)}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         field = _options(kind).get(key.strip())

@@ -1,5 +1,6 @@
 """`top1`: classifiers. The ladder of `faults.outcomes`, figure by figure."""
 
+import copy
 import dataclasses
 from typing import Any, ClassVar, Self
 
@@ -64,7 +65,6 @@ class _Ladder:
     def __init__(self, judge: Top1, golden: Outputs, labels: Labels | None) -> None:
         self._judge = judge
         mine = judge.chosen(golden)
-        self._whole = (mine, labels)
         scores = _scores(judge, judge.only(mine))
         self.usable: Flags = finite(mine) & np.isfinite(scores).all(axis=1)
         self._rows: Rows = np.flatnonzero(self.usable)
@@ -92,9 +92,14 @@ class _Ladder:
         return verdict.spread(self._rows, len(self.usable))
 
     def among(self, samples: Rows) -> "_Ladder":
-        """Return what judges faulty outputs of some of the samples, in the order given."""
-        golden, labels = self._whole
-        return _Ladder(self._judge, take(golden, samples), None if labels is None else labels[samples])
+        """Return what judges faulty outputs of some of the samples, in the order given; nothing is ranked again."""
+        part = copy.copy(self)
+        part.usable = self.usable[samples]
+        part._rows = np.flatnonzero(part.usable)
+        mine = (np.cumsum(self.usable) - 1)[samples[part.usable]]
+        part._known, part._compare = take(self._known, mine), self._compare.among(mine)
+        part.golden = self.golden.take(samples)
+        return part
 
 
 def _scores(judge: Top1, values: NDArray[Any]) -> NDArray[np.float32]:

@@ -47,8 +47,9 @@ def test_a_worker_shows_that_it_gives_the_golden_outputs(digits_int8):
     surfaces = {surface.tensor: surface for surface in model.surfaces}
     kit = Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=options)
     assert cluster_worker._built(kit, "here").engine.name == "replay"
-    logits = golden.logits.copy()
-    logits[29, 3] = np.nextafter(logits[29, 3], np.float32(np.inf))
-    other = dataclasses.replace(kit, golden=dataclasses.replace(golden, logits=logits))
+    ((name, scores),) = golden.outputs.items()
+    scores = scores.copy()
+    scores[29, 3] = np.nextafter(scores[29, 3], np.float32(np.inf))
+    other = dataclasses.replace(kit, golden=dataclasses.replace(golden, outputs={name: scores}))
     with pytest.raises(InputError, match="Dask worker here does not give the outputs of the golden run bit by bit"):
         cluster_worker._built(other, "here")

@@ -45,7 +45,7 @@ def judged(plan, bad):
         seen = bad[plan.positions[number], slice(None) if share is None else plan.partition.rows(share)]
         counts = dict.fromkeys(COUNTS, 0) | {"sdc1": int(seen.sum()), "masked": int((~seen).sum())}
         outcome = Outcome.SDC1 if seen.any() else Outcome.MASKED
-        kept = {"logits": "", "right": b"", "changed": 1, "accuracy": 1.0}
+        kept = {"logits": "", "right": b"", "changed": 1, "quality": 1.0}
         records.append(Record(number=number, outcome=outcome, images=len(seen), counts=counts, **kept))
     return records
 

@@ -9,7 +9,7 @@ from resq_deploy.campaign.engines.channels import ChannelLayer
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.proofs import LEAST_AUDITED
-from resq_deploy.campaign.record import Record, Way
+from resq_deploy.campaign.record import Way
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Audited, Store
 from resq_deploy.data import load_dataset
@@ -113,10 +113,10 @@ def test_a_mask_over_many_tensors_has_a_canary_of_its_own(prepare, tmp_path):
 )
 def test_a_blind_engine_is_caught(prepare, tmp_path, monkeypatch, engine, complaint):
     blind = prepare(samples=3, engine=engine)
-    logits = blind.golden.logits
+    golden = blind.golden
 
     def masked(faults):
-        return [Record.of(fault.number, blind.golden.judge(logits), 1, logits) for fault in faults]
+        return [golden.record(fault.number, golden.outputs, 1) for fault in faults]
 
     monkeypatch.setattr(blind.testbed.engine, "evaluate", masked)
     with pytest.raises(FailedError, match=complaint):

@@ -11,7 +11,7 @@ from resq_deploy.faults.outcomes import COUNTS, Outcome
 
 def record(number):
     counts = dict.fromkeys(COUNTS, 0)
-    figures = {"images": 8, "counts": counts, "accuracy": 0.5, "logits": "", "right": b"\xf0", "changed": 1}
+    figures = {"images": 8, "counts": counts, "quality": 0.5, "logits": "", "right": b"\xf0", "changed": 1}
     return Record(number=number, outcome=Outcome.MASKED, **figures)
 
 

@@ -14,6 +14,7 @@ from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.deployed.surfaces import Role, Surface
+from resq_deploy.faults.outcomes import Outcome
 
 ODD = [
     "block 3\n*_w_q",
@@ -30,13 +31,20 @@ ODD = [
 ]
 
 
+def _due(number):
+    counts = dict.fromkeys(("masked", "benign", "sdc1"), 0)
+    return Record(
+        number=number, outcome=Outcome.DUE, images=0, counts=counts, quality=0.0, logits="", right=b"", changed=1
+    )
+
+
 def round_trip(names, tmp_path, model=FaultModel.SINGLE):
     surfaces = [
         Surface(tensor=name, role=Role.WEIGHT, layer=f"layer {name}", dtype="int8", shape=(4,), width=8)
         for name in names
     ]
     plan = make_plan(surfaces, CampaignOptions(exhaustive=True, faults=model, burst=2))
-    table = faults_csv(plan, [Record.due(number, 1, "") for number in range(len(plan))])
+    table = faults_csv(plan, [_due(number) for number in range(len(plan))])
     path = tmp_path / "faults.csv"
     path.write_bytes(table.encode())
     labels, faults, _ = read_fault_list(path, surfaces)

@@ -108,7 +108,7 @@ def test_a_baked_file_is_optimised_to_the_same_graph(pair):
     baked = bake(protected.proto, protected.codes(patcher), protected.surfaces)
     output = Session(patcher.golden, DEPLOYMENT).output
     graphs = [
-        RuntimeGraph(optimise(data, DEPLOYMENT), output).signatures()
+        RuntimeGraph(optimise(data, DEPLOYMENT), [output]).signatures()
         for data in (patcher.golden, baked.model.SerializeToString(), plain.proto.SerializeToString())
     ]
     assert graphs[0] == graphs[1] == graphs[2]

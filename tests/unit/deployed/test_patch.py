@@ -8,14 +8,13 @@ from onnx import numpy_helper
 
 from resq_deploy.campaign.engines.injection import Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import InjectionError
 from resq_deploy.faults.fault import Edit, Fault, Op
-from resq_deploy.faults.outcomes import Judge
 
 
 def flipped_array(array, index, bit):
@@ -105,12 +104,12 @@ def test_a_patched_file_answers_like_a_reloaded_one(file_kind, model_file, model
     model = DeployedModel.load(path)
     patcher = model.patcher()
     batch = 2 if file_kind == "fixed_batch" else len(inputs)
-    logits = Session(patcher.golden, NATIVE).run(inputs)
-    labels = np.zeros(len(inputs), np.int64)
-    golden = Golden(inputs, labels, logits, Judge(logits, labels))
+    session = Session(patcher.golden, NATIVE)
+    golden = golden_of(session, inputs, np.zeros(len(inputs), np.int64))
+    logits = golden.outputs[session.output]
     surfaces = {surface.tensor: surface for surface in model.surfaces}
     engine = ReloadEngine(Injector(patcher, surfaces, "none"), golden, CampaignOptions(deployment=NATIVE))
-    assert np.array_equal(golden.logits, answer(path.read_bytes(), inputs, batch))
+    assert np.array_equal(logits, answer(path.read_bytes(), inputs, batch))
 
     changed = 0
     for tensor, index, bit in some_faults(model.surfaces, 16):
@@ -123,9 +122,9 @@ def test_a_patched_file_answers_like_a_reloaded_one(file_kind, model_file, model
             assert record.outcome == "due"
             continue
         assert Session(faulty, NATIVE).run(inputs).tobytes() == expected.tobytes()
-        equal = np.array([a.tobytes() == b.tobytes() for a, b in zip(expected, golden.logits, strict=True)])
+        equal = np.array([a.tobytes() == b.tobytes() for a, b in zip(expected, logits, strict=True)])
         finite = np.isfinite(expected).all(axis=1)
-        wrong = ~equal & (~finite | (expected.argmax(axis=1) != golden.logits.argmax(axis=1)))
+        wrong = ~equal & (~finite | (expected.argmax(axis=1) != logits.argmax(axis=1)))
         changed += int((~equal).sum())
         assert (record.counts["masked"], record.counts["sdc1"]) == (equal.sum(), wrong.sum())
         assert record.counts["benign"] == len(inputs) - equal.sum() - wrong.sum()

@@ -16,7 +16,7 @@ DEPLOYMENT = Deployment(batch=4)
 
 def graph_of(model):
     session = Session(model, DEPLOYMENT)
-    graph = RuntimeGraph(optimise(model, DEPLOYMENT), session.output)
+    graph = RuntimeGraph(optimise(model, DEPLOYMENT), [session.output])
     graph.learn_types(DEPLOYMENT)
     return graph
 
@@ -44,7 +44,7 @@ def test_two_parts_in_a_row_are_the_whole(quantised):
         if wanted:
             known |= run(graph, before, wanted, known)
         known |= run(graph, where.head, where.dirty, known)
-        assert run(graph, where.rest, [graph.output], known)[graph.output].tobytes() == logits.tobytes()
+        assert run(graph, where.rest, graph.outputs, known)[graph.outputs[0]].tobytes() == logits.tobytes()
 
 
 def test_only_the_nodes_that_read_a_changed_tensor_differ(quantised):

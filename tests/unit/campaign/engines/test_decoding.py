@@ -9,7 +9,7 @@ import pytest
 from resq_deploy.campaign.engines import decoding
 from resq_deploy.campaign.engines.majorities import Majorities
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.proofs import same
 from resq_deploy.campaign.record import Way
@@ -21,7 +21,6 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
-from resq_deploy.faults.outcomes import Judge
 
 IMAGES = 10
 FORMS = {
@@ -48,12 +47,11 @@ def testbed(protected_file, models):
         model = DeployedModel.load(path)
         patcher = model.patcher()
         session = Session(patcher.golden, Deployment(batch=4))
-        logits = session.run(images)
         labels = np.zeros(IMAGES, np.int64)
         kit = Kit(
             patcher=patcher,
             surfaces={surface.tensor: surface for surface in model.surfaces},
-            golden=Golden(images, labels, logits, Judge(logits, labels), health=session.health(images)),
+            golden=golden_of(session, images, labels),
             options=CampaignOptions(deployment=Deployment(batch=4), **options),
         )
         return Testbed(kit), model

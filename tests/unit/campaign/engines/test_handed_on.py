@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.faults.fault import Edit, Fault
-from resq_deploy.faults.outcomes import Judge
 
 KINDS = ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8", "attention-qdq-channel-s8"]
 
@@ -21,10 +20,8 @@ def engine(model_file, models):
     def build(name):
         images, model, patcher = models.images(4, name), DeployedModel.load(model_file(name)), None
         patcher = model.patcher()
-        logits = Session(patcher.golden, Deployment()).run(images)
-        labels = np.zeros(4, np.int64)
         surfaces = {surface.tensor: surface for surface in model.surfaces}
-        golden = Golden(images, labels, logits, Judge(logits, labels))
+        golden = golden_of(Session(patcher.golden, Deployment()), images, np.zeros(4, np.int64))
         kit = Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=CampaignOptions())
         return Testbed(kit).engine, model.surfaces
 

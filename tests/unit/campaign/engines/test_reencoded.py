@@ -11,14 +11,12 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.record import Record
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.faults.fault import Edit, Fault
-from resq_deploy.faults.outcomes import Judge
 from resq_deploy.protection.guards import guard
 
 FILES = {
@@ -123,13 +121,12 @@ def test_records_are_those_of_a_file_that_is_exact_by_itself(
         path.write_bytes(guard(model.path.read_bytes(), tensors))
         model = DeployedModel.load(path)
     patcher, deployment = model.patcher(), Deployment(batch=BATCH)
-    logits = Session(patcher.golden, deployment).run(images)
-    assert logits.tobytes() == plain(as_uint8(patcher.golden), images).tobytes()
-    labels = np.zeros(IMAGES, np.int64)
+    session = Session(patcher.golden, deployment)
+    assert session.run(images).tobytes() == plain(as_uint8(patcher.golden), images).tobytes()
     kit = Kit(
         patcher=patcher,
         surfaces={surface.tensor: surface for surface in model.surfaces},
-        golden=Golden(images, labels, logits, Judge(logits, labels)),
+        golden=golden_of(session, images, np.zeros(IMAGES, np.int64)),
         options=CampaignOptions(deployment=deployment),
     )
     testbed, faults = Testbed(kit), drawn(model.surfaces)
@@ -141,4 +138,4 @@ def test_records_are_those_of_a_file_that_is_exact_by_itself(
             if expected is None:
                 assert record.outcome == "due"
             else:
-                assert record.logits == Record.of(0, kit.golden.judge(expected), 1, expected).logits
+                assert record.logits == kit.golden.record(0, {session.output: expected}, 1).logits

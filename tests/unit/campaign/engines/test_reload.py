@@ -7,14 +7,13 @@ from onnx import TensorProto, helper, numpy_helper
 from resq_deploy.campaign.engines import reload
 from resq_deploy.campaign.engines.injection import Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.errors import FailedError, OutOfMemoryError
 from resq_deploy.faults.fault import Edit, Fault
-from resq_deploy.faults.outcomes import Judge
 
 TURNS = "turns"
 """A stored float: how often the loop of `looping` turns, how much `asking` asks for."""
@@ -91,11 +90,8 @@ def engine(models):
         assert {TURNS, "weight"} <= surfaces.keys()
         patcher, asked = Patcher(model, list(surfaces.values())), CampaignOptions(**options)
         images = models.images(4)
-        logits = Session(patcher.golden, asked.deployment).run(images)
-        labels = np.zeros(len(images), np.int64)
-        return ReloadEngine(
-            Injector(patcher, surfaces, "none"), Golden(images, labels, logits, Judge(logits, labels)), asked
-        )
+        golden = golden_of(Session(patcher.golden, asked.deployment), images, np.zeros(len(images), np.int64))
+        return ReloadEngine(Injector(patcher, surfaces, "none"), golden, asked)
 
     return build
 
@@ -136,10 +132,10 @@ class Troubled:
     def __init__(self, model, deployment):
         self._session = Session(model, deployment)
 
-    def run(self, *arguments):
+    def answers(self, *arguments):
         if self.failures:
             raise self.failures.pop(0)
-        return self._session.run(*arguments)
+        return self._session.answers(*arguments)
 
     def health(self, images):
         return self._session.health(images)
@@ -186,7 +182,7 @@ def test_a_golden_file_that_fails_or_answers_otherwise_ends_the_campaign(engine,
     with pytest.raises(FailedError, match=r"due \(no kernel\), but the golden file fails, too \(no kernel\)"):
         bed.evaluate([flip("weight", 30)])
     trouble(RuntimeError("no kernel"))
-    monkeypatch.setattr(Session, "run", lambda *_: np.zeros((4, 3), np.float32))
+    monkeypatch.setattr(Session, "answers", lambda *_: {"y": np.zeros((4, 3), np.float32)})
     with pytest.raises(FailedError, match="does not answer as it did"):
         bed.evaluate([flip("weight", 30)])
 

@@ -11,7 +11,7 @@ from resq_deploy.campaign.engines import replay
 from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.golden import Golden
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.proofs import same
 from resq_deploy.deployed.graph import read_model
@@ -22,7 +22,6 @@ from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
-from resq_deploy.faults.outcomes import Judge
 from resq_deploy.protection import guards
 from resq_deploy.protection.guards import guard
 
@@ -50,12 +49,11 @@ def testbed(model_file, models):
         model = DeployedModel.load(model_file(name))
         patcher = model.patcher()
         deployment = Deployment(batch=4)
-        logits = Session(patcher.golden, deployment).run(images)
-        labels = np.zeros(IMAGES, np.int64)
+        session = Session(patcher.golden, deployment)
         kit = Kit(
             patcher=patcher,
             surfaces={surface.tensor: surface for surface in model.surfaces},
-            golden=Golden(images, labels, logits, Judge(logits, labels)),
+            golden=golden_of(session, images, np.zeros(len(images), np.int64)),
             options=CampaignOptions(deployment=deployment, **options),
         )
         return Testbed(kit), model.surfaces
@@ -166,12 +164,11 @@ def case_bed(case_file, stored_cases):
         model, images = DeployedModel.load(case_file(name)), stored_cases.images(IMAGES)
         options.setdefault("deployment", Deployment(batch=4))
         patcher = model.patcher()
-        logits = Session(patcher.golden, options["deployment"]).run(images)
-        labels = np.zeros(len(images), np.int64)
+        session = Session(patcher.golden, options["deployment"])
         kit = Kit(
             patcher=patcher,
             surfaces={surface.tensor: surface for surface in model.surfaces},
-            golden=Golden(images, labels, logits, Judge(logits, labels)),
+            golden=golden_of(session, images, np.zeros(len(images), np.int64)),
             options=CampaignOptions(**options),
         )
         return Testbed(kit), model.surfaces
@@ -338,12 +335,11 @@ def bed_of(model, images, **options):
     options.setdefault("deployment", Deployment(batch=4))
     surfaces = find_surfaces(model)
     patcher = Patcher(model, surfaces)
-    logits = Session(patcher.golden, options["deployment"]).run(images)
-    labels = np.zeros(len(images), np.int64)
+    session = Session(patcher.golden, options["deployment"])
     kit = Kit(
         patcher=patcher,
         surfaces={surface.tensor: surface for surface in surfaces},
-        golden=Golden(images, labels, logits, Judge(logits, labels)),
+        golden=golden_of(session, images, np.zeros(len(images), np.int64)),
         options=CampaignOptions(**options),
     )
     return Testbed(kit), surfaces

@@ -8,14 +8,13 @@ import pytest
 from resq_deploy.campaign.engines import replay
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.golden import Golden, run_in_pieces
+from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.proofs import same
 from resq_deploy.campaign.record import Way
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.faults.fault import Edit, Fault, Op, Share
-from resq_deploy.faults.outcomes import Judge
 from resq_deploy.faults.partition import Partition
 
 IMAGES = 11
@@ -36,15 +35,13 @@ def testbed(model_file, models, request):
         images = models.images(IMAGES, name)
         model = DeployedModel.load(model_file(name))
         patcher, deployment = model.patcher(), Deployment(batch=request.param)
-        partition = Partition(images=IMAGES, parts=PARTS)
-        pieces = [partition.part(number) for number in range(PARTS)]
-        logits = run_in_pieces(Session(patcher.golden, deployment), images, pieces)
-        labels = logits.argmax(axis=1)
+        session, partition = Session(patcher.golden, deployment), Partition(images=IMAGES, parts=PARTS)
+        labels = np.concatenate([session.run(images[partition.part(part)]) for part in range(PARTS)]).argmax(axis=1)
         labels[::2] = 0
         kit = Kit(
             patcher=patcher,
             surfaces={surface.tensor: surface for surface in model.surfaces},
-            golden=Golden(images, labels, logits, Judge(logits, labels), partition),
+            golden=golden_of(session, images, labels, part=partition.size),
             options=CampaignOptions(deployment=deployment, **options),
         )
         return Testbed(kit), model.surfaces, kit
@@ -94,7 +91,10 @@ def test_reload_says_what_the_flipped_file_says_of_these_images_alone(testbed):
         right = np.unpackbits(np.frombuffer(record.right, np.uint8), count=record.images)
         assert record.images == len(rows)
         assert right.tolist() == (logits.argmax(axis=1) == kit.golden.labels[rows]).tolist()
-        assert record.counts["sdc1"] == (logits.argmax(axis=1) != kit.golden.logits[rows].argmax(axis=1)).sum()
+        assert (
+            record.counts["sdc1"]
+            == (logits.argmax(axis=1) != kit.golden.outputs[faulty.output][rows].argmax(axis=1)).sum()
+        )
 
 
 def test_only_golden_values_of_the_parts_that_are_judged_are_computed(testbed):
