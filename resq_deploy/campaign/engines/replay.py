@@ -106,6 +106,8 @@ class ReplayEngine:
         self._deployment = options.deployment
         if self._deployment.providers != ("CPUExecutionProvider",):
             raise NotReplayableError("only onnxruntime's CPU provider can be replayed")
+        if golden.inputs.states:
+            raise NotReplayableError("samples are sequences, whose states go from step to step")
         session = Session(injector.patcher.golden, self._deployment)
         if options.time_limit is not None:
             self._check_time(session, options.time_limit)
