@@ -1,11 +1,12 @@
 """`resq-deploy faultcamp`: a fault campaign on a deployed file."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy.cli.fault_figures import print_plan, print_summary, told_audit
 from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
 from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing, tell_accuracy
 from resq_deploy.cli.shared import (
@@ -15,7 +16,6 @@ from resq_deploy.cli.shared import (
     dataset_option,
     out_option,
     percent,
-    print_table,
     resume_option,
     seed_option,
     tell_arithmetic,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.run import Campaign
 
-_SHOWN = ("masked", "benign", "sdc1", "sdc5", "sdc10", "sdc20", "corrected", "corrupted", "nonfinite")
 _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 
 
@@ -39,6 +38,13 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @preprocessing_options
 @out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
 @click.option("--images", type=int, default=1000, show_default=True, help="Test images to judge by.")
+@click.option(
+    "--judge",
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="What counts as wrong: top1 (classifiers), binary, labels, map (segmentation, tags), boxes (detectors), "
+    "embedding, values (relative error), or module:function of your own.  [default: guessed from the outputs]",
+)
+@click.option("--outputs", metavar="NAME,...", help="Outputs to judge.  [default: those that the judge reads]")
 @click.option(
     "--images-per-fault",
     metavar="auto|N|all",
@@ -203,12 +209,13 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
         options = base.refined(options)
     held = () if dry_run else gates  # a dry run says what they need instead
     campaign = Campaign(deployed, data, options, lambda text: click.echo(text, err=True), held, base)
-    for line in notes:
+    for line in (*notes, *(f"note: {note}" for note in campaign.golden.notes)):
         click.echo(line, err=True)
-    tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
+    if campaign.golden.judge.name == "top1" and campaign.golden.right is not None:
+        tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
     told = needs(gates, campaign.plan)
     if dry_run:
-        _print_plan(campaign.estimate())
+        print_plan(campaign.estimate())
         for need in told:
             click.echo(f"{need}{'' if need.reachable else ': it cannot pass'}")
         return
@@ -218,7 +225,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
             click.echo(f"note: {need}, which may leave its upper end above the bound: give a lower --margin", err=True)
     with junit_file(junit, f"faultcamp {model.name}") as cases:
         summary = _run(campaign, out, resume)
-        _print(summary, out)
+        print_summary(summary, out)
         held_gates = [_case(gate) for gate in summary["gates"]]
         cases += [*held_gates, _audit_case(summary["audit"], options.confidence)]
         print_gates("--fail-above", held_gates)
@@ -258,6 +265,8 @@ def read_options(given: dict[str, Any]) -> "CampaignOptions":
     given["bits"] = () if given["bits"] is None else parse_bits(given["bits"])
     given["ber"] = parse_rates(given["ber"])
     given["draw"] = parse_draw(given["draw"])
+    names = (name.strip() for name in (given["outputs"] or "").split(","))
+    given["outputs"] = tuple(name for name in names if name)
     return CampaignOptions(**given)
 
 
@@ -275,220 +284,10 @@ def _run(campaign: "Campaign", out: pathlib.Path, resume: bool) -> dict[str, Any
         return campaign.run(out, resume=resume, report=show)
 
 
-def _print_plan(plan: Mapping[str, Any]) -> None:
-    faults = plan["population"]["faults"]
-    endless = faults == float("inf")
-    click.echo(
-        f"population: {'random masks' if endless else f'{faults:,} faults'} over {plan['population']['bits']:,} bits"
-    )
-    click.echo(
-        f"planned: {plan['planned']:,} faults, about {plan['seconds']:,.0f} s at {plan['seconds_per_fault']:.3f} s each"
-    )
-    images = plan["images"]
-    if images["per_fault"] is not None:
-        click.echo(f"each is judged on about {images['per_fault']} images of its own, of {images['of']:,}")
-    if plan["at_most"] > plan["planned"]:
-        click.echo(
-            "that is the pilot; what it finds sizes the main phase, which is no smaller. Equation 7 of Leveugle et "
-            f"al., for the worst case, would take {plan['at_most']:,} faults, {plan['seconds_at_most']:,.0f} s"
-        )
-
-
-def _print(summary: dict[str, Any], out: pathlib.Path) -> None:
-    golden, faults, population = summary["golden"], summary["faults"], summary["population"]
-    click.echo(f"golden run: accuracy {percent(golden['accuracy'])} on {golden['images']} images")
-    drawn = f" of {population['faults']:,}" if population["faults"] else ""
-    how = ", layers drawn evenly" if summary["draw"] == "layers" else ""
-    under = "" if "curve" in summary else f"; accuracy under fault {percent(summary['accuracy'])}"
-    click.echo(
-        f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits{how}, "
-        f"{faults['due']} due{under}"
-    )
-    if refined := summary["refined"]:
-        click.echo(f"{refined['kept']:,} faults were kept, and {refined['added']:,} added; {_widest(summary)}")
-    if summary["images"]["not_known"]:
-        click.echo(f"{_images(summary['images'])}: {summary['images']['not_known']}")
-    if "curve" in summary:
-        _print_curve(summary["curve"], how)
-    else:
-        rates = [(name, percent(summary["rates"][name])) for name in _SHOWN]
-        print_table(f"Image runs{how}", ("outcome", "rate"), rates)
-        _print_roles(summary, how)
-    for where, found in _detections(summary):
-        click.echo(f"health output{where}: {percent(found['detected'])} of the faults detected; {_covered(found)}")
-    engine, audit = summary["engine"], summary["audit"]
-    if engine["fallback"]:
-        click.echo(f"evaluated by reload-and-run, as replay cannot be exact here: {engine['fallback']}")
-    elif engine["name"] == "replay" and faults["reloaded"]:
-        click.echo(f"{faults['reloaded']:,} of the faults were run by reload-and-run: replay is inexact or no faster")
-    if audit["checked"]:
-        click.echo(_audited(audit, golden["accuracy"]["confidence"]))
-    speed = summary["throughput"]
-    click.echo(f"{speed['faults_per_s']:.1f} faults/s, {speed['image_runs_per_s']:,.0f} image runs/s; written to {out}")
-
-
-def _detections(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return what a file that reports its own health detects: of all faults, or at each bit error rate."""
-    curve = summary.get("curve")
-    found = [(f" at {p['ber']:g}", p["detection"]) for p in curve] if curve else [("", summary["detection"])]
-    return [(where, detection) for where, detection in found if detection and detection["detected"]]
-
-
-def _covered(detection: Mapping[str, Any]) -> str:
-    """Say how many of the failing faults are detected, where it takes no other images to know."""
-    if detection["at_least"]:
-        seen = f"{detection['failing']:,}" if detection["failing"] else "none"
-        return f"{seen} seen to fail on their images; diagnostic coverage takes --images-per-fault all"
-    covered = detection["diagnostic_coverage"]
-    return f"diagnostic coverage of failing faults {percent(covered)}" if covered else "no fault failed"
-
-
-def _widest(summary: Mapping[str, Any]) -> str:
-    """Say which role or layer has the widest interval of SDC-1."""
-    rows = [
-        (max(rates["sdc1"]["high"] - rates["sdc1"]["value"], rates["sdc1"]["value"] - rates["sdc1"]["low"]), key, name)
-        for key in ("role", "layer")
-        for name, rates in summary[f"by_{key}"].items()
-        if rates["sdc1"]
-    ]
-    width, key, name = max(rows)
-    return f"the widest interval is now that of {key} {name}, {100 * width:.2g} points on one side"
-
-
-def _images(images: Mapping[str, Any]) -> str:
-    """Say how many images each fault was judged on."""
-    if images["per_fault"] is None:
-        return f"all {images['of']:,} images a fault in the last phase"
-    return f"about {images['per_fault']:,} of {images['of']:,} images a fault, drawn by seed and fault"
-
-
-def _audited(audit: Mapping[str, Any], confidence: float) -> str:
-    """Return what the audit did, and what it rules out."""
-    text = (
-        f"audit: {audit['checked']} faults run again ({audit['evenly']} drawn evenly, others so that each of "
-        f"{audit['groups']} groups of way, role and layer is visited), {audit['mismatches']} differ"
-    )
-    if audit["rules_out"] is None:
-        return text
-    if not audit["rules_out"]:
-        return f"{text}; no record was left out"
-    return f"{text}; rules out more than {100 * audit['rules_out']:.2g} % wrong records (at {100 * confidence:g} %)"
-
-
-def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
-    """Print the figures at each bit error rate: means with intervals for further chips, and the chips drawn."""
-    rows = []
-    for point in curve:
-        spread = point["spread"]["accuracy"]
-        quartiles = f"{100 * spread['quarter']:.2f} to {100 * spread['three_quarters']:.2f} %"
-        figures = (
-            percent(point["accuracy"]),
-            f"{100 * point['worst']:.2f} %",
-            quartiles,
-            percent(point["rates"]["sdc1"]),
-        )
-        rows.append((f"{point['ber']:g}", *figures, str(point["chips"])))
-    headers = ("BER", "accuracy, mean", "worst chip", "quartiles", "SDC-1, mean", "chips")
-    print_table(f"Accuracy and SDC-1 over bit error rate{how}", headers, rows)
-    click.echo("intervals hold for further chips; worst chip and quartiles describe those drawn")
-    due = [f"{percent(point['due'])} at {point['ber']:g}" for point in curve if point["due"]["value"]]
-    if due:
-        click.echo(f"due, and in no rate but accuracy: {', '.join(due)} of the chips")
-
-
-def _print_roles(summary: Mapping[str, Any], how: str) -> None:
-    """Print SDC-1 by role, beside how many of the bits and how much of the risk each role holds."""
-    exposure = summary["exposure"]
-    roles = exposure["roles"] if exposure else {}
-    rows = []
-    for role, figures in summary["by_role"].items():
-        sdc1, exposed = figures["sdc1"], roles.get(role)
-        bits = f"{100 * exposed['share_of_bits']:.2f} %" if exposed else "-"
-        risk = f"{100 * exposed['share_of_risk']:.1f} %" if exposed and exposed["share_of_risk"] is not None else "-"
-        failing = percent(exposed["failing_faults"]) if exposed else "-"
-        rows.append((role, percent(sdc1), failing, str(sdc1["n"]) if sdc1 else "0", bits, risk))
-    headers = ("role", "SDC-1", "failing faults", "faults", "of the bits", "of the risk")
-    print_table(f"SDC-1 by role{how}", headers, rows)
-    if not exposure:
-        click.echo(f"no exposure: {summary['exposure_reason']}")
-        return
-    unseen = [role for role, exposed in roles.items() if exposed["wrong_answers"] is None]
-    if unseen:
-        click.echo(f"no fault fell on {', '.join(unseen)}: draw more, or with --margin, which visits every role")
-    _print_exposure(exposure)
-
-
-def _print_exposure(exposure: Mapping[str, Any]) -> None:
-    """Print the three kinds of failure: of one fault, at the lowest bit error rate, and in time."""
-    fit, at = exposure["fit"], exposure["at"][0]
-    share = f"{100 * exposure['failing_share']:g} %"
-    meanings = {
-        "wrong_answers": "wrong answers",
-        "failing_faults": "failing faults",
-        "failing_faults_over_share": f"failing faults, over {share}",
-        "due": "due",
-    }
-    rows = []
-    for kind, meaning in meanings.items():
-        expected = at[kind]["total"]
-        row = [meaning, percent(exposure[kind]["total"], 3), _probability(expected)]
-        rows.append([*row, _failures(fit[kind]["total"])] if fit else row)
-    in_time = (f"FIT at {fit['fit_per_mbit']:g}/Mbit",) if fit else ()
-    headers = ("failure", "of one fault", f"at BER {at['ber']:g}", *in_time)
-    print_table(f"Exposure of {exposure['bits']:,} bits, first order", headers, rows)
-    click.echo(
-        "wrong answers: mean share of image runs with another top-1. Failing faults: change any answer, or over "
-        f"{share}\nof them; a stored fault persists until the file is loaded again, so that they count devices and not "
-        "runs.\nDue: the file no longer loads or runs."
-    )
-    if fit and fit["scrubbing"]:
-        _print_scrubbing(fit["scrubbing"])
-
-
-def _print_scrubbing(scrubbing: Mapping[str, Any]) -> None:
-    """Print the failures in time of what codes and votes protect, with scrubs and without."""
-    if not scrubbing["parts"]:
-        click.echo("neither codes nor votes protect what could be hit: scrubbing changes no figure")
-        return
-    rows = [
-        (
-            part["protection"],
-            f"{part['count']:,} of {part['bits']} bits",
-            f"{part['fit']:.3g}",
-            f"{part['fit_never']:.3g}",
-        )
-        for part in scrubbing["parts"]
-    ]
-    headers = (
-        "protected by",
-        "words or values",
-        f"FIT, scrubbed every {scrubbing['hours']:g} h",
-        f"never, over {scrubbing['lifetime_hours']:g} h",
-    )
-    print_table("Flips that gather where single ones are corrected", headers, rows)
-    click.echo(
-        "on top of the failing faults: every word with more flips than its code corrects, and every value of which\n"
-        "two copies were hit, counts as a failure, an upper bound. It is about storage: flips in memory, after the\n"
-        "file was loaded, last until the session is created again."
-    )
-
-
-def _probability(expected: Mapping[str, Any]) -> str:
-    """Write what is expected at a bit error rate."""
-    return f"{expected['value']:.2e}" if expected["value"] is not None else f"at least {expected['low']:.2e}"
-
-
-def _failures(found: Mapping[str, Any]) -> str:
-    """Write failures in time."""
-    if found["value"] is None:
-        return f"at least {found['low']:.3g}"
-    return f"{found['value']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
-
-
 def _audit_case(audit: Mapping[str, Any], confidence: float) -> Case:
     """Say what became of the audit, which is an error of its own where it fails."""
     checked = bool(audit["checked"])
-    told = _audited(audit, confidence) if checked else "no fault was audited"
+    told = told_audit(audit, confidence) if checked else "no fault was audited"
     return Case(name="faults equal reload-and-run", passed=True if checked else None, told=told)
 
 
