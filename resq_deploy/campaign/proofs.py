@@ -246,5 +246,5 @@ def same(truth: Record, other: Record) -> bool:
 
 
 def _said(record: Record) -> tuple[object, ...]:
-    seen = (record.outcome, record.counts, record.right, record.logits, record.share, record.parts)
+    seen = (record.outcome, record.counts, record.amounts, record.right, record.logits, record.share, record.parts)
     return *seen, record.health, record.detected

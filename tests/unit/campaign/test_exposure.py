@@ -9,7 +9,6 @@ import pytest
 from resq_deploy.campaign.exposure import KINDS, exposure
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import make_plan
-from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.campaign.summary import Figures
@@ -129,12 +128,18 @@ def test_samples_find_the_truth(truth):
         assert np.mean([one["low"] <= part["value"] <= one["high"] for one in found]) >= 0.92
 
 
+def due(record):
+    """What it would be, had it left the file unusable."""
+    counts, unusable = dict.fromkeys(record.counts, 0), {"outcome": Outcome.DUE, "images": 0, "quality": 0.0}
+    return dataclasses.replace(record, counts=counts, logits="", right=b"", **unusable)
+
+
 def test_due_faults_are_counted_and_not_conditioned_away(truth):
     plan = make_plan(truth.surfaces, CampaignOptions(**SMALL, exhaustive=True))
     records = [dataclasses.replace(truth.records[int(place)], number=n) for n, place in enumerate(plan.positions)]
     lost = [n for n, record in enumerate(records) if record.outcome is Outcome.SDC1][::2]
     for number in lost:
-        records[number] = Record.due(number, 1, "test")
+        records[number] = due(records[number])
     found, before = exposure(Figures(plan, records, 0.95)), truth.exposure
     count = {kind: found["bits"] * found[kind]["total"]["value"] for kind in KINDS}
     assert count["due"] == pytest.approx(len(lost) + before["bits"] * before["due"]["total"]["value"])
@@ -147,7 +152,7 @@ def test_due_faults_are_counted_and_not_conditioned_away(truth):
 
 def test_where_every_fault_is_due_nothing_else_is_counted(truth):
     plan = make_plan(truth.surfaces, CampaignOptions(**SMALL, samples=12))
-    records = [Record.due(number, 1, "test") for number in range(len(plan))]
+    records = [dataclasses.replace(due(truth.records[0]), number=number) for number in range(len(plan))]
     found = exposure(Figures(plan, records, 0.95))
     assert found["due"]["total"]["value"] == pytest.approx(1.0)  # roles no fault fell on count as the others
     assert found["fit"]["due"]["total"]["value"] == pytest.approx(found["bits"] / 1e6 * RATE)

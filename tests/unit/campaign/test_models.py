@@ -122,7 +122,7 @@ def test_the_store_keeps_which_images_were_right(prepare, tmp_path):
     with Store(tmp_path / "run" / FILE) as store:
         for record in store.records():
             right = np.unpackbits(np.frombuffer(record.right, np.uint8), count=IMAGES)
-            assert right.mean() == record.accuracy
+            assert right.mean() == record.quality
 
 
 def test_secded_corrects_single_flips_and_detects_double_ones(prepare, tmp_path):
