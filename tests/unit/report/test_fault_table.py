@@ -35,7 +35,7 @@ def test_the_table_holds_what_the_store_holds(folder):
     assert len(np.unique(table.key)) == len(kept)
     judged = [record.counts["sdc1"] / record.images if record.images else np.nan for record in kept]
     assert table.sdc1 == pytest.approx(judged, nan_ok=True)
-    assert table.quality == pytest.approx([record.accuracy for record in kept], abs=1e-6)
+    assert table.quality == pytest.approx([record.quality for record in kept], abs=1e-6)
     if "curve" in run.summary:
         assert len(table.mask) == len(kept)
     else:
