@@ -36,7 +36,11 @@ def refused(resq):
         status, out, err = resq(*arguments)
         assert status == 2, err
         assert out == ""
-        lines = [line for line in err.splitlines() if not line.startswith(("exporting", "preparing", "calibrating", "note: judged as"))]
+        lines = [
+            line
+            for line in err.splitlines()
+            if not line.startswith(("exporting", "preparing", "calibrating", "note: judged as"))
+        ]
         assert len(lines) == 1, err
         assert "Traceback" not in err
         return lines[0]
