@@ -185,7 +185,11 @@ def _fault_campaign(
         chosen = base.refined(chosen)
     bounds = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
     campaign = Campaign(file, dataset, chosen, say, bounds, base)
-    for line in (*notes, *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels)):
+    for line in (
+        *notes,
+        *(f"note: {note}" for note in campaign.golden.notes),
+        *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels),
+    ):
         say(line)
     return campaign
 

@@ -211,8 +211,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     campaign = Campaign(deployed, data, options, lambda text: click.echo(text, err=True), held, base)
     for line in (*notes, *(f"note: {note}" for note in campaign.golden.notes)):
         click.echo(line, err=True)
-    if campaign.golden.judge.name == "top1" and campaign.golden.right is not None:
-        tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
+    tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
     told = needs(gates, campaign.plan)
     if dry_run:
         print_plan(campaign.estimate())

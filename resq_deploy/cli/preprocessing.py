@@ -156,7 +156,9 @@ def _numbers(flag: str, text: str) -> tuple[float, ...]:
     return values
 
 
-def tell_accuracy(model: "DeployedModel", dataset: "Dataset", right: int, labels: "NDArray[np.int64]") -> None:
+def tell_accuracy(
+    model: "DeployedModel", dataset: "Dataset", right: int | None, labels: "NDArray[np.int64] | None"
+) -> None:
     """Warn on standard error where the fault-free file is near chance, or far below what its sidecar says."""
     from resq_deploy.deployed.sidecar import accuracy_told
 

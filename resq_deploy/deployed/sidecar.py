@@ -119,8 +119,15 @@ def made_ready(
     return dataset.in_channels(chosen.channels), dataclasses.replace(options, deployment=deployment), lines
 
 
-def accuracy_told(model: DeployedModel, dataset: Dataset, right: int, labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return what is to be said of the accuracy of the fault-free file, a line each: near chance, or far below."""
+def accuracy_told(
+    model: DeployedModel, dataset: Dataset, right: int | None, labels: NDArray[np.int64] | None
+) -> tuple[str, ...]:
+    """Return what is to be said of the accuracy of the fault-free file, a line each: near chance, or far below.
+
+    Nothing of a file whose outputs are no classes, or where it is not known which are right.
+    """
+    if right is None or labels is None or labels.ndim != 1:
+        return ()
     name, value, count = stated_accuracy(model) or ("", 0.0, 1)
     return accuracy_warnings(right, labels, dataset.classes, value if name == dataset.name else None, count)
 

@@ -262,9 +262,7 @@ def _check_surrogate(surrogate: _Surrogate, golden: Golden, size: Sequence[int],
     Raises:
         CheckpointError: if not.
     """
-    from resq_deploy.hardening.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(path, network=network)
+    checkpoint, name = surrogate.checkpoint, surrogate.path or surrogate.checkpoint.network
     classes = golden.classes
     if len(checkpoint.classes) != classes:
         raise CheckpointError(
