@@ -74,7 +74,7 @@ def test_a_run_whose_audit_failed_is_shown_as_that(single, copied):
         ("manifest.json", lambda value: value.update(schema=9), "schema version 9, this resq-deploy reads 1"),
         ("summary.json", lambda value: value.update(schema=3), "summary.json has schema version 3"),
         ("summary.json", lambda value: value.update(schema=1), "schema version 1, this resq-deploy reads 2: run again"),
-        ("summary.json", lambda value: value["golden"].pop("accuracy"), "at golden: 'accuracy' is a required"),
+        ("summary.json", lambda value: value["golden"].pop("images"), "at golden: 'images' is a required"),
         ("summary.json", lambda value: value["by_bit"]["3"].update(sdc1=7), "summary.json is broken"),
         ("summary.json", lambda value: value.pop("by_role"), "summary.json is broken"),
     ],
@@ -186,7 +186,7 @@ def _renumber(path):
         ("campaign.sqlite", lambda path: path.write_bytes(b""), "campaign.sqlite is empty: copy the whole folder"),
         ("campaign.sqlite", _shift, "does not hold the faults of faults.csv"),
         ("campaign.sqlite", _put_text, "holds answers that are no bitmaps: run the campaign again"),
-        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1, 2, 3 and 4"),
+        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1, 2, 3, 4 and 5"),
     ],
 )
 def test_missing_and_half_written_files_are_named(single, coarse_single, copied, file, harm, message):
