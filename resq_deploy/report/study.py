@@ -59,26 +59,41 @@ def _verdict(corners: Sequence[Corner], pairs: Sequence[tuple[str, str]]) -> Ver
     ]
     for pair in pairs:
         named = {corner.variant: corner for corner in corners if (corner.network, corner.dataset) == pair}
-        changed = {kind: _best(named, kind) for kind in ("clean", *PUBLISHED)}
-        if set(changed.values()) <= {NONE, "not run"}:
-            continue
-        seeds = min(len(named[name].seeds) for name in ("baseline", _hardened(named)))
-        names = {"clean": "accuracy without attack or fault"} | _GAIN_OF
-        told = listed([f"{names[kind]} by {by} points" for kind, by in changed.items() if by not in (NONE, "not run")])
-        few = ["One seed: nothing is known of another training"] if seeds < 2 else []
-        picked = "Of attack and fault resilience the radius and the rate with the largest gain, which flatters"
-        statements.append(
-            Statement(
-                about=f"{pair[0]} on {pair[1]}",
-                tone=Tone.OPEN if few else Tone.SHOWN,
-                label="One seed" if few else f"{count(seeds)} seeds",
-                text=f"All stages together changed {told}.",
-                reservations=[picked, *few],
-            )
-        )
+        statements += _hardening(pair, named)
     done, asked = sum(len(corner.seeds) for corner in corners), sum(corner.asked for corner in corners)
     grounds = [f"{done} of {asked} cells were run; intervals are {_levels(corners)} ones, in points."]
     return Verdict(statements=statements, grounds=grounds)
+
+
+def _hardening(pair: tuple[str, str], named: Mapping[str, Corner]) -> list[Statement]:
+    """Say what all stages together changed in one network on one data set, where that was run."""
+    names = {"clean": "accuracy without attack or fault"} | _GAIN_OF
+    found = {kind: _best(named, kind) for kind in names}
+    known = {kind: change for kind, change in found.items() if change not in (NONE, "not run")}
+    if not known:
+        return []
+    both = [named["baseline"], named[_hardened(named)]]
+    if any(corner.untrusted for corner in both):
+        known.pop("attack", None)
+    seeds = min(len(corner.seeds) for corner in both)
+    told = [f"{names[kind]} by {_in_points(change)}" for kind, change in known.items()]
+    few = ["One seed: nothing is known of another training"] if seeds < 2 else []
+    picked = "Of attack and fault resilience the radius and the rate with the largest gain, which flatters"
+    return [
+        Statement(
+            about=f"{pair[0]} on {pair[1]}",
+            tone=Tone.OPEN if few else Tone.SHOWN,
+            label="One seed" if few else f"{count(seeds)} seeds",
+            text=f"All stages together changed {listed(told)}.",
+            reservations=[picked, *few],
+        )
+    ]
+
+
+def _in_points(change: str) -> str:
+    """Name the unit of a change as `_best` writes it, in front of where it was found."""
+    value, at, place = change.partition(" at ")
+    return f"{value} points{at}{place}"
 
 
 def _hardened(named: Mapping[str, Corner]) -> str:

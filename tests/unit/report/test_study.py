@@ -1,6 +1,7 @@
 """The tables of a study, from records as its commands write them."""
 
 import json
+import re
 
 import pytest
 
@@ -180,6 +181,9 @@ def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path)
     scope, paper, table, _ = document.sections
     first = document.verdict.statements[0]
     assert (first.tone, first.about) == ("alarm", "net on set, attack+fault")
+    told = document.verdict.statements[-1].text
+    assert "attack resilience" not in told  # which failed a check
+    assert re.search(r"fault resilience by \+\S+ \[\S+, \S+\] points at bit error rate 0.001\.$", told)
     assert scope.title == "4 of 4 cells were run"
     rows = paper.blocks[-1].rows
     assert rows[0][0] == "net, set"
