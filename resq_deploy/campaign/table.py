@@ -42,7 +42,7 @@ def faults_csv(plan: Plan, records: Sequence[Record], figure: str = "accuracy") 
             "images": record.images,
             **record.counts,
             **{f"total_{name}": amount for name, amount in record.amounts.items()},
-            **dict.fromkeys(rated, f"{record.quality:.6f}"),
+            **({} if record.quality is None else {figure: f"{record.quality:.6f}"}),
             "share": record.share,
             "parts": record.parts,
             **dict(

@@ -1,6 +1,7 @@
 """`faults.csv` is a valid fault list, whatever tensors and layers are called."""
 
 import csv
+import dataclasses
 import io
 import string
 
@@ -16,6 +17,7 @@ from resq_deploy.campaign.table import faults_csv
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.faults.outcomes import Outcome
 
+SINGLE = CampaignOptions(samples=3)
 ODD = [
     "block 3\n*_w_q",
     "a\rb",
@@ -79,3 +81,13 @@ def test_plain_names_are_not_quoted_and_lines_end_with_a_line_feed(tmp_path):
     rows = list(csv.DictReader(io.StringIO(table)))
     assert len(rows) == 32
     assert rows[0]["layer"] == f"layer {string.ascii_letters}"
+
+
+def test_faults_that_nothing_rates_have_no_quality():
+    plan = make_plan([Surface(tensor="w", role=Role.WEIGHT, layer="l", dtype="int8", shape=(4,), width=8)], SINGLE)
+    records = [dataclasses.replace(_due(number), quality=None) for number in range(len(plan))]
+    header, *rows = csv.reader(io.StringIO(faults_csv(plan, records, "map50")))
+    assert "map50" not in header
+    assert len(rows) == len(plan)
+    rated = faults_csv(plan, [_due(number) for number in range(len(plan))], "map50")
+    assert next(csv.DictReader(io.StringIO(rated)))["map50"] == "0.000000"
