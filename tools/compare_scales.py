@@ -15,7 +15,8 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -31,6 +32,7 @@ from resq_deploy.records import write_atomic
 
 HEADERS = ("layer", "weight scale", "scale / rms of the weights", "scale of the input")
 _READS = ("DequantizeLinear",)
+_LEAST = 1e-12  # of a channel whose codes are all 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,50 +62,63 @@ def scales(path: pathlib.Path) -> dict[str, Scales]:
     makers = {output: node for node in graph.node for output in node.output}
     found: dict[str, Scales] = {}
     for node in graph.node:
-        operands = [_operand(node, place, makers) for place in (0, 1)]
-        weight = operands[1]
-        if node.op_type in _READS or weight is None or weight[0] not in stored or weight[1] not in stored:
+        source, weight = (_operand(node, place, makers) for place in (0, 1))
+        if node.op_type in _READS or weight is None:
             continue
-        codes, scale, zero = (None if name not in stored else numpy_helper.to_array(stored[name]) for name in weight)
+        codes, scale, zero = (_array(name, stored) for name in (weight.codes, weight.scale, weight.zero_point))
         if codes is None or scale is None or codes.ndim < 2:
             continue
-        source = operands[0]
-        read = None if source is None or source[1] not in stored else numpy_helper.to_array(stored[source[1]])
+        read = None if source is None else _array(source.scale, stored)
         found[node.name or node.output[0]] = Scales(
             weight=_geometric(scale),
-            relative=_geometric(1.0 / _rms(codes, zero, scale)),
-            read=read and _geometric(read),
+            relative=_geometric(1.0 / _rms(codes, zero, weight.axis if scale.size > 1 else None)),
+            read=None if read is None else _geometric(read),
         )
     if not found:
         raise InputError(f"{path} has no layer with quantized weights: give a static int8 file")
     return found
 
 
-def _operand(node: onnx.NodeProto, place: int, makers: dict[str, onnx.NodeProto]) -> tuple[str, str, str] | None:
-    """Return the names of codes, scale and zero point of a node's input (0) or weight (1); None where it is a float."""
+class Operand(NamedTuple):
+    """What a layer reads in one place: names of codes, scale and zero point (or none), and the axis of the channels."""
+
+    codes: str
+    scale: str
+    zero_point: str
+    axis: int
+
+
+def _array(name: str, stored: Mapping[str, onnx.TensorProto]) -> NDArray[Any] | None:
+    return numpy_helper.to_array(stored[name]) if name in stored else None
+
+
+def _operand(node: onnx.NodeProto, place: int, makers: Mapping[str, onnx.NodeProto]) -> Operand | None:
+    """Return what a node reads as its input (0) or weight (1); None where that is a float."""
     meaning = slots(node.op_type, len(node.input))
     if meaning is not None and len(meaning.quantized) > place and node.op_type not in _READS:
         codes, scale, zero = meaning.quantized[place]
-        return (node.input[codes], node.input[scale], "" if zero is None else node.input[zero]) if scale else None
+        if scale is None:
+            return None
+        axis = 0 if node.op_type == "QLinearConv" else -1  # a matrix has its outputs in the columns
+        return Operand(node.input[codes], node.input[scale], "" if zero is None else node.input[zero], axis)
     maker = makers.get(node.input[place]) if len(node.input) > place else None
     if maker is None or maker.op_type not in _READS:
         return None
-    return maker.input[0], maker.input[1], maker.input[2] if len(maker.input) > 2 else ""
+    axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 1)
+    return Operand(maker.input[0], maker.input[1], maker.input[2] if len(maker.input) > 2 else "", axis)
 
 
-def _rms(
-    codes: NDArray[np.generic], zero: NDArray[np.generic] | None, scale: NDArray[np.generic]
-) -> NDArray[np.float64]:
-    """Return the root mean square of the codes about their zero point, of each channel that has a scale of its own."""
+def _rms(codes: NDArray[Any], zero: NDArray[Any] | None, axis: int | None) -> NDArray[np.float64]:
+    """Return the root mean square of the codes about their zero point, of all, or of each channel along an axis."""
     centred = codes.astype(np.float64)
-    axis = next((axis for axis, size in enumerate(codes.shape) if scale.size == size > 1), None)
-    centred = centred.reshape(1, -1) if axis is None else np.moveaxis(centred, axis, 0).reshape(scale.size, -1)
+    centred = centred.reshape(1, -1) if axis is None else np.moveaxis(centred, axis, 0).reshape(codes.shape[axis], -1)
     if zero is not None:
         centred = centred - zero.astype(np.float64).reshape(-1, 1)
-    return np.sqrt(np.maximum((centred**2).mean(axis=1), 1e-12))
+    found: NDArray[np.float64] = np.sqrt(np.maximum((centred**2).mean(axis=1), _LEAST))
+    return found
 
 
-def _geometric(values: NDArray[np.generic]) -> float:
+def _geometric(values: NDArray[Any]) -> float:
     return float(np.exp(np.log(values.astype(np.float64)).mean()))
 
 

@@ -37,9 +37,11 @@ def test_a_scale_twice_as_large_is_told_and_no_matter_of_how_large_it_is_for_the
 @pytest.mark.parametrize("axis", [0, 1])
 def test_channels_are_those_of_the_scales(axis):
     codes = np.array([[3, -4, 0], [12, 0, 5]], dtype=np.int8)
-    scale = np.ones(codes.shape[axis], dtype=np.float32)
     expected = np.sqrt((codes.astype(float) ** 2).mean(axis=1 - axis))
-    assert compare_scales._rms(codes, None, scale) == pytest.approx(expected)
+    assert compare_scales._rms(codes, None, axis) == pytest.approx(expected)
+    assert compare_scales._rms(codes + 9, np.array(9), None) == pytest.approx(
+        np.sqrt((codes.astype(float) ** 2).mean())
+    )
 
 
 def test_a_file_without_quantized_weights_is_one_line(tmp_path, capsys):
