@@ -28,7 +28,7 @@ mean_option = click.option(
     "--mean", metavar="M,...", help="What is taken off each channel, of pixels in [0, 1] (times --scale)."
 )
 std_option = click.option("--std", metavar="S,...", help="What each channel is divided by.")
-_PREPROCESS = click.option(
+preprocess_option = click.option(
     "--preprocess",
     type=click.Choice(["dataset", "imagenet", "none"]),
     help="In place of --mean and --std: the training images' own, torchvision's, or none.",
@@ -48,7 +48,7 @@ NAMES = ("channels", "input_layout", "scale", "mean", "std", "preprocess")
 
 def preprocessing_options(command: _Command) -> _Command:
     """Add all the options; for a file that its sidecar tells of, none is needed."""
-    for option in (_PREPROCESS, std_option, mean_option, scale_option, _LAYOUT, channels_option):
+    for option in (preprocess_option, std_option, mean_option, scale_option, _LAYOUT, channels_option):
         command = option(command)
     return command
 
