@@ -8,6 +8,7 @@ import click
 from resq_deploy.errors import OptionError
 
 TOPICS = {
+    "own": "your own network, from weights and images to a proven file: the whole way on one page",
     "figures": "what SDC-1, masked, a fault and an interval mean; how many faults to ask for",
     "hardening": "your weights or fresh ones through stages 1 and 2; what it costs; training at scale",
     "export": "float to int8: ranges, corrections, gates; votes and codes in the file",
