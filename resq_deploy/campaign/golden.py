@@ -398,4 +398,6 @@ def _not_finite() -> ModelError:
 
 
 def _cannot_run(error: Exception) -> ModelError:
+    if isinstance(error, ModelError):  # which says what is wrong with the file
+        return error
     return ModelError(f"the model cannot be run on these images: {first_line(error)}")

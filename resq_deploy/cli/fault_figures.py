@@ -158,7 +158,8 @@ def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
     first = (f"{name}, mean", "worst chip", "quartiles") if figure else ()
     title = f"{name[:1].upper()}{name[1:]} and SDC-1" if figure else "SDC-1"
     print_table(f"{title} over bit error rate{how}", ("BER", *first, "SDC-1, mean", "chips"), rows)
-    click.echo("intervals hold for further chips; worst chip and quartiles describe those drawn")
+    drawn = "; worst chip and quartiles describe those drawn" if figure else ""
+    click.echo(f"intervals hold for further chips{drawn}")
     due = [f"{percent(point['due'])} at {point['ber']:g}" for point in curve if point["due"]["value"]]
     if due:
         click.echo(f"due, and in no rate{' but ' + name if figure else ''}: {', '.join(due)} of the chips")
