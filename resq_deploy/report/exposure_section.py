@@ -36,9 +36,9 @@ def exposed(run: Run, table: FaultTable) -> Section:
     blocks: list[Block] = [
         f"What faults of one bit each do while they are rare (first order), over the {exposure['bits']:,} stored bits "
         f"that this campaign could hit. Wrong answers are the mean share of {task.unit} runs that a fault gives "
-        f"{task.answer}. Failing faults are those that change any answer: a stored fault persists until the file is "
-        "loaded again, so that they count devices that became faulty. A fault that is due, after which the file no "
-        "longer loads or runs, counts as that alone.",
+        f"another answer ({task.answer}). Failing faults are those that change any answer: a stored fault persists "
+        "until the file is loaded again, so that they count devices that became faulty. A fault that is due, after "
+        "which the file no longer loads or runs, counts as that alone.",
         *_at_least(run),
         _kinds(exposure, task),
         *_scrubbed(exposure),
@@ -84,7 +84,7 @@ def _meanings(exposure: Exposure, task: Task) -> dict[str, tuple[str, str]]:
     """Return name and meaning of each kind of failure."""
     over = share(exposure["failing_share"])
     return {
-        "wrong_answers": ("wrong answers", f"mean share of {task.unit} runs with {task.answer}"),
+        "wrong_answers": ("wrong answers", f"mean share of {task.unit} runs with another answer: {task.answer}"),
         "failing_faults": ("failing faults", "faults that change any answer"),
         "failing_faults_over_share": (f"failing faults, over {over}", f"faults that change more than {over} of them"),
         "due": ("due", "faults after which the file no longer loads or runs"),

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resq_deploy.faults.judges import words
+from resq_deploy.faults.judges.words import FIGURES
 from resq_deploy.report.document import JsonEstimate
 from resq_deploy.report.runs import Run, subsampled
 from resq_deploy.report.text import listed, percent, share
@@ -15,16 +17,6 @@ from resq_deploy.report.text import listed, percent, share
 _EXACT = ("accuracy", "within")
 """Figures that are shares of right answers: for these it is kept which samples were answered right."""
 
-_FIGURES = {
-    "accuracy": "accuracy",
-    "token_accuracy": "accuracy of positions",
-    "miou": "mIoU",
-    "map50": "mAP@50",
-    "within": "share of samples near enough",
-    "quality": "quality",
-}
-_SAME_TOP1 = "same top-1, outputs not bit-equal"
-_SAME = "same answer, outputs not bit-equal"
 _LADDER = ("masked", "benign", "sdc1", "sdc5", "sdc10", "sdc20", "sdc10_abs", "sdc20_abs", "nonfinite")
 
 
@@ -37,7 +29,7 @@ class Task:
         unit: what is judged: an image, a sequence, or a sample of another kind.
         wrong: what units do that a fault gives another answer, after their name in the plural.
         answer: what counts as another answer.
-        benign: what counts as the same one.
+        meanings: what each outcome means.
         ladder: the outcomes it counts, from the mildest.
     """
 
@@ -45,7 +37,7 @@ class Task:
     unit: str
     wrong: str
     answer: str
-    benign: str
+    meanings: Mapping[str, str]
     ladder: Sequence[str]
 
     @property
@@ -56,64 +48,47 @@ class Task:
 
 def task_of(run: Run) -> Task:
     """Return how to speak of what a fault campaign judged."""
-    judge = run.summary.get("judge") or {"name": "top1", "ladder": (*_LADDER, "corrected", "corrupted")}
-    wrong, answer, benign = _words(judge["name"], judge.get("options", {}))
+    judge = _judge(run)
+    told = words.meanings(judge)
     unit = "image" if judge["name"] in ("top1", "boxes") else "sample"
     return Task(
         judge=judge["name"],
         unit="sequence" if samples(run).get("states") else unit,
-        wrong=wrong,
-        answer=answer,
-        benign=benign,
+        wrong=_wrong(judge["name"], judge["options"]),
+        answer=told["sdc1"],
+        meanings=told,
         ladder=judge["ladder"],
     )
 
 
-def _words(judge: str, options: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return what happens where a fault gives another answer, what that is, and what the same one is."""
+def _judge(run: Run) -> Mapping[str, Any]:
+    """Return by what a campaign judged; earlier ones knew classifiers alone."""
+    ladder = (*_LADDER, "corrected", "corrupted")
+    found: Mapping[str, Any] = run.summary.get("judge") or {"name": "top1", "options": {}, "ladder": ladder}
+    return found
+
+
+def _wrong(judge: str, options: Mapping[str, Any]) -> str:
+    """Return what samples do that a fault gives another answer, after their name in the plural."""
     if judge == "map":
-        allowed = share(options.get("share"))
-        wrong = f"have another class at more than {allowed} of their positions"
-        return wrong, f"another class at more than {allowed} of the positions", f"another class at {allowed} at most"
+        return f"have another class at more than {share(options['share'])} of their positions"
     if judge in ("embedding", "values"):
-        bound = f"{options.get('bound', 0):g}"
-        what = "cosine distance" if judge == "embedding" else "relative error"
-        return f"move further than a {what} of {bound}", f"a {what} above {bound}", f"a {what} up to {bound}"
-    words = {
-        "top1": ("get another answer", "another top-1", _SAME_TOP1),
-        "binary": ("get another answer", "another side of the threshold", _SAME),
-        "labels": ("get another class", "another class", _SAME),
-        "boxes": (
-            "lose, move or relabel a detection, or show a ghost",
-            "a detection lost, moved or of another class, or a ghost",
-            "the same detections, outputs not bit-equal",
-        ),
-        "own": (f"are wrong by {options.get('function', 'a judge of your own')}", "wrong, as your judge says", _SAME),
-    }
-    return words.get(judge, ("get another answer", "another answer", _SAME))
+        return f"move further than a {'cosine distance' if judge == 'embedding' else 'relative error'} of " + (
+            f"{options['bound']:g}"
+        )
+    return {
+        "labels": "get another class",
+        "boxes": "lose, move or relabel a detection, or show a ghost",
+        "own": f"are wrong by {options.get('function', 'a judge of your own')}",
+    }.get(judge, "get another answer")
 
 
 def meanings(task: Task) -> dict[str, str]:
-    """Return what the outcomes of a task mean, by name."""
-    unit = task.unit
+    """Return what the outcomes of a task mean, by name, with those that no judge counts."""
     return {
-        "masked": "outputs bit-equal to the fault-free ones",
-        "benign": task.benign,
-        "sdc1": task.answer,
-        "sdc5": "new top-1 outside the golden top 5",
-        "sdc10": "top confidence moved by over 10 %",
-        "sdc20": "top confidence moved by over 20 %",
-        "sdc10_abs": "top confidence moved by over 0.1",
-        "sdc20_abs": "top confidence moved by over 0.2",
-        "lost": f"{unit} with a lost detection",
-        "moved": f"{unit} with a detection whose box moved",
-        "relabelled": f"{unit} with a detection of another class",
-        "ghost": f"{unit} with a ghost: a detection that is none without the fault",
-        "nonfinite": "outputs hold NaN or infinity",
-        "corrected": "wrong answer became right",
-        "corrupted": "right answer became wrong",
-        "sdc1_detected": f"{task.answer}, and the file's health output says that something is wrong",
-        "sdc1_silent": f"{task.answer}, and the file's health output is the fault-free one",
+        **task.meanings,
+        "sdc1_detected": "sdc1, and the file's health output says that something is wrong",
+        "sdc1_silent": "sdc1, and the file's health output is the fault-free one",
         "due": "file no longer loads or runs (share of faults)",
     }
 
@@ -169,7 +144,7 @@ def quality(figures: Mapping[str, Any]) -> JsonEstimate | None:
 def quality_name(run: Run) -> str | None:
     """Return what the quality of a campaign is called; None where nothing was labelled."""
     name = quality_column(run)
-    return None if name is None else _FIGURES.get(name, name)
+    return None if name is None else FIGURES.get(name, name)
 
 
 def quality_column(run: Run) -> str | None:
@@ -212,8 +187,9 @@ def spread_of(point: Mapping[str, Any]) -> Mapping[str, float]:
 
 def by_task(runs: Sequence[Run]) -> list[list[Run]]:
     """Group runs that are judged alike and rated by the same figure, in the order given."""
-    groups: dict[tuple[Task, str | None], list[Run]] = {}
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         task = task_of(run)
-        groups.setdefault((dataclasses.replace(task, ladder=tuple(task.ladder)), quality_name(run)), []).append(run)
+        alike = (task.judge, task.unit, task.wrong, quality_name(run) or "", *task.ladder)
+        groups.setdefault(alike, []).append(run)
     return list(groups.values())

@@ -37,7 +37,7 @@ def made(found, label="run", **more):
 def test_every_judge_has_its_words(found, wrong):
     task = task_of(made(found))
     assert task.wrong == wrong
-    assert {"masked", "benign", "sdc1", "nonfinite"} <= meanings(task).keys()
+    assert {"masked", "benign", "sdc1", "nonfinite", "due"} <= meanings(task).keys()
 
 
 def test_earlier_campaigns_judged_classes():
@@ -47,8 +47,8 @@ def test_earlier_campaigns_judged_classes():
 
 
 def test_a_sample_with_states_is_a_sequence():
-    assert task_of(made(judge("values"))).units == "samples"
-    stated = made(judge("values"), data={"states": [{"input": "h", "output": "h_next"}]})
+    assert task_of(made(judge("values", bound=0.1))).units == "samples"
+    stated = made(judge("values", bound=0.1), data={"states": [{"input": "h", "output": "h_next"}]})
     assert task_of(stated).units == "sequences"
 
 
@@ -60,11 +60,13 @@ def test_what_is_counted_is_told():
 
 
 def test_without_labels_there_is_no_quality():
-    plain = made(judge("map"))
+    plain = made(judge("map", share=0.01))
     assert quality_name(plain) is None
     assert clean_told(plain) == "-"
     figure = {"name": "miou", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "confidence": 0.95}
-    rated = made(judge("map"), golden={"images": 20, "quality": {"name": "miou", "value": 0.61}}, quality=figure)
+    rated = made(
+        judge("map", share=0.01), golden={"images": 20, "quality": {"name": "miou", "value": 0.61}}, quality=figure
+    )
     assert quality_name(rated) == "mIoU"
     assert clean_told(rated) == "61 %"
 

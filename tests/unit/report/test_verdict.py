@@ -240,7 +240,11 @@ def test_without_labels_what_changes_is_told(sdc1, tone, words):
 
 def test_synthetic_inputs_sequences_and_samples_set_aside_are_reservations():
     samples = {"synthetic": True, "states": [{"input": "h", "output": "h1"}]}
-    run = faultcamp(judge={**DETECTOR, "name": "values"}, golden={"images": 9, "set_aside": 1}, data=samples)
+    run = faultcamp(
+        judge={**DETECTOR, "name": "values", "options": {"bound": 0.1}},
+        golden={"images": 9, "set_aside": 1},
+        data=samples,
+    )
     run.manifest["options"]["confidence"] = 0.95
     _, _, text, reservations = one(run)
     assert "on 9 sequences)" in text
