@@ -20,19 +20,22 @@ from resq_deploy.api.runs import AttackRun, FaultRun
 from resq_deploy.records import read_manifest
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from resq_deploy.api.model import Model
     from resq_deploy.campaign.gates import Gate
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import Dataset
     from resq_deploy.data.preprocessing import Preprocessing
+    from resq_deploy.data.samples import Samples
     from resq_deploy.pipeline.attack_gates import AttackGate
     from resq_deploy.pipeline.attack_options import AttackOptions
 
 
 def faultcamp(
     model: "PathLike | Model",
-    data: "str | os.PathLike[str] | Dataset",
+    data: "str | os.PathLike[str] | Dataset | Samples",
     options: "CampaignOptions | None" = None,
     *,
     out: PathLike,
@@ -43,6 +46,8 @@ def faultcamp(
     gates: "Sequence[str | Gate]" = (),
     progress: bool | Tell = False,
     say: Say = silent,
+    feed: "Mapping[str, ArrayLike] | None" = None,
+    state: Mapping[str, str] | None = None,
     **named: Any,
 ) -> FaultRun:
     """Flip stored bits of a file, run it on test images with onnxruntime, and count what happens.
@@ -54,7 +59,8 @@ def faultcamp(
 
     Args:
         model: the file under test.
-        data: its test images judge the faults.
+        data: its test images, or other samples, judge the faults: a data set, an `.npz` with one array an input, or
+            `synthetic` for samples that are made up.
         options: what to do; `named` options stand in place of theirs.
         out: run folder to write.
         data_dir: where named data sets lie.
@@ -64,6 +70,8 @@ def faultcamp(
         gates: bounds as on the command line, such as `sdc1=0.01`; what became of them stands in the summary's `gates`.
         progress: True for a bar, or a function that is told.
         say: told what a user should know.
+        feed: values of inputs that are the same for all samples, by input.
+        state: outputs that are fed back as inputs, output -> input: a sample is a sequence then.
         named: options by name, as `CampaignOptions` has them; roles, bits and rates may be text, as on the command
             line (`roles="weight,bias"`).
 
@@ -71,7 +79,7 @@ def faultcamp(
         InputError: if model, data or options cannot be used.
         FailedError: if the figures cannot be trusted; a gate that fails is no error here.
     """
-    campaign = _fault_campaign(model, data, options, data_dir, preprocessing, refine, gates, say, named)
+    campaign = _fault_campaign(model, data, options, data_dir, preprocessing, refine, gates, say, feed, state, named)
     path = as_path(out)
     with told(progress, "faults") as tell:
         summary = campaign.run(
@@ -84,11 +92,13 @@ def faultcamp(
 
 def estimate_faultcamp(
     model: "PathLike | Model",
-    data: "str | os.PathLike[str] | Dataset",
+    data: "str | os.PathLike[str] | Dataset | Samples",
     options: "CampaignOptions | None" = None,
     *,
     data_dir: PathLike | None = None,
     preprocessing: "Preprocessing | None" = None,
+    feed: "Mapping[str, ArrayLike] | None" = None,
+    state: Mapping[str, str] | None = None,
     **named: Any,
 ) -> dict[str, Any]:
     """Return population, planned faults and an estimate of the seconds a campaign would take; writes nothing.
@@ -99,9 +109,13 @@ def estimate_faultcamp(
         options: what to do.
         data_dir: where named data sets lie.
         preprocessing: what stands between images and the file; None for what its sidecar says.
+        feed: as for `faultcamp`; so `state`.
+        state: outputs that are fed back.
         named: options by name.
     """
-    return _fault_campaign(model, data, options, data_dir, preprocessing, None, (), silent, named).estimate()
+    return _fault_campaign(
+        model, data, options, data_dir, preprocessing, None, (), silent, feed, state, named
+    ).estimate()
 
 
 def attackcamp(
@@ -163,32 +177,48 @@ def attackcamp(
 
 def _fault_campaign(
     model: "PathLike | Model",
-    data: "str | os.PathLike[str] | Dataset",
+    data: "str | os.PathLike[str] | Dataset | Samples",
     options: "CampaignOptions | None",
     data_dir: PathLike | None,
     preprocessing: "Preprocessing | None",
     refine: PathLike | None,
     gates: "Sequence[str | Gate]",
     say: Say,
+    feed: "Mapping[str, ArrayLike] | None",
+    state: Mapping[str, str] | None,
     named: Mapping[str, Any],
 ) -> "Campaign":
+    import numpy as np
+
     from resq_deploy.campaign.gates import parse_gate
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.refine import Base
     from resq_deploy.campaign.run import Campaign
+    from resq_deploy.data import Dataset
+    from resq_deploy.data.samples import Samples
     from resq_deploy.deployed.sidecar import accuracy_told, made_ready
+    from resq_deploy.pipeline.campaign_data import data_for
 
     file, chosen = as_deployed(model), as_options(CampaignOptions, options, _read_names(named))
-    dataset, chosen, notes = made_ready(chosen, file, as_dataset(data, data_dir), as_wish(preprocessing))
+    found = data_for(
+        file,
+        data if isinstance(data, Dataset | Samples) else os.fspath(data),
+        chosen.deployment,
+        data_dir=None if data_dir is None else as_path(data_dir),
+        count=named.get("images"),
+        once={name: np.asarray(value) for name, value in (feed or {}).items()},
+        states={taken: output for output, taken in (state or {}).items()},
+    )
+    given, chosen, notes = made_ready(chosen, file, found, as_wish(preprocessing))
     base = None if refine is None else Base.read(as_path(refine))
     if base is not None:
         chosen = base.refined(chosen)
     bounds = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
-    campaign = Campaign(file, dataset, chosen, say, bounds, base)
+    campaign = Campaign(file, given, chosen, say, bounds, base)
     for line in (
         *notes,
         *(f"note: {note}" for note in campaign.golden.notes),
-        *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels),
+        *accuracy_told(file, given, campaign.golden.right, campaign.golden.labels),
     ):
         say(line)
     return campaign

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.judging import Chosen, choose
 from resq_deploy.campaign.record import WHOLE, Record, Way
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.data.samples import Data, as_samples
+from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.inputs import Given, Inputs, rounded_up
 from resq_deploy.deployed.outputs import Form
@@ -222,56 +224,44 @@ def _digest(outputs: Outputs, names: Sequence[str]) -> str:
 def golden_run(
     model: bytes,
     deployment: Deployment,
-    dataset: Dataset,
+    data: Data,
     images: int,
     part: int | None = None,
     judge: str | None = None,
     outputs: Sequence[str] = (),
 ) -> Golden:
-    """Run the fault-free file over test images.
+    """Run the fault-free file over samples.
 
     Args:
         model: the serialised model.
         deployment: how to run it.
-        dataset: gives the images, in a fixed random order, and what is right.
-        images: how many test images to run; all where there are fewer.
+        data: gives the samples, test images or others, in a fixed random order, and what is right.
+        images: how many samples to run; all where there are fewer.
         part: how many of them are run by themselves; more for a file with larger batches of a fixed size. None for all.
         judge: as asked for with `--judge`; None to guess one.
         outputs: which outputs are judged; those that the judge reads for none.
 
     Raises:
-        ModelError: if the model cannot be run or judged, or its outputs are finite for no image.
-        DataError: if the images or the classes do not fit the model.
+        ModelError: if the model cannot be run or judged, or its outputs are finite for no sample.
+        DataError: if the samples or the classes do not fit the model.
         OptionError: if there is no such judge.
     """
-    evaluation = dataset.evaluation(images)
-    if not len(evaluation):
-        raise DataError(f"data set {dataset.name} has no test images")
-    return golden_on(model, deployment, dataset, evaluation, part, judge, outputs)
-
-
-def golden_on(
-    model: bytes,
-    deployment: Deployment,
-    dataset: Dataset,
-    evaluation: Split,
-    part: int | None = None,
-    judge: str | None = None,
-    outputs: Sequence[str] = (),
-) -> Golden:
-    """Run the fault-free file over some images of a data set, one or more; as `golden_run`, with the same errors."""
+    samples = as_samples(data).evaluation(images)
+    if not len(samples):
+        raise DataError(f"data set {samples.name} has no test images")
     session = Session(model, deployment)
-    inputs = Inputs.of(session.input, session.input.prepare(evaluation.images))
+    inputs = bound(samples, session.inputs, [*(output.name for output in session.outputs), *session.others])
     few = min(_FEW, len(inputs))
     try:
         session, deployment = _told_apart(session, model, deployment, inputs, few, outputs)
         seen, _ = session.first_answers([inputs[:few]], outputs)
     except _RUN_FAILURES as error:
         raise _cannot_run(error) from error
-    chosen = choose(judge, outputs, session, model, seen, evaluation.labels[:few])
-    golden = golden_of(session, inputs, evaluation.labels, chosen, part, deployment)
+    labels = samples.labels
+    chosen = choose(judge, outputs, session, model, seen, None if labels is None else labels[:few])
+    golden = golden_of(session, inputs, labels, chosen, part, deployment)
     if golden.judge.name == "top1":
-        dataset.check_outputs(golden.classes)
+        samples.check_outputs(golden.classes)
     return golden
 
 

@@ -28,7 +28,7 @@ from resq_deploy.campaign.scrubbing import Units, units_of
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.campaign.summary import Figures, summarise
 from resq_deploy.campaign.table import faults_csv
-from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.sidecar import source_checkpoint
 from resq_deploy.errors import FailedError
@@ -62,7 +62,7 @@ class Campaign:
 
     Args:
         model: the file under test.
-        dataset: its test set judges the faults.
+        data: what judges the faults: the test images of a data set, or other samples.
         options: what to do.
         say: told what is waited for, such as workers of a cluster.
         gates: bounds that the figures are held against; they decide no figure.
@@ -76,7 +76,7 @@ class Campaign:
     def __init__(
         self,
         model: DeployedModel,
-        dataset: Dataset,
+        data: Data,
         options: CampaignOptions,
         say: Say = lambda _: None,
         gates: Sequence[Gate] = (),
@@ -92,10 +92,11 @@ class Campaign:
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
         self._codes = model.codes(patcher)
+        self._data = samples = as_samples(data)
         self.golden = golden_run(
             patcher.golden,
             options.deployment,
-            dataset,
+            samples,
             options.images,
             self.plan.part_size,
             options.judge,
@@ -127,13 +128,13 @@ class Campaign:
         }
         self._sha256 = {
             "model": model.digest,
-            "data": dataset.digest("test"),
+            "data": samples.digest,
             "fault_list": self.plan.list_digest,
         }
         # Another onnxruntime may round differently, so that a campaign must not be finished with it.
         runtime = provenance()["versions"]["onnxruntime"]
         judge = identity(self.golden.judge)
-        self._identity = {"dataset": dataset.name, "onnxruntime": runtime, **options.identity(), "judge": judge}
+        self._identity = {"dataset": samples.name, "onnxruntime": runtime, **options.identity(), "judge": judge}
         if base is not None:
             base.check(self._identity, self._sha256)
             base.check_plan(self.plan)
@@ -198,6 +199,7 @@ class Campaign:
                     store.add_audited(audited)
                 checked = audit_figures(self.plan, records, store.audited())
             summary = summarise(self.plan, self.golden, records)
+            summary["data"] = self._data.facts()
             summary["arithmetic"] = self.options.deployment.arithmetic_used()
             summary["population"]["left_out"] = self._left_out
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}

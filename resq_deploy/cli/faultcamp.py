@@ -9,11 +9,11 @@ import click
 from resq_deploy.cli.fault_figures import print_plan, print_summary, told_audit
 from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
 from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing, tell_accuracy
+from resq_deploy.cli.samples import read_data, sample_options
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
     data_dir_option,
-    dataset_option,
     out_option,
     percent,
     resume_option,
@@ -33,11 +33,11 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 
 @click.command()
 @click.argument("model", type=PATH)
-@dataset_option
+@sample_options
 @data_dir_option
 @preprocessing_options
 @out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
-@click.option("--images", type=int, default=1000, show_default=True, help="Test images to judge by.")
+@click.option("--images", type=int, default=1000, show_default=True, help="Samples to judge by, such as test images.")
 @click.option(
     "--judge",
     metavar="NAME[:OPTION=VALUE,...]",
@@ -173,7 +173,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @seed_option
 @resume_option
 def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
-    """Flip stored bits of MODEL, run it on test images with onnxruntime, and count what happens.
+    """Flip stored bits of MODEL, run it on test images or other samples with onnxruntime, and count what happens.
 
     \b
     Examples:
@@ -186,15 +186,18 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp net.int8.onnx --dataset digits --faults ber --dry-run --fail-above sdc1@1e-5=0.01
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --out run --scheduler tcp://host:8786
       resq-deploy faultcamp net.int8.onnx --dataset digits --refine run --margin 0.02 --out finer
+      resq-deploy faultcamp tagger.onnx --dataset sentences.npz --samples 200 --out run
+      resq-deploy faultcamp detr.onnx --dataset pictures.npz --feed sizes=640,640 --samples 200 --out run
+      resq-deploy faultcamp voice.onnx --dataset synthetic --state h_out=h --state c_out=c --samples 200 --out run
     """
     data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
     given_gates, refine, junit = (given.pop(name) for name in ("fail_above", "refine", "junit"))
+    feeds, states, sizes = (given.pop(name) for name in ("feed", "state", "size"))
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out'.", click.get_current_context())
     from resq_deploy.campaign.gates import needs, parse_gate
     from resq_deploy.campaign.refine import Base
     from resq_deploy.campaign.run import Campaign
-    from resq_deploy.data import load_dataset
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.deployed.sidecar import made_ready
 
@@ -202,7 +205,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     asked = read_preprocessing(given)
     options = read_options(given)
     deployed = DeployedModel.load(model)
-    data = load_dataset(dataset, data_dir)
+    data = read_data(deployed, dataset, options.deployment, data_dir=data_dir, feeds=feeds, states=states, sizes=sizes)
     data, options, notes = made_ready(options, deployed, data, asked.on(data))
     base = None if refine is None else Base.read(refine)
     if base is not None:

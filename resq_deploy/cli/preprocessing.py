@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from resq_deploy.data import Dataset
     from resq_deploy.data.preprocessing import Wish
+    from resq_deploy.data.samples import Samples
     from resq_deploy.deployed.model import DeployedModel
 
 _Command = Callable[..., Any]
@@ -65,7 +66,7 @@ class Asked:
     wish: "Wish"
     of_dataset: bool
 
-    def on(self, dataset: "Dataset") -> "Wish":
+    def on(self, dataset: "Dataset | Samples") -> "Wish":
         """Return the same with the numbers of a data set.
 
         Raises:
@@ -157,7 +158,7 @@ def _numbers(flag: str, text: str) -> tuple[float, ...]:
 
 
 def tell_accuracy(
-    model: "DeployedModel", dataset: "Dataset", right: int | None, labels: "NDArray[np.int64] | None"
+    model: "DeployedModel", dataset: "Dataset | Samples", right: int | None, labels: "NDArray[np.int64] | None"
 ) -> None:
     """Warn on standard error where the fault-free file is near chance, or far below what its sidecar says."""
     from resq_deploy.deployed.sidecar import accuracy_told

@@ -7,12 +7,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import EVALUATION_SEED, Dataset
+from resq_deploy.data.preprocessing import Channels, in_channels
 from resq_deploy.data.splits import permutation
 from resq_deploy.errors import DataError, OptionError
 
@@ -29,6 +30,7 @@ class Samples:
         name: what they are called; never a path.
         arrays: by the names of the model's inputs, a row a sample; empty where there are `images`.
         images: of a data set, for the one input that nothing else is given for.
+        channels: the order of the channels of uint8 images; those of one channel are grey, whatever it says.
         labels: what is right, a row a sample; None where nothing is known.
         classes: names of the classes; None where they are not known.
         classes_inferred: whether their number is only the largest label seen, plus one.
@@ -42,6 +44,7 @@ class Samples:
     name: str
     arrays: Arrays = dataclasses.field(default_factory=dict)
     images: NDArray[Any] | None = None
+    channels: Channels = "rgb"
     labels: NDArray[Any] | None = None
     classes: tuple[str, ...] | None = None
     classes_inferred: bool = False
@@ -57,6 +60,7 @@ class Samples:
         return cls(
             name=dataset.name,
             images=dataset.test.images,
+            channels=dataset.channels,
             labels=dataset.test.labels,
             classes=dataset.classes,
             classes_inferred=dataset.classes_inferred,
@@ -76,6 +80,26 @@ class Samples:
             images=None if self.images is None else self.images[places],
             labels=None if self.labels is None else self.labels[places],
         )
+
+    def in_channels(self, channels: Channels | None) -> Self:
+        """Return the same samples with the channels of uint8 images in another order; themselves for None.
+
+        Digests stay: these are the same images.
+        """
+        if channels is None or self.images is None or self.images.dtype != np.uint8:
+            return self
+        have: Channels = "gray" if self.images.shape[-1] == 1 else self.channels
+        changed = dataclasses.replace(self, images=in_channels(self.images, have, channels), channels=channels)
+        changed.__dict__["digest"] = self.digest
+        return changed
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return nothing: there are no training images.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"{self.name} gives no training images to take mean and deviation from: give both as numbers")
 
     def evaluation(self, count: int | None = None) -> "Samples":
         """Return the first `count` samples of a fixed permutation; all of them where there are fewer, or for None.
@@ -125,6 +149,15 @@ class Samples:
             "states": [{"input": name, "output": output} for name, output in self.states.items()],
             "notes": list(self.notes),
         }
+
+
+Data = Dataset | Samples
+"""What judges faults: the test images of a data set, or samples."""
+
+
+def as_samples(data: Data) -> Samples:
+    """Return the test images of a data set as samples; what is none as it is."""
+    return data if isinstance(data, Samples) else Samples.of(data)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -188,6 +221,21 @@ def parse_states(given: Sequence[str]) -> dict[str, str]:
         if name in found:
             raise OptionError(f"--state {text!r}: the input {name!r} takes {found[name]!r} already")
         found[name] = output
+    return found
+
+
+def parse_sizes(given: Sequence[str]) -> dict[str, int]:
+    """Read sizes of dimensions such as `H=640` or `image.2=640`.
+
+    Raises:
+        OptionError: if one is not of that form.
+    """
+    found = {}
+    for text in given:
+        name, _, size = text.partition("=")
+        if not name or not size.isdecimal() or not int(size):
+            raise OptionError(f"--size {text!r}: give AXIS=N, an open dimension as inspect names it and a length")
+        found[name] = int(size)
     return found
 
 

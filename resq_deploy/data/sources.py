@@ -65,6 +65,8 @@ def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
         return load_npz(path)
     if exists:
         raise DataError(f"{spec} is neither a folder nor an .npz file: give DIR/{{train,test}}/CLASS/* or an .npz")
+    if spec == "synthetic":
+        raise DataError("samples are made up (synthetic) for faultcamp alone: give a data set")
     close = difflib.get_close_matches(spec, DATASETS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise DataError(f"no data set {spec!r}: {hint}give one of {', '.join(DATASETS)}, an existing folder or an .npz")

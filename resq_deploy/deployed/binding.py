@@ -32,7 +32,7 @@ def bound(samples: Samples, inputs: Sequence[InputSpec], outputs: Iterable[str])
     specs = {spec.name: spec for spec in inputs}
     _check_names(samples, specs, set(outputs))
     wanted = [spec for spec in inputs if spec.name not in samples.once and spec.name not in samples.states]
-    if samples.images is not None and len(inputs) == 1:
+    if samples.images is not None and wanted == list(inputs) and _takes_images(wanted):
         image = image_input(inputs)
         return Inputs.of(image, image.prepare(samples.images))
     arrays = _arrays_of(samples, inputs, wanted)
@@ -84,17 +84,15 @@ def _arrays_of(samples: Samples, inputs: Sequence[InputSpec], wanted: Sequence[I
     if not wanted:
         raise DataError("every input is fed once or is a state, so that no sample differs from another: give arrays")
     if samples.images is not None:
-        if len(wanted) != 1:
+        if not _takes_images(wanted) or samples.states:
+            kind = "1 input, which is no image" if len(inputs) == 1 else f"{len(inputs)} inputs"
             raise DataError(
-                f"the model takes {len(inputs)} inputs, and {samples.name} gives images alone: give --dataset an .npz "
+                f"the model takes {kind}, and {samples.name} gives images alone: give --dataset an .npz "
                 f"with one array an input, samples first: {needed(wanted)}; values that are the same for all samples "
                 "with --feed; or try --dataset synthetic"
             )
         (spec,) = wanted
-        images = samples.images
-        if images.dtype != np.uint8 or samples.states:
-            return {spec.name: images}
-        return {spec.name: image_input([spec]).prepare(images)}
+        return {spec.name: image_input([spec]).prepare(samples.images)}
     missing = [spec for spec in wanted if spec.name not in samples.arrays]
     if missing:
         raise DataError(
@@ -103,6 +101,11 @@ def _arrays_of(samples: Samples, inputs: Sequence[InputSpec], wanted: Sequence[I
             "if an output is fed back to it"
         )
     return {spec.name: samples.arrays[spec.name] for spec in wanted}
+
+
+def _takes_images(wanted: Sequence[InputSpec]) -> bool:
+    """Return whether there is one input, and it may take the images of a data set."""
+    return len(wanted) == 1 and wanted[0].dtype in (np.float32, np.uint8) and len(wanted[0].shape) > 1
 
 
 def _is_whole(spec: InputSpec, rank: int) -> bool:

@@ -29,7 +29,7 @@ _MOST_BYTES = 2**28
 _STEPS = 8
 """Of a sequence, where a model has states."""
 
-_SIZES = ((64, 16), (224, 32), (32, 8), (256, 64), (640, 128), (16, 4), (1, 1))
+_SIZES = ((64, 16), (224, 32), (32, 8), (256, 64), (640, 128), (64, 512), (64, 4096), (64, 16_000), (16, 4), (1, 1))
 """What open dimensions are tried with: those of images, and others."""
 
 _SMALL = 8
@@ -63,6 +63,7 @@ def made_up(
     count: int | None = None,
     once: Mapping[str, NDArray[Any]] | None = None,
     states: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Samples:
     """Make samples up that a model runs on.
@@ -73,11 +74,12 @@ def made_up(
         count: how many; None for `DEFAULT_COUNT`, or fewer where they are large.
         once: values that are given for some of its inputs.
         states: input -> output, as of `Samples`.
+        sizes: of open dimensions, by the names that the file gives them, or as INPUT.PLACE, such as `image.2`.
         seed: from 0 up.
 
     Raises:
         ModelError: if the model does not run on anything that is made up.
-        DataError: if the values or states given do not fit the model.
+        DataError: if the values, states or sizes given do not fit the model.
     """
     session = Session(model.SerializeToString(), deployment)
     outputs = [output.name for output in session.outputs]
@@ -86,18 +88,19 @@ def made_up(
     textual = [spec for spec in free if spec.dtype is np.str_]
     if textual:
         raise DataError(f"text is not made up: give --dataset an .npz with {needed(textual)}")
-    maker = _Maker(free, limits(model), seed, bool(given.states))
+    _check_sizes(sizes or {}, free)
+    maker = _Maker(free, limits(model), seed, bool(given.states), sizes or {})
     reason = ""
     for layout in layouts(free, [output.shape for output in session.outputs]):
-        for sizes in _SIZES if any(None in spec.shape for spec in free) else _SIZES[:1]:
-            tried = maker.samples(given, layout, sizes, 2)
+        for tries in _SIZES if any(None in spec.shape for spec in free) else _SIZES[:1]:
+            tried = maker.samples(given, layout, tries, 2)
             try:
                 session.first_answers([bound(tried, session.inputs, outputs)])
             except _FAILURES as error:
                 reason = reason or first_line(error)
                 continue
             number = count or max(1, min(DEFAULT_COUNT, _MOST_BYTES // max(1, _bytes(tried))))
-            return maker.samples(given, layout, sizes, number)
+            return maker.samples(given, layout, tries, number)
     raise ModelError(
         f"the model does not run on samples that are made up ({reason}): give --dataset an .npz with {needed(free)}, "
         "or values that it needs with --feed"
@@ -129,6 +132,11 @@ def layouts(specs: Sequence[InputSpec], outputs: Sequence[tuple[int | None, ...]
         found.append(Layout(frozenset(spec.name for spec in shaped), frozenset()))
     found.append(Layout(frozenset(), frozenset(spec.name for spec in shaped)))
     return found
+
+
+def sequence_note(steps: int) -> str:
+    """Say what a sample is, and so what figures are of."""
+    return f"a sample is a sequence of {steps} steps, and figures are per sequence"
 
 
 def limits(model: onnx.ModelProto) -> dict[str, int]:
@@ -167,17 +175,25 @@ def limits(model: onnx.ModelProto) -> dict[str, int]:
 class _Maker:
     """Makes samples of given sizes up."""
 
-    def __init__(self, specs: Sequence[InputSpec], limits: Mapping[str, int], seed: int, sequences: bool) -> None:
+    def __init__(
+        self,
+        specs: Sequence[InputSpec],
+        limits: Mapping[str, int],
+        seed: int,
+        sequences: bool,
+        asked: Mapping[str, int],
+    ) -> None:
         self._specs = specs
         self._limits = limits
         self._seed = seed
         self._steps = (_STEPS,) if sequences else ()
+        self._asked = asked
 
     def samples(self, given: Samples, layout: Layout, sizes: tuple[int, int], count: int) -> Samples:
         """Return so many samples; number i is the same however many there are."""
         arrays, once = {}, {}
         for spec in self._specs:
-            shape = tuple(_size(spec, place, sizes) for place in range(len(spec.shape)))
+            shape = tuple(self._size(spec, place, sizes) for place in range(len(spec.shape)))
             if not shape:
                 once[spec.name] = np.ones((), spec.dtype)
                 continue
@@ -186,10 +202,15 @@ class _Maker:
         told = [f"{name!r} {list(values.shape[1 + len(self._steps) :])}" for name, values in arrays.items()]
         notes = [f"made-up inputs, so that accuracy means nothing: of a sample {', '.join(told)}"]
         if self._steps:
-            notes.append(f"a sample is a sequence of {_STEPS} steps")
+            notes.append(sequence_note(_STEPS))
         if once:
             notes.append(f"fed once: {', '.join(f'{name!r} {value.item()}' for name, value in once.items())}")
         return dataclasses.replace(given, arrays=arrays, once={**given.once, **once}, notes=tuple(notes))
+
+    def _size(self, spec: InputSpec, place: int, sizes: tuple[int, int]) -> int:
+        """Return the length of a dimension: the model's own, what was asked for, or what is tried."""
+        asked = [self._asked[name] for name in _names(spec, place) if name in self._asked]
+        return asked[0] if asked and spec.shape[place] is None else _size(spec, place, sizes)
 
     def _values(self, spec: InputSpec, shape: tuple[int, ...]) -> NDArray[Any]:
         kind = np.dtype(spec.dtype).kind
@@ -224,6 +245,20 @@ def _size(spec: InputSpec, place: int, sizes: tuple[int, int]) -> int:
     if place == 1:
         return sizes[0] if spec.channels_last else 3
     return sizes[0]
+
+
+def _names(spec: InputSpec, place: int) -> tuple[str, ...]:
+    """Return what a dimension is called."""
+    return f"{spec.name}.{place}", *(spec.axes[place : place + 1] if any(spec.axes) else ())
+
+
+def _check_sizes(sizes: Mapping[str, int], specs: Sequence[InputSpec]) -> None:
+    places = [(spec, place) for spec in specs for place, size in enumerate(spec.shape) if size is None]
+    known = {name for spec, place in places for name in _names(spec, place) if name}
+    unknown = next((name for name in sizes if name not in known), None)
+    if unknown is not None:
+        there = ", ".join(_names(spec, place)[-1] or _names(spec, place)[0] for spec, place in places) or "none"
+        raise DataError(f"--size {unknown}: the model has no open dimension of that name; there are {there}")
 
 
 def _bytes(samples: Samples) -> int:

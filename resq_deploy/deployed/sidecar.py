@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset
-from resq_deploy.data.preprocessing import AS_IS, Preprocessing, Wish
+from resq_deploy.data.preprocessing import AS_IS, Channels, Preprocessing, Wish
+from resq_deploy.data.samples import Samples
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.plausible import accuracy_warnings
 from resq_deploy.deployed.session import Deployment
@@ -93,18 +94,28 @@ class _Deploying(Protocol):
     def deployment(self) -> Deployment: ...
 
 
+class _Source(Protocol):
+    """A data set, or other samples."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def in_channels(self, channels: Channels | None) -> Any: ...
+
+
 Options = TypeVar("Options", bound=_Deploying)
+Source = TypeVar("Source", bound=_Source)
 
 
 def made_ready(
-    options: Options, model: DeployedModel, dataset: Dataset, wish: Wish
-) -> tuple[Dataset, Options, tuple[str, ...]]:
-    """Return data set and options of a campaign with its images made ready as the user or the sidecar says.
+    options: Options, model: DeployedModel, dataset: Source, wish: Wish
+) -> tuple[Source, Options, tuple[str, ...]]:
+    """Return data and options of a campaign with its images made ready as the user or the sidecar says.
 
     Args:
         options: has the field `deployment`.
         model: the file.
-        dataset: as it was found.
+        dataset: as it was found; or other samples, whose images are made ready alone.
         wish: what the user says.
 
     Returns:
@@ -116,17 +127,18 @@ def made_ready(
     chosen, notes = chosen_preprocessing(model, wish)
     lines = (*(f"note: {note}" for note in dataset.notes), *notes)
     deployment = dataclasses.replace(options.deployment, preprocessing=chosen)
-    return dataset.in_channels(chosen.channels), dataclasses.replace(options, deployment=deployment), lines
+    ready: Source = dataset.in_channels(chosen.channels)
+    return ready, dataclasses.replace(options, deployment=deployment), lines
 
 
 def accuracy_told(
-    model: DeployedModel, dataset: Dataset, right: int | None, labels: NDArray[np.int64] | None
+    model: DeployedModel, dataset: Dataset | Samples, right: int | None, labels: NDArray[np.int64] | None
 ) -> tuple[str, ...]:
     """Return what is to be said of the accuracy of the fault-free file, a line each: near chance, or far below.
 
     Nothing of a file whose outputs are no classes, or where it is not known which are right.
     """
-    if right is None or labels is None or labels.ndim != 1:
+    if right is None or labels is None or labels.ndim != 1 or dataset.classes is None:
         return ()
     name, value, count = stated_accuracy(model) or ("", 0.0, 1)
     return accuracy_warnings(right, labels, dataset.classes, value if name == dataset.name else None, count)

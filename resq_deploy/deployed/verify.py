@@ -184,6 +184,10 @@ def _read(path: pathlib.Path) -> tuple[str, Reference]:
     if not path.is_file():
         raise ModelError(f"there is no sidecar {path}: --verify needs it beside the model, copy it along")
     sidecar = read_json(path)
+    if isinstance(sidecar, dict) and sidecar.get("verification", {}) is None:
+        raise ModelError(
+            f"the sidecar {path} holds no answers, since the file takes other things than one image: leave --verify out"
+        )
     if isinstance(sidecar, dict) and "model" in sidecar and "synthetic" not in (sidecar.get("verification") or {}):
         raise ModelError(f"the sidecar {path} holds no answers that this version reads: export the model anew")
     try:

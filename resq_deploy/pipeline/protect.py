@@ -196,10 +196,10 @@ def _answered_images(given: DeployedModel, dataset: Dataset | None, deployment: 
     try:
         session = Session(given.proto.SerializeToString(), deployment)
         taken = session.input
-    except ModelError:
+    except ModelError as error:
         if dataset is None:
             return _other_samples(given, deployment)
-        raise
+        raise ModelError(f"{error}: leave --dataset out, and nothing is measured") from error
     if dataset is not None:
         drawn: Drawn | None = Drawn(dataset=dataset.name, count=_CALIBRATION_IMAGES, seed=0)
         try:

@@ -118,7 +118,7 @@ def samples(run: Run) -> Mapping[str, Any]:
 
 def synthetic(run: Run) -> bool:
     """Return whether a campaign's inputs were made up, so that no figure says anything of its quality."""
-    return bool(samples(run).get("synthetic")) or run.options.get("dataset") == "synthetic"
+    return bool(samples(run).get("synthetic"))
 
 
 def judged_on(run: Run) -> str:

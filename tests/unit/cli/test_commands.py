@@ -266,14 +266,53 @@ def test_wrong_ranges(refused, digits_float, tmp_path, options, message):
     assert not out.exists()
 
 
-def test_a_model_with_two_inputs(refused, digits_float, tmp_path):
-    model = onnx.load(digits_float)
+def with_two_inputs(source, folder):
+    model = onnx.load(source)
     model.graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, ["batch", 10]))
     model.graph.node.append(onnx.helper.make_node("Mul", ["logits", "mask"], ["masked"]))
     model.graph.output[0].name = "masked"
-    onnx.save(model, tmp_path / "two.onnx")
-    line = refused("faultcamp", tmp_path / "two.onnx", "--dataset", "digits", "--out", tmp_path / "run")
-    assert "takes 2 inputs" in line
+    onnx.save(model, folder / "two.onnx")
+    return folder / "two.onnx"
+
+
+def test_a_model_with_two_inputs(refused, digits_float, tmp_path):
+    model = with_two_inputs(digits_float, tmp_path)
+    line = refused("faultcamp", model, "--dataset", "digits", "--out", tmp_path / "run")
+    assert "takes 2 inputs, and digits gives images alone: give --dataset an .npz with one array an input" in line
+    assert "'mask' (float32 [batch, 10])" in line
+    assert "--dataset synthetic" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--dataset", "digits", "--feed", "mask=1,2"),
+            "--feed mask is float32 [2], and the model's input takes float32 [batch, 10]",
+        ),
+        (("--dataset", "digits", "--feed", "mask"), "give NAME=VALUE"),
+        (("--dataset", "digits", "--feed", "none=1"), "the model has no input 'none'; it takes 'input'"),
+        (("--dataset", "synthetic", "--state", "none=mask"), "the model has no output 'none'; it gives 'masked'"),
+        (("--dataset", "synthetic", "--state", "mask"), "give OUT=IN"),
+        (("--dataset", "digits", "--size", "batch=3"), "--size says how large made-up samples are"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_inputs(refused, digits_float, tmp_path, options, message):
+    line = refused("faultcamp", with_two_inputs(digits_float, tmp_path), *options, "--out", tmp_path / "run")
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_campaign_on_made_up_inputs_says_so(resq, digits_float, tmp_path):
+    model, out = with_two_inputs(digits_float, tmp_path), tmp_path / "run"
+    options = ("--dataset", "synthetic", "--images", 3, "--samples", 2, "--workers", 1, "--out", out)
+    status, _, err = resq("faultcamp", model, *options)
+    assert status == 0, err
+    assert "note: made-up inputs, so that accuracy means nothing: of a sample 'input' [3, 32, 32]" in err
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["data"]["synthetic"] is True
+    assert summary["golden"]["images"] == 3
 
 
 def test_ctrl_c_leaves_a_resumable_campaign_and_status_130(halted, digits_int8, tmp_path):

@@ -242,3 +242,14 @@ def test_a_file_of_another_kind_is_protected_and_answers_as_before(kind, kinds, 
         name: values.tobytes() for name, values in answers[1].items()
     }
     assert resq("scrub", out)[0] == 0
+    if kind == "tagger":
+        status, _, err = resq("inspect", out, "--verify")
+        assert (status, "takes other things than one image: leave --verify out" in err) == (2, True)
+
+
+def test_a_file_of_several_inputs_is_not_measured_on_images(kinds, refused, tmp_path):
+    source = tmp_path / "tagger.onnx"
+    source.write_bytes(kinds.tagger().SerializeToString())
+    line = refused(source, "--out", tmp_path / "healing.onnx", "--dataset", "digits")
+    assert "takes 2 inputs" in line
+    assert line.endswith("leave --dataset out, and nothing is measured")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resq_deploy.data.samples import Samples, parse_feeds, parse_states
+from resq_deploy.data.samples import Samples, parse_feeds, parse_sizes, parse_states
 from resq_deploy.data.sources import load_dataset, load_samples
 from resq_deploy.errors import DataError, OptionError
 
@@ -43,6 +43,13 @@ def test_states_are_pairs_of_output_and_input():
         parse_states(["h"])
     with pytest.raises(OptionError, match="takes 'a' already"):
         parse_states(["a=h", "b=h"])
+
+
+def test_sizes_are_whole_numbers_above_zero():
+    assert parse_sizes(["H=640", "image.2=8"]) == {"H": 640, "image.2": 8}
+    for text in ("H", "H=0", "H=x", "=3", "H=-1"):
+        with pytest.raises(OptionError, match="give AXIS=N"):
+            parse_sizes([text])
 
 
 def archive(folder, **arrays):

@@ -66,3 +66,10 @@ def test_a_file_that_runs_on_nothing_made_up_is_one_line():
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
     with pytest.raises(DataError, match=r"text is not made up: .*'x' \(string \[N, 4\]\)"):
         made_up(model, Deployment())
+
+
+def test_open_dimensions_are_as_large_as_is_asked(kinds):
+    model = kinds.scaled_boxes()
+    assert made_up(model, Deployment(), count=1, sizes={"H": 9, "image.3": 7}).arrays["image"].shape == (1, 3, 9, 7)
+    with pytest.raises(DataError, match="--size C: the model has no open dimension of that name; there are N, H, W, N"):
+        made_up(model, Deployment(), sizes={"C": 3})
