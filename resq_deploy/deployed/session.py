@@ -253,6 +253,16 @@ class Session:
             forms[spec.name] = form
         return outputs, forms
 
+    def as_given(self, samples: Given) -> list[NDArray[Any]]:
+        """Return what runs give for samples, output by output and batch by batch, whatever its axes are.
+
+        Raises:
+            Exception: whatever onnxruntime raises.
+        """
+        given, names = self.given(samples), [output.name for output in self.outputs]
+        runs = [self._run(names, batch, given.states) for batch in self.batches(given)]
+        return [np.asarray(value) for values in runs for value in values]
+
     def health(self, samples: Given) -> Health | None:
         """Return what the model says of its code words; None where it says nothing.
 

@@ -6,11 +6,9 @@ was overlooked, or is fused into something that takes a scale from elsewhere, th
 """
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from resq_deploy.deployed.inputs import Given
@@ -60,14 +58,10 @@ def two_ways(
 
 def _alike(model: onnx.ModelProto, weights: Collection[str], inputs: Given, deployment: Deployment) -> bool:
     wide, small, _ = two_ways(model, weights)
-    first, second = (Session(each.SerializeToString(), deployment).first_answers([inputs])[0] for each in (wide, small))
-    return all(_equal(values, second[name]) for name, values in first.items())
-
-
-def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    if one.dtype == object:  # an array a sample
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    first, second = (Session(each.SerializeToString(), deployment).as_given(inputs) for each in (wide, small))
+    return all(
+        np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in zip(first, second, strict=True)
+    )
 
 
 def _halved(centred: Integers, companions: Companions, *_ends: int) -> Codes:
