@@ -17,7 +17,7 @@ from resq_deploy.campaign.fault_list import read_fault_list
 from resq_deploy.campaign.masks import mask
 from resq_deploy.campaign.options import DEFAULT_MARGIN, PART, CampaignOptions, Draw, FaultModel
 from resq_deploy.campaign.population import Population
-from resq_deploy.campaign.strata import Strata
+from resq_deploy.campaign.strata import TRUST, Strata
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults import draws
@@ -236,6 +236,20 @@ class Plan:
                 plan = self._with_phase(kept, count, *further, self.sample.pilots)
                 return dataclasses.replace(plan, refined=done + (step.samples is not None))
         return None
+
+    def expected(self, rates: NDArray[np.float64]) -> tuple[int, "Plan"]:
+        """Return how many faults there will be in the end, as those so far show, and the plan with the next ones.
+
+        Args:
+            rates: as for `continued`.
+        """
+        following = self.continued(rates)
+        if following is None:
+            return len(self), self
+        more, sample = len(following) - len(self), following.sample
+        if sample is not None and self.in_phases and sample.phases <= sample.pilots:
+            more += TRUST * more  # another pilot, that plans so many times its own
+        return int(min(len(self) + more, self.size)), following
 
     def _with_phase(
         self, sample: Sample, count: int, positions: NDArray[np.int64], stratum: NDArray[np.int64], pilots: int

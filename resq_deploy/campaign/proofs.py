@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.testbed import Engine
 from resq_deploy.campaign.executors import Executor
-from resq_deploy.campaign.options import FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.campaign.store import Audited
@@ -176,7 +176,7 @@ def audit(plan: Plan, records: Sequence[Record], executor: Executor) -> Generato
     layer that this misses. With the engine `replay`, faults that were evaluated by reload-and-run in the first place
     are left out, and so are those that need no evaluation.
     """
-    evenly, others = _drawn(plan, _auditable(plan, records))
+    evenly, others = to_audit(plan, records)
     for portion in executor.run(plan, [[number] for number in (*evenly, *others)], truth=True):
         yield [
             Audited(number=again.number, evenly=again.number in evenly, differs=not same(again, records[again.number]))
@@ -215,13 +215,18 @@ def _auditable(plan: Plan, records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.way not in trusted]
 
 
-def _drawn(plan: Plan, records: Sequence[Record]) -> tuple[list[int], list[int]]:
+def evenly_audited(options: CampaignOptions, faults: int) -> int:
+    """Return how many of so many faults that can be audited are drawn evenly; those are fewer where there are."""
+    return min(faults, max(LEAST_AUDITED, math.ceil(options.audit_share * faults))) if options.audit_share else 0
+
+
+def to_audit(plan: Plan, records: Sequence[Record]) -> tuple[list[int], list[int]]:
     """Return the numbers of the faults to audit: those drawn evenly, and those of the groups that this misses."""
-    share = plan.options.audit_share
-    if not share or not records:
+    records = _auditable(plan, records)
+    count = evenly_audited(plan.options, len(records))
+    if not count:
         return [], []
     order = draws.sample(draws.stream("audit", plan.options.seed), len(records), len(records))
-    count = max(LEAST_AUDITED, math.ceil(share * len(records)))
     shuffled = [records[place] for place in order.tolist()]
     visited = {_group(plan, record) for record in shuffled[:count]}
     others = []

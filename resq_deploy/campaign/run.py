@@ -17,10 +17,11 @@ from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
+from resq_deploy.campaign.forecast import forecast
 from resq_deploy.campaign.gates import Gate, check_reachable, check_rungs, held
 from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
-from resq_deploy.campaign.plan import Plan, eq7_sample, make_plan
+from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.refine import Base
@@ -34,8 +35,6 @@ from resq_deploy.deployed.sidecar import source_checkpoint
 from resq_deploy.errors import FailedError
 from resq_deploy.faults.judges.registry import identity
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
-
-_TRIALS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +81,7 @@ class Campaign:
         gates: Sequence[Gate] = (),
         base: Base | None = None,
     ) -> None:
+        begin = time.perf_counter()
         self.options = options
         self._base = base
         self._gates = gates
@@ -139,28 +139,16 @@ class Campaign:
             base.check(self._identity, self._sha256)
             base.check_plan(self.plan)
             self._sha256["refined"] = base.digest
+        self._prepared = time.perf_counter() - begin
 
     def estimate(self) -> dict[str, Any]:
-        """Time a few portions of the faults; return population, planned faults and the seconds they would take."""
-        portions = self.testbed.shards(self.plan, range(len(self.plan)))
-        spread = np.unique(np.linspace(0, len(portions) - 1, _TRIALS, dtype=int))
+        """Run faults for up to a minute, and return population, faults and seconds that a run would take."""
         begin = time.perf_counter()
         with self._executor as executor:
-            for _ in executor.run(self.plan, [portions[place] for place in spread]):
-                pass
-        seconds = (time.perf_counter() - begin) * len(portions) / len(spread) / len(self.plan)
-        at_most = len(self.plan)
-        if self.plan.in_phases and self.plan.population is not None:
-            at_most = max(at_most, eq7_sample(self.plan.population.size, self.options))
-        return {
-            "population": {"bits": self.plan.bits, "faults": self.plan.size},
-            "images": {"per_fault": self.plan.images_per_fault, "of": len(self.golden)},
-            "planned": len(self.plan),
-            "at_most": at_most,
-            "seconds_per_fault": seconds,
-            "seconds": seconds * len(self.plan),
-            "seconds_at_most": seconds * at_most,
-        }
+            canary(self.plan, self.testbed.engine, executor, self._votes, self._codes)
+            prepared = self._prepared + time.perf_counter() - begin
+            kept = self._base.records if self._base is not None else ()
+            return forecast(self.plan, self.testbed, executor, prepared, kept)
 
     def run(self, out: pathlib.Path, *, resume: bool = False, report: Report = lambda _: None) -> dict[str, Any]:
         """Run the campaign, or go on with one, and return its summary.

@@ -18,7 +18,7 @@ from resq_deploy.faults.two_stage import Work
 PILOT = 4
 """Faults a stratum in the pilot, on average."""
 
-_TRUST = 3
+TRUST = 3
 """A pilot plans this many times its own faults; a larger phase is planned by a second pilot."""
 
 _LEAST_FURTHER = 0.2
@@ -154,8 +154,8 @@ class Strata:
         least = _LEAST_FURTHER * drawn if began else drawn
         counts = next_phase(rates, sample, margin, confidence, least, images)
         pilots = sample.pilots
-        if not began and counts.sum() > _TRUST * drawn:
-            counts, pilots = np.maximum(counts // _TRUST, np.minimum(rest, 1)), pilots + 1
+        if not began and counts.sum() > TRUST * drawn:
+            counts, pilots = np.maximum(counts // TRUST, np.minimum(rest, 1)), pilots + 1
         return *self._phase(self.sizes - rest, counts), pilots
 
     def refining(

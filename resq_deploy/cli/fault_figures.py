@@ -19,16 +19,26 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     click.echo(
         f"population: {'random masks' if endless else f'{faults:,} faults'} over {plan['population']['bits']:,} bits"
     )
-    click.echo(
-        f"planned: {plan['planned']:,} faults, about {plan['seconds']:,.0f} s at {plan['seconds_per_fault']:.3f} s each"
-    )
+    planned, expected = plan["planned"], plan["expected"]
+    if expected is None or expected == planned:
+        click.echo(
+            f"planned: {planned:,} faults, about {plan['seconds']:,.0f} s at {plan['seconds_per_fault']:.3f} s each"
+        )
+    else:
+        click.echo(
+            f"planned: a pilot of {planned:,} faults; as it shows, {expected:,} in all reach the margin, in about "
+            f"{plan['seconds_expected']:,.0f} s at {plan['seconds_per_fault']:.3f} s each. An estimate: what further "
+            "faults show decides"
+        )
     images = plan["images"]
     if images["per_fault"] is not None:
         click.echo(f"each is judged on about {images['per_fault']} images of its own, of {images['of']:,}")
-    if plan["at_most"] > plan["planned"]:
+    if plan["at_most"] > planned:
+        if expected is None:
+            click.echo("that is the pilot; what it finds sizes the main phase, which is no smaller")
         click.echo(
-            "that is the pilot; what it finds sizes the main phase, which is no smaller. Equation 7 of Leveugle et "
-            f"al., for the worst case, would take {plan['at_most']:,} faults, {plan['seconds_at_most']:,.0f} s"
+            f"Equation 7 of Leveugle et al., for the worst case, would take {plan['at_most']:,} faults, "
+            f"{plan['seconds_at_most']:,.0f} s"
         )
 
 

@@ -75,13 +75,14 @@ class Testbed:
         truth: reload-and-run.
         engine: what evaluates the faults; the truth itself where replay was not wanted or cannot be exact.
         fallback: why it cannot; empty otherwise.
+        images: how many there are.
     """
 
     __test__ = False  # no test, whatever pytest makes of the name
 
     def __init__(self, kit: Kit) -> None:
         injector = Injector(kit.patcher, kit.surfaces, kit.options.ecc)
-        self._images, self._workers = len(kit.golden), kit.options.worker_count
+        self.images, self._workers = len(kit.golden), kit.options.worker_count
         self.truth = ReloadEngine(injector, kit.golden, kit.options)
         self.engine: Engine = self.truth
         self.fallback = ""
@@ -119,7 +120,7 @@ class Testbed:
         Golden values of an image are computed once for all of them. Portions take about as long as those of faults on
         all images do, some times over, as what they leave unfinished of a batch is run for few images.
         """
-        more = max(1, min(_MOST_MORE, self._images // (plan.images_per_fault or 1)))
+        more = max(1, min(_MOST_MORE, self.images // (plan.images_per_fault or 1)))
         loads: dict[int, list[tuple[Share, int, float]]] = {}
         for group, members in grouped.items():
             for number in members:

@@ -333,7 +333,7 @@ def test_dry_run_plans_and_writes_nothing(resq, digits_int8, tmp_path):
     assert status == 0
     assert "planned: 500 faults, about" in out
     status, out, _ = resq(*arguments, "--out", tmp_path / "run")
-    assert "that is the pilot" in out
+    assert "planned: a pilot of " in out
     assert not (tmp_path / "run").exists()
 
 
