@@ -20,6 +20,7 @@ from resq_deploy.cli.shared import (
     print_table,
     resume_option,
     seed_option,
+    split_option,
     tell_arithmetic,
 )
 from resq_deploy.errors import OptionError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=PATH)
 @dataset_option
 @data_dir_option
+@split_option
 @preprocessing_options
 @out_option("Run folder to write: summary.json, manifest.json, adversarial/*.npz, bitflips.csv.")
 @click.option(
@@ -127,7 +129,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     """
     data_dir, out, resume, junit = (given.pop(name) for name in ("data_dir", "out", "resume", "junit"))
     gates = _gates(given.pop("fail_below"), junit)
-    asked = read_preprocessing(given)
+    split, asked = given.pop("split"), read_preprocessing(given)
     options = read_options(given)
     _need_extras(options.chosen)
     check_surrogate(options)
@@ -137,8 +139,10 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     from resq_deploy.pipeline.attack import AttackCampaign
 
     deployed = DeployedModel.load(model)
-    data = load_dataset(dataset, data_dir)
-    data, options, notes = made_ready(options, deployed, data, asked.on(data))
+    data = load_dataset(dataset, data_dir, split)
+    data, options, notes = made_ready(
+        options, deployed, data, asked.on(data), split=split, calibrates="bit-flip" in options.chosen
+    )
     campaign = AttackCampaign(deployed, data, options, gates)
     for line in (*notes, *(f"note: {note}" for note in campaign.notes)):
         click.echo(line, err=True)

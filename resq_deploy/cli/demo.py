@@ -25,6 +25,7 @@ from resq_deploy.cli.shared import (
     print_table,
     resume_option,
     seed_option,
+    split_option,
 )
 from resq_deploy.errors import OptionError
 
@@ -41,6 +42,7 @@ _TRAINING = ("epochs_baseline", "epochs_attack", "epochs_fault", "train_images")
 @click.option("--weights", type=PATH, metavar="FILE", help="Its weights: a state_dict or .safetensors.")
 @click.option("--dataset", metavar="D", help="Images for it: a name, a folder or an .npz, as for train.")
 @data_dir_option
+@split_option
 @channels_option
 @scale_option
 @mean_option
@@ -133,6 +135,7 @@ def _own_options(given: dict[str, Any], seed: int, arithmetic: str) -> "OwnOptio
         network=network,
         dataset=dataset,
         data_dir=given["data_dir"],
+        split=given["split"],
         weights=given["weights"],
         clean_budget=given["clean_budget"],
         presented=presented,

@@ -21,6 +21,7 @@ from resq_deploy.cli.shared import (
     print_table,
     printable,
     seed_option,
+    split_option,
 )
 from resq_deploy.cli.task_options import TASK_OPTIONS, print_task, read_wish, task_options
 from resq_deploy.errors import GateError, OptionError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 SECTIONS = {
-    "Source and file": ("out", "dataset", "data_dir", "network", "weights"),
+    "Source and file": ("out", "dataset", "data_dir", "split", "network", "weights"),
     "How the network takes its images": ("channels", "input_layout", "scale", "mean", "std", "preprocess"),
     "Detectors, segmentation, sequences": TASK_OPTIONS,
     "Ranges and adjustments": (
@@ -62,6 +63,7 @@ SECTIONS = {
 @out_option("The int8 ONNX file to write; the sidecar goes beside it as .json.")
 @dataset_option
 @data_dir_option
+@split_option
 @task_options
 @preprocessing_options
 @click.option(
@@ -231,7 +233,7 @@ def _exported(
     from resq_deploy.data import Dataset, load_dataset
     from resq_deploy.pipeline.float_source import FloatSource, needs_torch
 
-    weights = given.pop("weights")
+    weights, split = given.pop("weights"), given.pop("split")
     if weights is not None or (source is not None and needs_torch(source)):
         need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
     chosen = FloatSource(source=source, weights=weights, network=given.pop("network"))
@@ -243,12 +245,12 @@ def _exported(
             raise OptionError("--judge, --outputs, --decode and --feed are for float ONNX files")
         from resq_deploy.pipeline.export import export_source
 
-        data = load_dataset(dataset, data_dir)
-        return export_source(chosen, data, out, options, gates, wish=asked.on(data), report=report)
+        data = load_dataset(dataset, data_dir, split)
+        return export_source(chosen, data, out, options, gates, wish=asked.on(data), split=split, report=report)
     from resq_deploy.pipeline.export import export_source
     from resq_deploy.pipeline.task_export import export_of_task, find_data
 
-    found, of_task = find_data(chosen.path, dataset, data_dir, wish, asked.on)
+    found, of_task = find_data(chosen.path, dataset, data_dir, wish, asked.on, split)
     if of_task or not isinstance(found, Dataset):
         return export_of_task(chosen.path, found, out, options, gates, wish, asked.on, report=report)
     return export_source(chosen, found, out, options, gates, wish=asked.on(found), report=report)
@@ -266,7 +268,7 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     from resq_deploy.quantization.options import ExportOptions
 
     read_preprocessing(given)
-    for name in ("network", "weights"):  # say what is exported, and nothing of how
+    for name in ("network", "weights", "split"):  # say what is exported, and nothing of how
         given.pop(name, None)
     read_wish(given)  # says what judges, and nothing of how to export, but for what stays in float
     given["arithmetic"] = Arithmetic(given["arithmetic"])

@@ -18,6 +18,7 @@ from resq_deploy.cli.shared import (
     percent,
     resume_option,
     seed_option,
+    split_option,
     tell_arithmetic,
     workers_option,
 )
@@ -35,6 +36,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @click.argument("model", type=PATH)
 @sample_options
 @data_dir_option
+@split_option
 @preprocessing_options
 @out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
 @click.option("--images", type=int, default=1000, show_default=True, help="Samples to judge by, such as test images.")
@@ -191,6 +193,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp voice.onnx --dataset synthetic --state h_out=h --state c_out=c --samples 200 --out run
     """
     data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
+    split = given.pop("split")
     given_gates, refine, junit = (given.pop(name) for name in ("fail_above", "refine", "junit"))
     feeds, states, sizes = (given.pop(name) for name in ("feed", "state", "size"))
     if out is None and not dry_run:
@@ -206,7 +209,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     options = read_options(given)
     deployed = DeployedModel.load(model)
     data = read_data(deployed, dataset, options.deployment, data_dir=data_dir, feeds=feeds, states=states, sizes=sizes)
-    data, options, notes = made_ready(options, deployed, data, asked.on(data))
+    data, options, notes = made_ready(options, deployed, data, asked.on(data), split=split)
     base = None if refine is None else Base.read(refine)
     if base is not None:
         options = base.refined(options)

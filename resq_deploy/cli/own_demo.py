@@ -30,6 +30,7 @@ class OwnOptions:
         network: a name, or module:function.
         dataset: the data set, as `--dataset` takes it.
         data_dir: where named data sets lie.
+        split: share of each class to test on, of images that come undivided.
         weights: weights to start from; None trains fresh ones first.
         clean_budget: what hardening may cost, in points of accuracy.
         presented: options on how the network wants its images, as they were given.
@@ -42,6 +43,7 @@ class OwnOptions:
     network: str
     dataset: str
     data_dir: pathlib.Path | None = None
+    split: float | None = None
     weights: pathlib.Path | None = None
     clean_budget: float | None = None
     presented: tuple[str, ...] = ()
@@ -165,6 +167,7 @@ def steps(out: pathlib.Path, options: OwnOptions, say: Say) -> Iterator[Step]:
 
 def _data(options: OwnOptions) -> tuple[str, ...]:
     named = ("--data-dir", str(options.data_dir)) if options.data_dir else ()
+    named = (*named, "--split", f"{options.split:g}") if options.split is not None else named
     return ("--dataset", options.dataset, *named, "--seed", str(options.seed))
 
 

@@ -27,6 +27,12 @@ dataset_option = click.option(
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Where named data sets are looked for, as NAME/{train,test}/CLASS/*, first."
 )
+split_option = click.option(
+    "--split",
+    type=float,
+    metavar="SHARE",
+    help="Of a folder DIR/CLASS/*: share of each class to test on; later commands know it.  [default: 0.2]",
+)
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 arithmetic_option = click.option(
     "--arithmetic",

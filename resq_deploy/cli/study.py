@@ -12,7 +12,7 @@ from resq_deploy.errors import FailedError, ResqError
 
 _WHERE = {
     *("model", "source", "init", "dataset", "data_dir", "out", "resume", "dry_run"),
-    *("fail_above", "fail_below", "junit", "refine"),
+    *("fail_above", "fail_below", "junit", "refine", "split"),
 }
 """What of a command is no option of what it computes."""
 

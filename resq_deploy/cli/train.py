@@ -25,10 +25,11 @@ from resq_deploy.cli.shared import (
     print_table,
     resume_option,
     seed_option,
+    split_option,
 )
 from resq_deploy.errors import ResqError
 from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
-from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start
+from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start, split_of_start
 from resq_deploy.networks.names import STEMS, with_stem
 
 if TYPE_CHECKING:
@@ -39,7 +40,15 @@ if TYPE_CHECKING:
 
 _PIXEL = 255
 _GIVEN_IN_PIXELS = ("epsilon", "attack_step")
-_OF_THE_START = ("weights", "pretrained", "mean", "std", "scale", "preprocess")  # what they say depends on the data
+_OF_THE_START = (
+    "weights",
+    "pretrained",
+    "mean",
+    "std",
+    "scale",
+    "preprocess",
+    "split",
+)  # what they say depends on the data
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -91,6 +100,7 @@ def _first_tells() -> Iterator[None]:
 )
 @dataset_option
 @data_dir_option
+@split_option
 @out_option("Run folder to write: checkpoints, metrics.jsonl, criticality.json, summary.json, manifest.json.")
 @click.option(
     "--stages",
@@ -181,6 +191,7 @@ def command(
     stages: str | None,
     init: pathlib.Path | None,
     resume: bool,
+    split: float | None,
     **given: Any,
 ) -> None:
     """Train a network in up to three stages: baseline, attack resilience, fault resilience.
@@ -207,13 +218,14 @@ def command(
         asked = read_unit_normalisation(given) or ("imagenet" if given["pretrained"] else "dataset")
         read_options({**given, "stages": stages})
     from resq_deploy.cli.training_progress import training_progress
-    from resq_deploy.data import load_dataset
+    from resq_deploy.data import agreed, load_dataset
     from resq_deploy.hardening.events import silent
     from resq_deploy.hardening.loop import train
     from resq_deploy.hardening.ranks import joined_ranks
 
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
-        data = load_dataset(dataset, data_dir)
+        data = load_dataset(dataset, data_dir, split)
+        data, said = agreed(data, split_of_start(source, given["network"]), split)
         given["channels"] = channels_of_start(source, given["network"], given["channels"])
         data = data.in_channels(given["channels"])
         normalisation = for_channels(asked, data)
@@ -223,6 +235,8 @@ def command(
         if ranks.leads:
             for note in (*data.notes, *start.notes, *_augmentation(options, data)):
                 click.echo(f"note: {note}", err=True)
+            for line in said:
+                click.echo(line, err=True)
             sha256 = {
                 "init": start.sha256,
                 "train": data.digest("train"),

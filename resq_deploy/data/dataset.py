@@ -61,6 +61,7 @@ class Dataset:
         notes: what a reader of the figures should know about how the images were chosen.
         classes_inferred: whether the number of classes is only the largest label seen, plus one.
         channels: the order of the channels of its uint8 images; those of one channel are grey, whatever it says.
+        split: share of each class that is the test set, of images that come undivided; None where they come divided.
     """
 
     def __init__(
@@ -77,6 +78,9 @@ class Dataset:
         notes: Sequence[str] = (),
         classes_inferred: bool = False,
         channels: Channels = "rgb",
+        whole: "Dataset | None" = None,
+        split: float | None = None,
+        divide: "Callable[[float], Dataset] | None" = None,
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
@@ -84,6 +88,9 @@ class Dataset:
         self.notes = tuple(notes)
         self.classes_inferred = classes_inferred
         self.channels: Channels = channels
+        self.split = split
+        self._whole = whole
+        self._divide = divide
         self._load_training = load_training
         self._load_test = load_test
         self._load_calibration = load_calibration
@@ -140,6 +147,25 @@ class Dataset:
             DataError: if `count` is below 1, or there is nothing to calibrate on.
         """
         return self._calibration.take(permutation(len(self._calibration), seed)[: _checked(count)])
+
+    def undivided(self) -> "Dataset":
+        """Return the data set for what calibrates nothing: with no images kept for that and out of the test set.
+
+        Itself where none are.
+        """
+        return self._whole or self
+
+    def divided(self, share: float | None) -> "Dataset":
+        """Return the data set with another share of its images as the test set; itself for None.
+
+        Raises:
+            DataError: if its images come divided, or no share of them can be had.
+        """
+        if share is None or share == self.split:
+            return self
+        if self._divide is None:
+            raise DataError(f"--split {share:g}: {self.name} comes divided into training and test images: leave it out")
+        return self._divide(share)
 
     def in_channels(self, channels: Channels | None) -> "Dataset":
         """Return the same data set with the channels of its uint8 images in another order; itself for None.
@@ -204,6 +230,7 @@ class _Recoloured(Dataset):
             notes=source.notes,
             classes_inferred=source.classes_inferred,
             channels=channels,
+            split=source.split,
         )
         self._source = source
 
@@ -230,6 +257,24 @@ class _Recoloured(Dataset):
     def digest(self, split: SplitName) -> str:
         """Return the digest of the source's images."""
         return self._source.digest(split)
+
+
+def agreed(dataset: Dataset, known: float | None, given: float | None) -> tuple[Dataset, tuple[str, ...]]:
+    """Return a data set that is divided as it was for what came before, and what is to be said: a line each.
+
+    Args:
+        dataset: as it was found.
+        known: share that was the test set when the network was trained, or the file made; None where that is not known.
+        given: what the user says it is; None for nothing.
+    """
+    if known is None or dataset.split in (None, known):
+        return dataset, ()
+    if given is None:
+        return dataset.divided(known), ()
+    return dataset, (
+        f"warning: --split {given:g}, and {dataset.name} was divided by {known:g} before: some of these test images "
+        "may be among those that the network was trained on",
+    )
 
 
 def _checked(count: int | None) -> int | None:

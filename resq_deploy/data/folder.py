@@ -21,7 +21,9 @@ from resq_deploy.errors import DataError
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS = ("PNG", "JPEG", "WEBP", "PPM", "BMP")
 _VALIDATION = ("val", "validation", "valid")
-_TEST_SHARE = 0.2
+TEST_SHARE = 0.2
+"""Share of each class that is the test set, of a tree that is not divided."""
+
 _TEST_SEED = 14
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 _CHUNK = 256
@@ -89,8 +91,10 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation, in_tracks:
     )
 
 
-def _load_undivided(root: Path, *, name: str, augmentation: Augmentation) -> Dataset:
-    """Read a tree of classes alone: the same fifth of them is the test set whenever and wherever it is read."""
+def _load_undivided(root: Path, *, name: str, augmentation: Augmentation, share: float = TEST_SHARE) -> Dataset:
+    """Read a tree of classes alone: the same share of them is the test set whenever and wherever it is read."""
+    if not 0.0 < share < 1.0:
+        raise DataError(f"--split {share:g}: give the share of the images to test on, such as 0.2")
     classes = [folder for folder in _subfolders(root) if list_files(root / folder, _SUFFIXES)]
     if not classes:
         raise DataError(
@@ -98,7 +102,7 @@ def _load_undivided(root: Path, *, name: str, augmentation: Augmentation) -> Dat
             "DIR/CLASS/*.png"
         )
     files, labels = _files(root, "", classes)
-    training, test = split_off(np.array(labels, dtype=np.int64), _TEST_SHARE, _TEST_SEED)
+    training, test = split_off(np.array(labels, dtype=np.int64), share, _TEST_SEED)
     if not test.size:
         raise DataError(f"every class in {root} has one image alone: give at least two of each, one to test on")
 
@@ -106,6 +110,7 @@ def _load_undivided(root: Path, *, name: str, augmentation: Augmentation) -> Dat
         order = np.sort(chosen)
         return Split(images=decode([files[place] for place in order]), labels=np.array(labels, dtype=np.int64)[order])
 
+    part = "a fixed fifth" if share == TEST_SHARE else f"a fixed share of {share:g}"
     return Dataset(
         name=name,
         classes=classes,
@@ -113,9 +118,11 @@ def _load_undivided(root: Path, *, name: str, augmentation: Augmentation) -> Dat
         load_training=lambda: load(training),
         load_test=lambda: load(test),
         notes=(
-            f"{name} is not divided into train/ and test/: a fixed fifth of each class, {len(test)} of {len(files)} "
+            f"{name} is not divided into train/ and test/: {part} of each class, {len(test)} of {len(files)} "
             "images, is the test set, in every command",
         ),
+        split=share,
+        divide=lambda other: _load_undivided(root, name=name, augmentation=augmentation, share=other),
     )
 
 

@@ -53,6 +53,7 @@ def load_npz(path: Path) -> Dataset:
     string rgb, bgr or gray) are optional.
     Images are uint8 [N, H, W, C] with 1 or 3 channels, or float32 [N, ...] in the layout the model takes. Without
     training images a fixed fifth of `images` is kept for calibration and left out of the test split; a note says so.
+    What calibrates nothing takes all of them, see `Dataset.undivided`.
 
     Raises:
         DataError: if the file is no such archive; the message names the array and what is wrong with it.
@@ -71,27 +72,27 @@ def load_npz(path: Path) -> Dataset:
         notes.append(f"{path.name} names no classes: their number, {len(classes)}, is taken from the largest label")
     load_test = functools.partial(archive.split, "images", labels[""])
     load_training = functools.partial(archive.split, "images_train", labels.get("_train"))
-    load_calibration = None
-    if not training:
-        order = permutation(len(labels[""]), _HELD_OUT_SEED)
-        held_out, kept = np.split(order, [round(_HELD_OUT_SHARE * len(order))])
-        load_test = functools.partial(archive.split, "images", labels[""], np.sort(kept))
-        load_calibration = functools.partial(archive.split, "images", labels[""], held_out)
-        notes.append(
-            f"{path.name} has no images_train: {len(held_out)} of its {len(labels[''])} images are kept for "
-            "calibration and left out of the evaluation"
-        )
-    return Dataset(
+    load_calibration = whole = None
+    make = functools.partial(
+        Dataset,
         channels=archive.channels(),
         name=path.stem,
         classes=classes,
         classes_inferred=inferred,
         augmentation="crop" if archive.header("images")[1] == np.uint8 else "none",
         load_training=load_training,
-        load_test=load_test,
-        load_calibration=load_calibration,
-        notes=notes,
     )
+    if not training:
+        order = permutation(len(labels[""]), _HELD_OUT_SEED)
+        held_out, kept = np.split(order, [round(_HELD_OUT_SHARE * len(order))])
+        whole = make(load_test=load_test, notes=tuple(notes))
+        load_test = functools.partial(archive.split, "images", labels[""], np.sort(kept))
+        load_calibration = functools.partial(archive.split, "images", labels[""], held_out)
+        notes.append(
+            f"{path.name} has no images_train: {len(held_out)} of its {len(labels[''])} images are kept for "
+            "calibration and left out of the evaluation"
+        )
+    return make(load_test=load_test, load_calibration=load_calibration, notes=notes, whole=whole)
 
 
 def load_named(path: Path, inputs: Sequence[str], part: str = "") -> Samples | None:

@@ -35,7 +35,7 @@ _DIGITS_TEST_SHARE = 1 / 3
 _DIGITS_SEED = 13
 
 
-def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
+def load_dataset(spec: str, data_dir: Path | None = None, split: float | None = None) -> Dataset:
     """Find a data set; its images are decoded when they are first used.
 
     Args:
@@ -43,11 +43,16 @@ def load_dataset(spec: str, data_dir: Path | None = None) -> Dataset:
             DIR/{train,val,test}/CLASS/*.png|jpg|jpeg|webp|bmp or DIR/CLASS/*, or an `.npz` (see `load_npz`).
         data_dir: where named sets lie, as NAME/{train,test}/CLASS/* or in torchvision's layout, or else are
             downloaded to; None is a folder of the user's cache.
+        split: share of each class to test on, of a folder DIR/CLASS/*; None for a fifth.
 
     Raises:
-        DataError: if there is no such set, or what is found of it is unusable.
+        DataError: if there is no such set, what is found of it is unusable, or it is divided already.
         MissingExtraError: if it must be downloaded and torchvision is not installed.
     """
+    return _found(spec, data_dir).divided(split)
+
+
+def _found(spec: str, data_dir: Path | None) -> Dataset:
     if spec == "digits":
         return _load_digits()
     if spec in DATASETS:

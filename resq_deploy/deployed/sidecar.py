@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.dataset import Dataset, agreed
 from resq_deploy.data.preprocessing import AS_IS, Channels, Preprocessing, Wish
 from resq_deploy.data.samples import Samples
 from resq_deploy.deployed.model import DeployedModel
@@ -108,7 +108,13 @@ Source = TypeVar("Source", bound=_Source)
 
 
 def made_ready(
-    options: Options, model: DeployedModel, dataset: Source, wish: Wish
+    options: Options,
+    model: DeployedModel,
+    dataset: Source,
+    wish: Wish,
+    *,
+    split: float | None = None,
+    calibrates: bool = False,
 ) -> tuple[Source, Options, tuple[str, ...]]:
     """Return data and options of a campaign with its images made ready as the user or the sidecar says.
 
@@ -117,6 +123,8 @@ def made_ready(
         model: the file.
         dataset: as it was found; or other samples, whose images are made ready alone.
         wish: what the user says.
+        split: which share of an undivided data set the user says to test on; None for that of the sidecar.
+        calibrates: whether the campaign needs images apart from those it judges by.
 
     Returns:
         Both, and what is to be said of the data and of what was chosen: a line each, once nothing is refused.
@@ -125,10 +133,43 @@ def made_ready(
         OptionError: if the numbers make no sense together.
     """
     chosen, notes = chosen_preprocessing(model, wish)
-    lines = (*(f"note: {note}" for note in dataset.notes), *notes)
+    found: Any = dataset
+    if isinstance(dataset, Dataset):
+        found, said = _judged_by(model, dataset, split, calibrates=calibrates)
+        notes = (*said, *notes)
+    elif split is not None:
+        raise OptionError(f"--split {split:g} is for folders of images that are not divided: leave it out")
+    lines = (*(f"note: {note}" for note in found.notes), *notes)
     deployment = dataclasses.replace(options.deployment, preprocessing=chosen)
-    ready: Source = dataset.in_channels(chosen.channels)
+    ready: Source = found.in_channels(chosen.channels)
     return ready, dataclasses.replace(options, deployment=deployment), lines
+
+
+def _judged_by(
+    model: DeployedModel, dataset: Dataset, split: float | None, *, calibrates: bool
+) -> tuple[Dataset, tuple[str, ...]]:
+    """Return a data set with the test images that a campaign judges by, and what is to be said of them."""
+    divided, said = agreed(dataset.divided(split), _split_of(model, dataset), split)
+    return (divided if calibrates or _made_on(model, divided) else divided.undivided()), said
+
+
+def _split_of(model: DeployedModel, dataset: Dataset) -> float | None:
+    """Return which share of a data set was the test set when a file was made; None where that is not known."""
+    try:
+        made_with = sidecar(model)["dataset"]
+        return float(made_with["split"]) if made_with["name"] == dataset.name else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _made_on(model: DeployedModel, dataset: Dataset) -> bool:
+    """Return whether a file was calibrated on what this very data set keeps for that."""
+    if dataset.undivided() is dataset:
+        return False
+    try:
+        return bool(sidecar(model)["dataset"]["test_sha256"] == dataset.digest("test"))
+    except (KeyError, TypeError):
+        return False
 
 
 def accuracy_told(

@@ -18,6 +18,7 @@ from resq_deploy.records import write_atomic
 
 SCHEMA = 1
 FORMAT = "resq-deploy checkpoint"
+_LATER = ("channels", "split")  # which earlier checkpoints lack
 
 
 class NoCheckpointError(CheckpointError):
@@ -41,6 +42,7 @@ class Checkpoint:
         metrics: the figures of that epoch.
         state: the network's `state_dict`.
         channels: the order of the channels it takes, or one grey one; None: as the images of its data set have them.
+        split: share of its images that were the test set, where these came undivided; else None.
     """
 
     network: str
@@ -55,6 +57,7 @@ class Checkpoint:
     metrics: Mapping[str, float]
     state: Mapping[str, torch.Tensor]
     channels: Channels | None = None
+    split: float | None = None
 
     def build(self) -> Network:
         """Build the network with the stored weights, on the CPU and in evaluation mode.
@@ -82,8 +85,8 @@ class Checkpoint:
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
         """Make a checkpoint of what a file held, refusing missing or foreign entries with `KeyError`/`TypeError`."""
-        values = {field.name: payload[field.name] for field in dataclasses.fields(cls) if field.name != "channels"}
-        values["channels"] = payload.get("channels")  # which earlier ones lack
+        values = {field.name: payload[field.name] for field in dataclasses.fields(cls) if field.name not in _LATER}
+        values |= {name: payload.get(name) for name in _LATER}
         for name in ("classes", "mean", "std", "lineage"):
             values[name] = tuple(values[name])
         for name, tensor in values["state"].items():
@@ -91,7 +94,8 @@ class Checkpoint:
                 raise TypeError("the state holds something other than dense tensors")
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise TypeError(f"'{name}' holds a number that is not finite")
-        if not all(isinstance(value, float) for value in (*values["mean"], *values["std"])):
+        numbers = (*values["mean"], *values["std"], *([] if values["split"] is None else [values["split"]]))
+        if not all(isinstance(value, float) for value in numbers):
             raise TypeError("mean and std are no numbers")
         if values["channels"] not in (None, *CHANNELS):
             raise TypeError(f"it takes channels {values['channels']!r}")

@@ -68,6 +68,7 @@ def given_start(
         metrics={},
         state=built.state_dict(),
         channels=channels,
+        split=dataset.split,
     )
     return start, fitted
 

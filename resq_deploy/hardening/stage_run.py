@@ -165,6 +165,7 @@ class StageRun:
             network=self.options.network,
             classes=self.bench.dataset.classes,
             channels=self.bench.options.channels,
+            split=self.bench.dataset.split,
             mean=self.bench.mean,
             std=self.bench.std,
             image_size=self.bench.image_size,

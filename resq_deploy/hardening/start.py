@@ -119,6 +119,19 @@ def channels_of_start(source: Source, network: str, channels: "Channels | None")
     return known
 
 
+def split_of_start(source: Source, network: str) -> float | None:
+    """Return which share of its images a checkpoint that is gone on with was tested on; None where that is not known.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    if source.init is None:
+        return None
+    from resq_deploy.hardening.checkpoint import load_checkpoint
+
+    return load_checkpoint(source.init, network=network).split
+
+
 def for_channels(asked: "Normalisation | str", dataset: "Dataset") -> "Normalisation | None":
     """Return mean and deviation of each channel of a data set's images; None: those of the data set.
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from resq_deploy.data.dataset import Dataset
+from resq_deploy.data.dataset import Dataset, agreed
 from resq_deploy.data.preprocessing import AS_IS, Preprocessing, Wish
 from resq_deploy.deployed.plausible import accuracy_warnings
 from resq_deploy.errors import DataError
@@ -33,6 +33,7 @@ def export_source(
     gates: GateOptions,
     *,
     wish: Wish | None = None,
+    split: float | None = None,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """Export a checkpoint, the most hardened checkpoint of a train folder, own weights, or a float ONNX file.
@@ -46,6 +47,7 @@ def export_source(
         options: how to export.
         gates: what the int8 file may lose.
         wish: how the network wants its images, where that is not known of it.
+        split: which share of an undivided data set the user says to test on; None for that of the checkpoint.
         report: told each step as it begins.
 
     Returns:
@@ -66,8 +68,9 @@ def export_source(
     from resq_deploy.hardening.trace import export_float_onnx
 
     checkpoint, notes = source.load(dataset, wish)
-    for note in notes:
-        report(f"note: {note}")
+    dataset, said = agreed(dataset, checkpoint.split, split)
+    for line in (*(f"note: {note}" for note in notes), *said):
+        report(line)
     if len(checkpoint.classes) != len(dataset.classes):
         raise DataError(
             f"{source.path} knows {len(checkpoint.classes)} classes, data set {dataset.name} has "

@@ -94,7 +94,12 @@ def is_classifier(source: pathlib.Path, dataset: Dataset, preprocessing: Preproc
 
 
 def find_data(
-    source: pathlib.Path, spec: str, data_dir: pathlib.Path | None, wish: TaskWish, presented: Presented = _as_is
+    source: pathlib.Path,
+    spec: str,
+    data_dir: pathlib.Path | None,
+    wish: TaskWish,
+    presented: Presented = _as_is,
+    split: float | None = None,
 ) -> tuple[Parts | Dataset, bool]:
     """Return what a float ONNX file is exported on, and whether it goes the way of tasks, or that of classifiers.
 
@@ -104,6 +109,7 @@ def find_data(
         data_dir: where named data sets lie.
         wish: what the user says of the task.
         presented: what the user says of how images are made ready.
+        split: share of each class to test on, of a folder DIR/CLASS/*.
 
     Raises:
         InputError: if there are no such data, or the file cannot be read.
@@ -111,6 +117,7 @@ def find_data(
     data = load_parts(spec, data_dir, input_names(source))
     if isinstance(data, Parts):
         return data, True
+    data = data.divided(split)
     asked = wish and wish != TaskWish(judge="top1")
     if asked:
         return data, True

@@ -107,7 +107,12 @@ def export_int8(
             "schema": SCHEMA,
             "float_model": {"sha256": sha256_file(source), "bytes": source.stat().st_size},
             "source": described,
-            "dataset": {"name": dataset.name, "classes": list(dataset.classes), "test_sha256": dataset.digest("test")},
+            "dataset": {
+                "name": dataset.name,
+                "classes": list(dataset.classes),
+                "test_sha256": dataset.digest("test"),
+                "split": dataset.split,
+            },
             "notes": list(dataset.notes),
             "arithmetic": str(options.arithmetic),
             "preprocessing": options.preprocessing.as_dict(),
