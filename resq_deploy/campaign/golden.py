@@ -22,7 +22,7 @@ from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
 from resq_deploy.faults.judges.judge import Bench, Judge
 from resq_deploy.faults.judges.outputs import Labels, Outputs, count, flat, is_ragged, take
-from resq_deploy.faults.judges.quality import FIGURES
+from resq_deploy.faults.judges.quality import FIGURES, Contributions
 from resq_deploy.faults.judges.registry import parse
 from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.partition import Partition
@@ -128,7 +128,7 @@ class Golden:
             images=count(outputs),
             counts=verdict.counts,
             amounts=verdict.totals,
-            quality=None if rating is None else FIGURES[self.judge.figure](rating),
+            quality=self._figure_of(rating) if self.whole(share) or self.judge.figure in MEANS else None,
             logits=_digest(outputs, self.judge.outputs),
             right=b"" if verdict.right is None else np.packbits(verdict.right).tobytes(),
             changed=changed,
@@ -180,8 +180,8 @@ class Golden:
 
     @property
     def rated(self) -> bool:
-        """Whether there is a quality figure."""
-        return self.bench.golden.contributions is not None
+        """Whether there is a quality figure: labels that fit the judge, and anything labelled."""
+        return self.quality is not None
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -191,7 +191,9 @@ class Golden:
     @property
     def quality(self) -> float | None:
         """The judge's figure of the fault-free file; None where it has none."""
-        rating = self.bench.golden.contributions
+        return self._figure_of(self.bench.golden.contributions)
+
+    def _figure_of(self, rating: Contributions | None) -> float | None:
         return None if rating is None else FIGURES[self.judge.figure](rating)
 
     @property

@@ -1,18 +1,28 @@
 """Which judge a campaign takes: the one that was asked for, or the one that fits what the fault-free file gives."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import onnx
 
-from resq_deploy.deployed.session import Session
-from resq_deploy.errors import ModelError
+from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.made_up import made_up
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.errors import ModelError, ResqError
 from resq_deploy.faults.judges.guess import Guess, Value, guess
 from resq_deploy.faults.judges.judge import Judge
 from resq_deploy.faults.judges.outputs import Labels, Outputs
 from resq_deploy.faults.judges.registry import JUDGES, parse
 
 GIVEN = "asked for with --judge"
+
+_TRIED = 4
+"""Made-up samples that a file is tried with."""
+
+_UNTRIED: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ResqError, ValueError)
+"""What trying may end in."""
 
 _HANDED_ON = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators behind which a value is still what it was."""
@@ -59,6 +69,22 @@ def choose(
         judge = _with_outputs(found.judge, names)
         return Chosen(judge, found.reason, guessed=True, notes=(f"judged as {judge.name}: {found.reason}",))
     return Chosen(_asked(text, names, found, seen), GIVEN)
+
+
+def guessed(model: DeployedModel, deployment: Deployment) -> Chosen | str:
+    """Return the judge that a campaign on a file would take, told by made-up samples; or why there is none.
+
+    Labels, which a campaign may have, tell more than outputs alone.
+    """
+    try:
+        samples = made_up(model.proto, deployment, count=_TRIED)
+        file = model.patcher().golden
+        session = Session(file, dataclasses.replace(deployment, batch=1))  # any output is a sample's then
+        inputs = bound(samples, session.inputs, [output.name for output in session.outputs])
+        seen, _ = session.first_answers([inputs])
+        return choose(None, (), session, file, seen, None)
+    except _UNTRIED as error:
+        return first_line(error)
 
 
 def _inputs(session: Session) -> list[Value]:

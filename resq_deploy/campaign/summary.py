@@ -62,7 +62,7 @@ class Figures:
         if self.reports:  # what is wrong, and whether one is told so
             self._rates["sdc1_detected"] = self._rates["sdc1"] * self.detected
             self._rates["sdc1_silent"] = self._rates["sdc1"] * ~self.detected
-        rated = first.quality is not None
+        rated = all(record.quality is not None for record in records)
         self._quality = np.array([record.quality for record in records], dtype=np.float64) if rated else None
         # Of all images, or of its own where it was judged on all of them.
         self._whole = images if plan.partition is None or plan.share == 1.0 else np.float64(plan.partition.images)

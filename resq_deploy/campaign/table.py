@@ -31,7 +31,7 @@ def faults_csv(plan: Plan, records: Sequence[Record], figure: str = "accuracy") 
     head = _MASKS if plan.masks else _BITS
     # What ends a line is quoted within a field: with both characters, whatever a tensor is called can be read again.
     health = _HEALTH if any(record.health for record in records) else ()
-    rated = () if records[0].quality is None else (figure,)
+    rated = (figure,) if any(record.quality is not None for record in records) else ()
     totals = [f"total_{name}" for name in records[0].amounts]
     columns = (*head, "outcome", "images", *records[0].counts, *totals, *rated, "share", "parts", *health)
     writer = csv.DictWriter(stream, columns, lineterminator="\r\n", extrasaction="ignore")

@@ -11,6 +11,7 @@ from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, pri
 from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:
+    from resq_deploy.campaign.judging import Chosen
     from resq_deploy.deployed.folding import Folding
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.protection.inspection import Protection
@@ -53,6 +54,7 @@ def command(
       resq-deploy inspect model.int8.onnx --verify --arithmetic native
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
+    from resq_deploy.campaign.judging import guessed
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.advice import warnings_for
     from resq_deploy.deployed.arithmetic import Arithmetic
@@ -69,6 +71,7 @@ def command(
     warnings, guards = warnings_for(deployed), _guards(deployed)
     warnings += protection.warnings if protection else []
     folding = _folding(deployed, tried_with.providers)
+    judge = _judge(guessed(deployed, tried_with))
     verification = None
     if verifies:
         data = load_dataset(dataset, data_dir) if dataset is not None else None
@@ -80,6 +83,7 @@ def command(
             "model": deployed.digest,
             "inputs": [port.as_dict() for port in inputs_of(deployed.proto)],
             "outputs": [port.as_dict() for port in outputs_of(deployed.proto)],
+            "judge": judge,
             "surfaces": surfaces,
             "left_out": [left.as_dict() for left in deployed.left_out],
             "protection": protection.as_dict() if protection else None,
@@ -94,6 +98,7 @@ def command(
         _print_surfaces(deployed)
         for what, ports in (("takes", inputs_of(deployed.proto)), ("gives", outputs_of(deployed.proto))):
             click.echo(f"{what} {printable(', '.join(map(str, ports)) or 'nothing')}")
+        click.echo(printable(_told_judge(judge)))
         if guards:
             _print_guards(guards)
             _print_folding(folding)
@@ -107,6 +112,19 @@ def command(
                 click.echo(verification.native.line)
     if verification and verification.verdict is Verdict.DIFFERS:
         raise FailedError(f"{model} does not answer as it did where it was exported: {verification.line}")
+
+
+def _judge(found: "Chosen | str") -> dict[str, Any]:
+    """Return which judge a campaign would take, as JSON values; only the reason where it cannot be told."""
+    if isinstance(found, str):
+        return {"name": None, "outputs": [], "reason": found}
+    return {"name": found.judge.name, "outputs": list(found.judge.outputs), "reason": found.reason}
+
+
+def _told_judge(judge: dict[str, Any]) -> str:
+    if judge["name"] is None:
+        return f"how faultcamp would judge it could not be tried out: {judge['reason']}"
+    return f"faultcamp would judge it as {judge['name']}, from made-up samples: {judge['reason']}"
 
 
 def _print_surfaces(deployed: "DeployedModel") -> None:

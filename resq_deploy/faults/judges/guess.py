@@ -148,6 +148,10 @@ def _chosen(kept: Sequence[Value], inputs: Sequence[Value], labels: NDArray[Any]
     if classes and (not scores or (len(classes) == 1 and all(len(one.sizes) == 1 for one in scores))):
         told = " and ".join(one.told for one in classes)
         return Guess(ClassLabels(outputs=tuple(one.name for one in classes)), f"{told} holds a class a sample")
+    rows = [one for one in scores if _labels_are_classes(one) and one.values.dtype.kind == "f"]
+    if rows and len(rows) == len(scores):
+        one = min(rows, key=lambda row: row.sizes)  # of a classifier that gives its features, too, the classes
+        return Guess(Top1(outputs=(one.name,)), f"{one.told} is a row of scores a sample, labelled by class: classes")
     numbers = [one.name for one in seen if one.values.dtype.kind not in "OU"]
     return _fallback(numbers, f"of {len(seen)} outputs no rule tells what they are together")
 

@@ -8,6 +8,7 @@ from resq_deploy.faults.judges.boxes import Boxes
 from resq_deploy.faults.judges.guess import Value, guess
 from resq_deploy.faults.judges.outputs import ragged
 from resq_deploy.faults.judges.registry import identity
+from resq_deploy.faults.judges.top1 import Top1
 
 RNG = np.random.default_rng(22)
 IMAGE = [Value(name="images", shape=(3, 64, 64), type="float32")]
@@ -354,3 +355,11 @@ def test_the_reason_is_a_sentence_for_the_user():
         "counts as sdc1"
     )
     assert "give --judge embedding" in guess([Value(name="y", values=normal(8, 512))]).reason
+
+
+def test_a_classifier_that_gives_its_features_too_is_one_where_classes_are_labelled():
+    """Without labels both rows may be anything, and are judged by their numbers."""
+    rng = np.random.default_rng(0)
+    outputs = [Value(name="pooled", values=rng.random((4, 64))), Value(name="scores", values=rng.normal(size=(4, 10)))]
+    assert guess(outputs, labels=np.array([3, 1, 9, 0])).judge == Top1(outputs=("scores",))
+    assert guess(outputs).judge.outputs == ("pooled", "scores")
