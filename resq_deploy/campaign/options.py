@@ -82,7 +82,7 @@ class CampaignOptions:
         judge: what counts as wrong, as `faults.judges.registry.parse` reads it; None to guess it from the outputs.
         outputs: which outputs are judged; empty for those that the judge reads.
         images_per_fault: how many of them each fault is judged on, drawn by seed and fault; `auto` for what is
-            cheapest, `all` for all. None for `auto` where faults are drawn until a margin is reached, else all.
+            cheapest, `all` for all. None for `auto` where bits are drawn until a margin is reached, else all.
         roles: roles to hit; empty for all.
         layers: shell pattern that the layer's name must match.
         bits: bit positions to hit; empty for all.
@@ -221,6 +221,11 @@ class CampaignOptions:
             return
         if self.faults is FaultModel.BER:
             raise OptionError("--images-per-fault does not apply to ber: every chip is judged on all images")
+        if self.draw is Draw.LAYERS and self.stratified:
+            raise OptionError(
+                "--images-per-fault: with --draw layers and --margin small layers are taken whole, and what they do on "
+                "other images no further fault can tell: give all, or --samples"
+            )
         if asked == "auto" and not self.stratified:
             raise OptionError(
                 "--images-per-fault auto learns from the pilot of a campaign with --margin: give a number, or all"

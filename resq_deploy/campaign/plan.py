@@ -112,7 +112,7 @@ class Plan:
     @property
     def sizes_shares(self) -> bool:
         """Whether the pilots decide on how many images the faults after them are judged."""
-        return self.in_phases and self.options.images_per_fault in (None, "auto")
+        return self.in_phases and self.options.draw is Draw.BITS and self.options.images_per_fault in (None, "auto")
 
     @property
     def in_phases(self) -> bool:
@@ -152,7 +152,7 @@ class Plan:
         asked = self.options.images_per_fault
         if isinstance(asked, int):
             return asked
-        return PART if self.in_phases and asked != "all" else None
+        return PART if self.sizes_shares else None
 
     def least_images(self, phase: int = 0) -> int | None:
         """Return on how many images each fault of a phase is judged at least; None where not known to be fewer."""

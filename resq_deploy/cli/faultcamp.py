@@ -51,7 +51,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     "--images-per-fault",
     metavar="auto|N|all",
     help="How many of them, drawn by seed and fault, each fault is judged on; auto: as many as are cheapest.  "
-    "[default: auto with --margin, else all]",
+    "[default: auto with --margin where bits are drawn, else all]",
 )
 @click.option(
     "--faults",

@@ -14,6 +14,7 @@ from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
+from resq_deploy.faults.partition import Partition
 from resq_deploy.faults.stratified import estimate
 
 IMAGES = 40
@@ -63,6 +64,13 @@ def test_a_margin_draws_in_strata_within_layers():
     assert len(plan.strata.sizes) == 9 + 1  # weights and biases of conv1 are too few for strata of each bit
     more = plan.continued(np.zeros(len(plan)))
     assert more.sample.phases == 2
+    assert more.judged_on(Partition.of(1000, plan.part_size or 1000)).images_per_fault is None  # all: see the next
+
+
+def test_a_layer_taken_whole_on_some_images_is_never_known():
+    """Its faults cannot be drawn again: 420,000 others were, for a margin that none of them could bring."""
+    with pytest.raises(OptionError, match="give all, or --samples"):
+        planned(margin=0.1, images_per_fault=20)
 
 
 def test_a_margin_is_planned_from_what_is_known_of_small_layers():
