@@ -201,9 +201,9 @@ def _reservations(run: Run) -> list[str]:
     """Return what the figures of a campaign do not say, beyond what no campaign says."""
     options, told = run.options, []
     if synthetic(run):
-        told.append("Synthetic inputs: says nothing of the quality of answers, and of real inputs only what they share")
+        told.append("Synthetic inputs: says nothing of accuracy, and real inputs may fare otherwise")
     if task_of(run).unit == "sequence":
-        told.append("Figures are per sequence: one counts as changed where any of its steps is")
+        told.append("Figures are per sequence: its steps are judged together")
     if aside := run.summary["golden"].get("set_aside"):
         told.append(f"Set aside, as fault-free outputs are not finite: {counted(aside, task_of(run).unit)}")
     if options.get("layers", "*") != "*":
