@@ -1,8 +1,11 @@
-"""Training progress on standard error: a bar on a terminal, and a line an epoch everywhere."""
+"""Training progress on standard error: a line an epoch, and within it a bar on a terminal or lines in a log."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from resq_deploy.progress import Pace
 
 if TYPE_CHECKING:
     from resq_deploy.hardening.events import Event, Report, StepDone
@@ -19,13 +22,16 @@ def training_progress() -> Iterator["Report"]:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("")
+        task, pace = progress.add_task(""), Pace(time.monotonic())
 
         def report(event: "Event") -> None:
             if isinstance(event, StepDone):
                 done = (event.epoch - 1) * event.steps + event.step
                 total = event.epochs * event.steps
                 progress.update(task, description=_describe_step(event), completed=done, total=total)
+                line = pace.line(_describe_step(event), done, total, "steps", time.monotonic())
+                if line is not None and not console.is_terminal:
+                    console.print(line, markup=False)
             elif isinstance(event, EpochDone):
                 console.print(_describe_epoch(event.record, event.epochs, best=event.best), markup=False)
             else:

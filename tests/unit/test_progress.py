@@ -3,6 +3,7 @@
 import pytest
 
 from resq_deploy import progress
+from resq_deploy.cli.training_progress import training_progress
 from resq_deploy.progress import Pace, progress_bar
 
 
@@ -40,6 +41,19 @@ def test_another_stage_begins_anew():
 @pytest.mark.parametrize("total", [None, 0])
 def test_without_a_total_nothing_is_foretold(total):
     assert Pace(0.0).line("demo", 3, total, "units", 3700.0) == "demo: 3 units, 1:01:40 passed"
+
+
+def test_a_long_epoch_is_not_silent_in_a_log(capsys, monkeypatch):
+    pytest.importorskip("torch")
+    from resq_deploy.hardening.events import StepDone
+
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.0)
+    with training_progress() as report:
+        for step in (1, 2):  # half a minute is not over at the second
+            at = {"stage": "attack", "epoch": 2, "epochs": 5, "step": step, "steps": 10}
+            report(StepDone(**at, loss=0.5, accuracy=0.8, images_per_second=120.0))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attack 2/5  loss 0.500  accuracy 80.0 %  120 images/s: 11 of 50 steps (22 %), 0:00 passed")
 
 
 def test_a_log_gets_lines_and_no_bar(capsys, monkeypatch):
