@@ -11,7 +11,7 @@ from resq_deploy.cli.shared import arithmetic_option, data_dir_option, need_extr
 from resq_deploy.errors import FailedError, ResqError
 
 _WHERE = {
-    *("model", "source", "init", "dataset", "data_dir", "out", "resume", "dry_run"),
+    *("model", "source", "init", "dataset", "data_dir", "feed", "state", "size", "out", "resume", "dry_run"),
     *("fail_above", "fail_below", "junit", "refine", "split"),
 }
 """What of a command is no option of what it computes."""
