@@ -26,7 +26,7 @@ def run(tmp_path_factory):
 
 
 def test_importing_costs_next_to_nothing():
-    heavy = "numpy onnx onnxruntime scipy torch pandas plotly click rich"
+    heavy = "numpy onnx onnxruntime scipy torch pandas matplotlib click rich"
     code = f"import sys, resq_deploy as rd; rd.load; print([name for name in '{heavy}'.split() if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
