@@ -132,7 +132,14 @@ def made_ready(
     Raises:
         OptionError: if the numbers make no sense together.
     """
-    chosen, notes = chosen_preprocessing(model, wish)
+    if isinstance(dataset, Samples) and dataset.images is None:  # arrays are fed as they are
+        if wish.over(AS_IS) != AS_IS:
+            raise OptionError(
+                f"{wish.over(AS_IS)}: {dataset.name} gives no images but arrays, which are fed as they are: leave it out"
+            )
+        chosen, notes = AS_IS, tuple[str, ...]()
+    else:
+        chosen, notes = chosen_preprocessing(model, wish)
     found: Any = dataset
     if isinstance(dataset, Dataset):
         found, said = _judged_by(model, dataset, split, calibrates=calibrates)

@@ -294,6 +294,7 @@ def test_a_model_with_two_inputs(refused, digits_float, tmp_path):
         (("--dataset", "digits", "--feed", "none=1"), "the model has no input 'none'; it takes 'input'"),
         (("--dataset", "synthetic", "--state", "none=mask"), "the model has no output 'none'; it gives 'masked'"),
         (("--dataset", "synthetic", "--state", "mask"), "give OUT=IN"),
+        (("--dataset", "synthetic", "--scale", "255"), "--scale 255: synthetic gives no images but arrays"),
         (("--dataset", "digits", "--size", "batch=3"), "--size says how large made-up samples are"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
