@@ -135,7 +135,7 @@ def made_ready(
     if isinstance(dataset, Samples) and dataset.images is None:  # arrays are fed as they are
         if wish.over(AS_IS) != AS_IS:
             raise OptionError(
-                f"{wish.over(AS_IS)}: {dataset.name} gives no images but arrays, which are fed as they are: leave it out"
+                f"{wish.over(AS_IS)}: {dataset.name} gives no images but arrays, fed as they are: leave it out"
             )
         chosen, notes = AS_IS, tuple[str, ...]()
     else:
