@@ -120,6 +120,9 @@ def load_named(path: Path, inputs: Sequence[str], part: str = "") -> Samples | N
     if of_images:
         classes, labels = archive.classes(), archive.any_labels(images, right)
         return Samples(name=path.stem, images=archive.images(images), labels=labels, classes=classes)
+    if not names and not part and not archive.has("images"):
+        wanted = ", ".join(map(repr, inputs))
+        raise DataError(f"{path} holds no array for an input of the model: name one {wanted}, samples first")
     if not names:
         return None
     arrays = {name: archive.values(f"{name}{part}") for name in names}

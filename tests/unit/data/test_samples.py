@@ -86,6 +86,7 @@ def test_an_archive_of_images_and_labels_stays_a_data_set(tmp_path):
     ("arrays", "message"),
     [
         ({"tokens": np.int64(3)}, "its first axis must be that of the samples"),
+        ({"other": TOKENS}, "holds no array for an input of the model: name one 'tokens', samples first"),
         ({"tokens": TOKENS, "labels": np.zeros(3)}, "'tokens' holds 4 samples and 'labels' 3"),
         ({"tokens": np.full((4, 2), np.nan)}, "holds NaN"),
         ({"tokens": TOKENS.astype(complex)}, "must hold numbers, truth values or strings"),
