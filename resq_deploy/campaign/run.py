@@ -92,7 +92,8 @@ class Campaign:
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         patcher = model.patcher()
         self._codes = model.codes(patcher)
-        self._data = samples = as_samples(data)
+        samples = as_samples(data)
+        self._facts = samples.facts()
         self.golden = golden_run(
             patcher.golden,
             options.deployment,
@@ -187,7 +188,7 @@ class Campaign:
                     store.add_audited(audited)
                 checked = audit_figures(self.plan, records, store.audited())
             summary = summarise(self.plan, self.golden, records)
-            summary["data"] = self._data.facts()
+            summary["data"] = self._facts
             summary["arithmetic"] = self.options.deployment.arithmetic_used()
             summary["population"]["left_out"] = self._left_out
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
