@@ -166,7 +166,8 @@ def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
         rows.append((f"{point['ber']:g}", *figures, str(point["chips"])))
     name = FIGURES[figure] if figure else ""
     first = (f"{name}, mean", "worst chip", "quartiles") if figure else ()
-    title = f"{name[:1].upper()}{name[1:]} and SDC-1" if figure else "SDC-1"
+    told = name.capitalize() if name.islower() else name
+    title = f"{told} and SDC-1" if figure else "SDC-1"
     print_table(f"{title} over bit error rate{how}", ("BER", *first, "SDC-1, mean", "chips"), rows)
     drawn = "; worst chip and quartiles describe those drawn" if figure else ""
     click.echo(f"intervals hold for further chips{drawn}")
