@@ -12,10 +12,12 @@ from resq_deploy.campaign.judging import choose
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, read_records
+from resq_deploy.cli.faultcamp import command
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import DataError, ModelError, OptionError, RunFolderError
+from resq_deploy.faults.judges.registry import JUDGES
 from resq_deploy.report.runs import load_runs
 
 IMAGES = 20
@@ -153,3 +155,8 @@ def test_labels_that_do_not_fit_rate_nothing_and_are_named(chosen):
 def test_a_summary_of_a_judge_is_json(prepare, tmp_path):
     summary = prepare(samples=4, judge="labels", outputs=("logits",)).run(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["judge"] == summary["judge"]
+
+
+def test_the_help_names_every_judge():
+    (option,) = (one for one in command.params if one.name == "judge")
+    assert [name for name in JUDGES if name not in option.help] == []
