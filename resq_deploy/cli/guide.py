@@ -10,6 +10,7 @@ from resq_deploy.errors import OptionError
 TOPICS = {
     "own": "your own network, from weights and images to a proven file: the whole way on one page",
     "figures": "what SDC-1, masked, a fault and an interval mean; how many faults to ask for",
+    "judges": "what counts as wrong, task by task: classes, maps, boxes, numbers, a rule of your own",
     "hardening": "your weights or fresh ones through stages 1 and 2; what it costs; training at scale",
     "export": "float to int8: ranges, corrections, gates; votes and codes in the file",
     "attacks": "attacks on the deployed file, and whether their figures can be trusted",

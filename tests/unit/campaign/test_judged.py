@@ -1,7 +1,9 @@
 """Campaigns by other judges than a classifier's: figures, tables, gates, resuming; and which judge is taken."""
 
 import csv
+import importlib.resources
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import DataError, ModelError, OptionError, RunFolderError
-from resq_deploy.faults.judges.registry import JUDGES
+from resq_deploy.faults.judges.registry import JUDGES, described
 from resq_deploy.report.runs import load_runs
 
 IMAGES = 20
@@ -160,3 +162,11 @@ def test_a_summary_of_a_judge_is_json(prepare, tmp_path):
 def test_the_help_names_every_judge():
     (option,) = (one for one in command.params if one.name == "judge")
     assert [name for name in JUDGES if name not in option.help] == []
+
+
+def test_the_manual_names_every_option_of_every_judge():
+    page = (importlib.resources.files("resq_deploy") / "guide" / "judges.md").read_text(encoding="utf-8")
+    for name, kind in JUDGES.items():
+        (told,) = re.findall(rf"^- `{name}`: (.*?)(?=^- |^$)", page, re.MULTILINE | re.DOTALL) or [""]
+        for option, *_ in described(kind):
+            assert f"`{option.partition('=')[0]}`" in told, (name, option)
