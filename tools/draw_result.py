@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Draw the README's picture: accuracy over the bit error rate, from campaigns of random bit errors.
+"""Draw the README's picture: the quality figure over the bit error rate, from campaigns of random bit errors.
 
 Each RUN is the folder of `faultcamp --faults ber`, given with what its line is called. Lines are means over chips;
 bands reach down to the worst chip drawn.
 
 Example:
   python tools/draw_result.py "as trained=runs/base-ber" "protected=runs/safe-ber" --out resq_deploy/guide/result.svg
+  python tools/draw_result.py "as exported=plain" "protected=safe" --figure mAP@50 --out resq_deploy/guide/detector.svg
 """
 
 import argparse
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
+    parser.add_argument("--figure", default="accuracy", help="what it is called [default: accuracy]")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     given = parser.parse_args(argv)
     try:
@@ -44,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise OptionError(f"{entry!r} is no NAME=RUN")
         curve = read_json(pathlib.Path(run) / "summary.json")["curve"]
         rates, colour = [point["ber"] for point in curve], PALETTE[place % len(PALETTE)]
-        means = [100 * point["accuracy"]["value"] for point in curve]
+        means = [100 * (point.get("quality") or point["accuracy"])["value"] for point in curve]
         axes.plot(rates, means, marker=_MARKERS[place % len(_MARKERS)], label=name, color=colour)
         axes.fill_between(
             rates, [100 * point["worst"] for point in curve], means, alpha=0.15, linewidth=0, color=colour
         )
     axes.set_xscale("log")
     axes.set_xlabel("bit error rate of the stored weights")
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel(f"{given.figure} (%)")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(given.out, metadata={"Date": None})

@@ -9,13 +9,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.judging import Chosen, choose
 from resq_deploy.campaign.record import WHOLE, Record, Way
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.inputs import Given, Inputs, rounded_up
+from resq_deploy.deployed.judging import Chosen, choose
 from resq_deploy.deployed.outputs import Form
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError

@@ -242,7 +242,7 @@ def _exported(
     report: Callable[[str], None] = functools.partial(click.echo, err=True)
     if chosen.needs_torch:
         if wish:
-            raise OptionError("--judge, --outputs, --decode and --feed are for float ONNX files")
+            raise OptionError("--judge, --outputs and --feed are for float ONNX files")
         from resq_deploy.pipeline.export import export_source
 
         data = load_dataset(dataset, data_dir, split)

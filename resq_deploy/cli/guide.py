@@ -17,6 +17,7 @@ TOPICS = {
     "compare": "one page of many runs; two files compared so that it holds",
     "data": "your own images and networks",
     "python": "the same from Python: files, campaigns and runs as objects, data frames and figures",
+    "tasks": "detectors, segmentation, sequences: any network, and how it is judged",
     "studies": "grids of runs, the paper's tables, and what ours gave",
     "exact": "why replay equals reload, why any CPU gives the same figures, and how fast it is",
     "cluster": "campaigns on Dask, SLURM, Kubernetes",

@@ -11,8 +11,8 @@ from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, pri
 from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:
-    from resq_deploy.campaign.judging import Chosen
     from resq_deploy.deployed.folding import Folding
+    from resq_deploy.deployed.judging import Chosen
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.protection.inspection import Protection
 
@@ -54,11 +54,11 @@ def command(
       resq-deploy inspect model.int8.onnx --verify --arithmetic native
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
-    from resq_deploy.campaign.judging import guessed
     from resq_deploy.data import load_dataset
     from resq_deploy.deployed.advice import warnings_for
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.interface import inputs_of, outputs_of
+    from resq_deploy.deployed.judging import guessed
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.deployed.session import Deployment
     from resq_deploy.deployed.verify import Verdict, verify

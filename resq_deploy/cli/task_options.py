@@ -10,7 +10,7 @@ from resq_deploy.cli.shared import percent, printable
 if TYPE_CHECKING:
     from resq_deploy.pipeline.task_export import TaskWish
 
-TASK_OPTIONS = ("judge", "outputs", "decode", "feed", "keep_float")
+TASK_OPTIONS = ("judge", "outputs", "feed", "keep_float")
 """Names of the options, in the order of the help."""
 
 _OPTIONS = (
@@ -25,11 +25,6 @@ _OPTIONS = (
         multiple=True,
         metavar="NAMES",
         help="Outputs that are judged, with commas.  [default: all that the judge reads]",
-    ),
-    click.option(
-        "--decode",
-        metavar="NAME|MODULE:FUNCTION",
-        help="How outputs become detections: yolov5, yolov8, ssd, detr, decoded.  [default: guessed]",
     ),
     click.option(
         "--feed",
@@ -67,20 +62,21 @@ def read_wish(given: dict[str, Any]) -> "TaskWish":
     return TaskWish(
         judge=given.pop("judge", None),
         outputs=listed(given.pop("outputs", ())),
-        decode=given.pop("decode", None),
         feeds=parse_feeds(given.pop("feed", ())),
     )
 
 
 def print_task(task: Mapping[str, Any]) -> None:
     """Say who judged, and what the int8 file answers beside the float file."""
+    from resq_deploy.faults.judges.words import FIGURES
+
     click.echo(f"judge {task['judge']['name']}: {printable(task['reason'])}")
     quality = task["quality"]
     if quality is not None:
         drop = quality["drop"]
         low, high = (100 * drop[end] for end in ("low", "high"))
         click.echo(
-            f"{quality['figure']} float {100 * quality['float']:.2f} %, int8 {100 * quality['int8']:.2f} % "
+            f"{FIGURES[quality['figure']]} float {100 * quality['float']:.2f} %, int8 {100 * quality['int8']:.2f} % "
             f"(drop {100 * drop['value']:.2f} points [{low:.2f}, {high:.2f}])"
         )
     click.echo(f"the same answer as in float: {percent(task['agreement'])} of {task['samples']} samples")

@@ -44,17 +44,15 @@ class TaskWish:
     Attributes:
         judge: as `--judge` takes it.
         outputs: names of the outputs that are judged.
-        decode: how outputs become detections, as `--decode` takes it.
         feeds: values of inputs that are the same for all samples.
     """
 
     judge: str | None = None
     outputs: tuple[str, ...] = ()
-    decode: str | None = None
     feeds: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.judge or self.outputs or self.decode or self.feeds)
+        return bool(self.judge or self.outputs or self.feeds)
 
 
 def input_names(source: pathlib.Path) -> list[str]:
@@ -162,7 +160,7 @@ def export_of_task(
         data, options = data.in_channels(ready.channels), dataclasses.replace(options, preprocessing=ready)
     parts = Parts.of(data, options.calibration_images, options.seed) if isinstance(data, Dataset) else data
     fed = _fed(model, parts, options, wish)
-    task = find_task(model.SerializeToString(), fed.test, wish.judge, wish.outputs, wish.decode)
+    task = find_task(model.SerializeToString(), fed.test, wish.judge, wish.outputs)
     report(f"judge {task.judge.name}: {task.reason}")
     export = export_task(model, source, fed, task, options, report=report)
     passed = run_task_gates(export, fed.test, gates, report=report)

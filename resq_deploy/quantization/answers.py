@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.inputs import Inputs
+from resq_deploy.deployed.judging import choose
 from resq_deploy.deployed.outputs import Form
 from resq_deploy.deployed.session import Session
-from resq_deploy.faults.judges.guess import Value, guess
 from resq_deploy.faults.judges.judge import Judge
 from resq_deploy.faults.judges.outputs import Flags, Labels, Outputs, is_ragged
 from resq_deploy.faults.judges.quality import FIGURES, Contributions
-from resq_deploy.faults.judges.registry import identity, parse
+from resq_deploy.faults.judges.registry import identity
 from resq_deploy.faults.statistics import Estimate, share
 from resq_deploy.quantization.fidelity import Fidelity, every_core, running
 
@@ -80,9 +80,7 @@ class Task:
         return {"judge": identity(self.judge), "reason": self.reason, "figure": self.judge.figure}
 
 
-def find_task(
-    model: bytes, samples: Labelled, wanted: str | None = None, outputs: Sequence[str] = (), decode: str | None = None
-) -> Task:
+def find_task(model: bytes, samples: Labelled, wanted: str | None = None, outputs: Sequence[str] = ()) -> Task:
     """Return the task of a float model: the judge asked for, or the one that fits its outputs.
 
     Args:
@@ -90,7 +88,6 @@ def find_task(
         samples: some to run it on; the first few are used.
         wanted: a judge as `--judge` takes it; None to guess.
         outputs: names of the outputs to judge; all for none.
-        decode: how outputs become detections, as `--decode` takes it; None to guess.
 
     Raises:
         ModelError: if the model has no such output, or none that the judge can read.
@@ -101,16 +98,10 @@ def find_task(
     session = Session(model, every_core())
     with running():
         found, forms = session.first_answers([few.images], outputs)
-    if decode is not None:
-        wanted = f"boxes:decode={decode}"
-    if wanted is not None:
-        judge, reason = parse(wanted, tuple(outputs) or tuple(found)), "asked for"
-    else:
-        inputs = [Value(name=spec.name, shape=spec.shape[1:], type=spec.element) for spec in session.inputs]
-        judge, reason = guess([Value(name=name, values=values) for name, values in found.items()], inputs, few.labels)
-    settled = judge.settled(found)
+    chosen = choose(wanted, outputs, session, model, found, few.labels)
+    settled = chosen.judge.settled(found)
     settled.on(found, few.labels)  # labels that do not fit are told before the work, not after
-    return Task(judge=settled, reason=reason, forms={name: forms[name] for name in settled.outputs})
+    return Task(judge=settled, reason=chosen.reason, forms={name: forms[name] for name in settled.outputs})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

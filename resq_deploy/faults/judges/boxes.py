@@ -50,10 +50,13 @@ class Boxes(Judge):
         self.one_of("activation", ("", *ACTIVATIONS))
         self.one_of("background", ("", *BACKGROUNDS))
         if ":" in self.decode:
-            user_function(self.decode, "--decode")
+            user_function(self.decode, "judge boxes: decode")
         elif self.decode not in DECODERS:
             known = ", ".join(DECODERS)
-            raise OptionError(f"no decoder {self.decode!r}: give --decode {known}, or module:function of your own")
+            raise OptionError(
+                f"no decoder {self.decode!r}: give --judge boxes:decode=NAME, one of {known}, or module:function of "
+                "your own"
+            )
         if self.top < 1 or self.extra < 0:
             raise OptionError("judge boxes: top is 1 or more, and extra 0 or more")
 
@@ -96,15 +99,15 @@ class Boxes(Judge):
     def _asked(self, outputs: Mapping[str, NDArray[Any]]) -> list[Detections]:
         """Return what the user's own decoder finds, taken as it is: it suppresses by itself."""
         try:
-            parts = user_function(self.decode, "--decode")(outputs)
+            parts = user_function(self.decode, "judge boxes: decode")(outputs)
             found = [self._kept(Detections.of(*part).above(min(self.floor, self.score))) for part in parts]
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise FailedError(f"--decode {self.decode} failed: {reason}") from error
+            raise FailedError(f"judge boxes: decode {self.decode} failed: {reason}") from error
         if len(found) != count(outputs):
             raise FailedError(
-                f"--decode {self.decode} returned {len(found)} for {count(outputs)} samples: it must return, for each, "
-                "boxes [D, 4] as x1, y1, x2, y2, scores [D] and classes [D]"
+                f"judge boxes: decode {self.decode} returned {len(found)} for {count(outputs)} samples: it must "
+                "return, for each, boxes [D, 4] as x1, y1, x2, y2, scores [D] and classes [D]"
             )
         return found
 

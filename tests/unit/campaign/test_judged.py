@@ -10,12 +10,12 @@ import pytest
 
 from resq_deploy.campaign.gates import parse_gate
 from resq_deploy.campaign.golden import golden_of
-from resq_deploy.campaign.judging import choose
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, read_records
 from resq_deploy.cli.faultcamp import command
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.judging import choose
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import DataError, ModelError, OptionError, RunFolderError

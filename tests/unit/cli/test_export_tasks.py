@@ -47,7 +47,7 @@ def test_a_detector_is_told_by_its_outputs(export):
     status, said, told, sidecar = export("detector", "--gate", "clean=100")
     assert status == 0
     assert "judge boxes: output 'found' [N, 7, 64] has a box and 3 scores at each of 64 places" in told
-    assert "map50 float" in said
+    assert "mAP@50 float" in said
     assert "output found is" in said
     assert "gate outputs: passed" in said
     assert "gate square: not run (it is for classifiers of images)" in said
@@ -86,7 +86,7 @@ def test_what_is_asked_for_is_in_the_sidecar(export, options):
     elif "--judge" in options:
         judge = sidecar["task"]["judge"]
         assert (judge["name"], judge["bound"], judge["outputs"]) == ("values", 0.5, ["total", "pair"])
-        assert sidecar["task"]["reason"] == "asked for"
+        assert sidecar["task"]["reason"] == "asked for with --judge"
     else:
         assert "out" in sidecar["quantization"]["in_float"]
 
@@ -106,7 +106,7 @@ def test_what_is_the_same_for_all_samples_is_fed(export):
         ("words", ("--keep-float", "head*"), None, "--keep-float head*: no node has such a name or operator"),
         ("words", ("--gate", "outputs=0"), None, "gate 'outputs' failed: an output of the int8 file is"),
         ("detector", ("--gate", "clean=-200"), None, "gate 'clean' failed: the int8 file loses"),
-        ("detector", ("--decode", "ssd"), None, "decoder ssd takes"),
+        ("detector", ("--judge", "boxes:decode=ssd"), None, "decoder ssd takes"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(export, name, options, data, told):

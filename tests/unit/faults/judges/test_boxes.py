@@ -101,7 +101,8 @@ def test_labels_of_another_kind_are_refused(labels):
 
 
 def test_an_unknown_decoder_is_refused():
-    with pytest.raises(OptionError, match="no decoder 'yolo': give --decode yolov5, yolov8, ssd, detr, decoded, or"):
+    told = "no decoder 'yolo': give --judge boxes:decode=NAME, one of yolov5, yolov8, ssd, detr, decoded, or"
+    with pytest.raises(OptionError, match=told):
         parse("boxes:decode=yolo", ["y"])
 
 
@@ -123,5 +124,5 @@ def test_a_decoder_of_the_users_own(tmp_path, monkeypatch):
         bench(golden, None, "boxes:decode=own_decoder:one_too_few")
     with pytest.raises(FailedError, match="own_decoder:broken failed: KeyError: 'z'"):
         bench(golden, None, "boxes:decode=own_decoder:broken")
-    with pytest.raises(OptionError, match=r"has no function 'absent': see --decode own_decoder:absent"):
+    with pytest.raises(OptionError, match=r"has no function 'absent': see judge boxes: decode own_decoder:absent"):
         parse("boxes:decode=own_decoder:absent", ["y"])

@@ -1,4 +1,4 @@
-"""Which judge a campaign takes: the one that was asked for, or the one that fits what the fault-free file gives."""
+"""Which judge a file gets, in campaigns and exports: the one asked for, or the one that fits its fault-free outputs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Chosen(NamedTuple):
 def choose(
     text: str | None, names: Sequence[str], session: Session, model: bytes, seen: Outputs, labels: Labels | None
 ) -> Chosen:
-    """Return the judge of a campaign.
+    """Return the judge of a file.
 
     Args:
         text: as asked for with `--judge`; None to guess.
