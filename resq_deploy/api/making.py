@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resq_deploy.hardening.events import Event
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.pipeline.protect import Judgement, Outcome
+    from resq_deploy.pipeline.task_export import TaskWish
     from resq_deploy.protection.any_file import ProtectOptions
     from resq_deploy.protection.scrub import Scrub
     from resq_deploy.quantization.options import ExportOptions
@@ -130,6 +131,7 @@ def export_int8(
     data_dir: PathLike | None = None,
     network: str | None = None,
     preprocessing: "Preprocessing | None" = None,
+    task: "TaskWish | None" = None,
     say: Say = silent,
     **named: Any,
 ) -> dict[str, Any]:
@@ -144,6 +146,7 @@ def export_int8(
         data_dir: where named data sets lie.
         network: what weights, or a checkpoint, are of; one of your own networks must be named, as its code is run.
         preprocessing: how the network wants its images, where that is not known of it.
+        task: of a float ONNX file that may be no classifier, what judges and what is fed; None to guess.
         say: told each step as it begins.
         named: options by name, as `ExportOptions` has them: `guard="all"`, `weight_bits=7`.
 
@@ -160,15 +163,18 @@ def export_int8(
     from resq_deploy.quantization.options import ExportOptions
 
     chosen = as_options(ExportOptions, options, named)
-    return export_source(
-        FloatSource(source=as_path(source), network=network),
-        as_dataset(data, data_dir),
-        _onnx(out),
-        chosen,
-        gates or GateOptions(ber=chosen.storage_ber, seed=chosen.seed, arithmetic=chosen.arithmetic),
-        wish=as_wish(preprocessing),
-        report=say,
-    )
+    given, path = FloatSource(source=as_path(source), network=network), _onnx(out)
+    gates = gates or GateOptions(ber=chosen.storage_ber, seed=chosen.seed, arithmetic=chosen.arithmetic)
+    wish = as_wish(preprocessing)
+    if not given.needs_torch and isinstance(data, str | os.PathLike):
+        from resq_deploy.pipeline.task_export import TaskWish, export_of_task, find_data
+
+        asked, folder = task or TaskWish(), None if data_dir is None else as_path(data_dir)
+        found, of_task = find_data(given.path, os.fspath(data), folder, asked, lambda _: wish)
+        if of_task:
+            return export_of_task(given.path, found, path, chosen, gates, asked, lambda _: wish, report=say)
+    dataset = as_dataset(data, data_dir)
+    return export_source(given, dataset, path, chosen, gates, wish=wish, report=say)
 
 
 def protect(

@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+import resq_deploy as rd
+from resq_deploy.pipeline.task_export import TaskWish
+
 _SPEC = importlib.util.spec_from_file_location("task_files", pathlib.Path(__file__).parents[1] / "task_files.py")
 _FILES = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_FILES)
@@ -124,3 +127,14 @@ def test_a_checkpoint_has_no_judge(resq, tmp_path):
     )
     assert status == 2
     assert "are for float ONNX files" in error
+
+
+def test_from_python_it_is_the_same(export, made):
+    _, _, _, sidecar = export("words")
+    wish = TaskWish(judge="values:bound=0.5")
+    ours = [
+        rd.export_int8(made / "words.onnx", made / "words.npz", made / "own.onnx", task=task) for task in (None, wish)
+    ]
+    assert ours[0]["model"]["sha256"] == sidecar["model"]["sha256"]
+    assert ours[0]["task"] == sidecar["task"]
+    assert ours[1]["task"]["judge"]["bound"] == 0.5
