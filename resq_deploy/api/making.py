@@ -78,7 +78,7 @@ def harden(
         import torch
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
-    from resq_deploy.hardening.events import EpochDone, StepDone
+    from resq_deploy.hardening.events import EpochDone, Measuring, StepDone
     from resq_deploy.hardening.loop import train
     from resq_deploy.hardening.options import TrainOptions, with_recipe
     from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start
@@ -112,6 +112,8 @@ def harden(
             if isinstance(event, StepDone):
                 done, total = (event.epoch - 1) * event.steps + event.step, event.epochs * event.steps
                 tell(done, total, f"{event.stage}, accuracy {100 * event.accuracy:.1f} %")
+            elif isinstance(event, Measuring):
+                tell(event.done, event.total, event.what)
             elif isinstance(event, EpochDone):
                 say(_epoch(event.record, event.epochs))
             else:

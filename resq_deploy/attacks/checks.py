@@ -54,8 +54,14 @@ def not_run(reason: str) -> Check:
     return Check(passed=None, reason=reason)
 
 
-def twin_agrees(agreement: Estimate, max_logit_difference: float) -> Check:
-    """Check that the network whose gradients are used answers clean images as the deployed file does."""
+def twin_agrees(agreement: Estimate, max_logit_difference: float, cause: str = "") -> Check:
+    """Check that the network whose gradients are used answers clean images as the deployed file does.
+
+    Args:
+        agreement: share of the images that both answer alike.
+        max_logit_difference: the largest difference of a logit.
+        cause: what is known to set the two apart on this machine; empty for nothing.
+    """
     passed = agreement.high >= LEAST_AGREEMENT
     found, needed = 100 * agreement.value, 100 * LEAST_AGREEMENT
     return Check(
@@ -63,7 +69,7 @@ def twin_agrees(agreement: Estimate, max_logit_difference: float) -> Check:
         figures={"top1_agreement": agreement.as_dict(), "max_logit_difference": max_logit_difference},
         reason=""
         if passed
-        else f"the twin answers {found:.2f} % of the clean images as the file does, not {needed:.1f} %",
+        else f"the twin answers {found:.2f} % of the clean images as the file does, not {needed:.1f} %{cause}",
     )
 
 

@@ -62,6 +62,8 @@ class Store:
             if not self._part(unit).exists()
         ]
         total = sum(map(len, units.values()))
+        if missing:
+            report(missing[0].attack, total - len(missing), total)
         for done, (unit, result) in enumerate(run_units(kit, missing, workers), start=total - len(missing) + 1):
             write_atomic(self._part(unit), result.as_bytes({}))
             report(unit.attack, done, total)

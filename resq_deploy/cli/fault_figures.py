@@ -170,7 +170,7 @@ def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
     title = f"{told} and SDC-1" if figure else "SDC-1"
     print_table(f"{title} over bit error rate{how}", ("BER", *first, "SDC-1, mean", "chips"), rows)
     drawn = "; worst chip and quartiles describe those drawn" if figure else ""
-    click.echo(f"intervals hold for further chips{drawn}")
+    click.echo(f"a chip is one drawing of all bits at a rate; intervals hold for further chips{drawn}")
     due = [f"{percent(point['due'])} at {point['ber']:g}" for point in curve if point["due"]["value"]]
     if due:
         click.echo(f"due, and in no rate{' but ' + name if figure else ''}: {', '.join(due)} of the chips")
@@ -188,7 +188,7 @@ def _print_roles(summary: Mapping[str, Any], how: str) -> None:
         failing = percent(exposed["failing_faults"]) if exposed else "-"
         rows.append((role, percent(sdc1), failing, str(sdc1["n"]) if sdc1 else "0", bits, risk))
     headers = ("role", "SDC-1", "failing faults", "faults", "of the bits", "of the risk")
-    print_table(f"SDC-1 by role{how}", headers, rows)
+    print_table(f"SDC-1 by role, which is what a stored value is for{how}", headers, rows)
     if not exposure:
         click.echo(f"no exposure: {summary['exposure_reason']}")
         return

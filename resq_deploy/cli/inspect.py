@@ -55,7 +55,7 @@ def command(
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
     from resq_deploy.data import load_dataset
-    from resq_deploy.deployed.advice import warnings_for
+    from resq_deploy.deployed.advice import notes_for, warnings_for
     from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.interface import inputs_of, outputs_of
     from resq_deploy.deployed.judging import guessed
@@ -70,6 +70,7 @@ def command(
     protection = _protection(deployed, tried_with.providers)
     warnings, guards = warnings_for(deployed), _guards(deployed)
     warnings += protection.warnings if protection else []
+    notes = notes_for(deployed)
     folding = _folding(deployed, tried_with.providers)
     judge = _judge(guessed(deployed, tried_with))
     verification = None
@@ -89,6 +90,7 @@ def command(
             "protection": protection.as_dict() if protection else None,
             "guards": guards,
             "folding": [found.as_dict() for found in folding],
+            "notes": notes,
             "warnings": warnings,
         }
         if verification:
@@ -106,6 +108,8 @@ def command(
             _print_protection(protection, deployed)
         for warning in warnings:
             click.echo(f"warning: {warning}")
+        for note in notes:
+            click.echo(f"note: {note}")
         if verification:
             click.echo(f"verification: {verification.line}")
             if verification.native and verification.native.line:
@@ -127,6 +131,9 @@ def _told_judge(judge: dict[str, Any]) -> str:
     return f"faultcamp would judge it as {judge['name']}, from made-up samples: {judge['reason']}"
 
 
+_MEANT = {"role": ", which is what a stored value is for", "layer": ""}
+
+
 def _print_surfaces(deployed: "DeployedModel") -> None:
     total = sum(surface.bits for surface in deployed.surfaces)
     for key in ("role", "layer"):
@@ -137,7 +144,7 @@ def _print_surfaces(deployed: "DeployedModel") -> None:
             (printable(name), str(len(bits)), f"{sum(bits):,}", f"{100 * sum(bits) / total:.3f} %")
             for name, bits in groups.items()
         ]
-        print_table(f"Stored bits by {key}", (key, "tensors", "bits", "share"), rows)
+        print_table(f"Stored bits by {key}{_MEANT[key]}", (key, "tensors", "bits", "share"), rows)
     if deployed.left_out:
         left_out = [(printable(left.tensor), f"{left.bits:,}", left.reason) for left in deployed.left_out]
         print_table("Left out: faults in these are not tried", ("tensor", "bits", "reason"), left_out)

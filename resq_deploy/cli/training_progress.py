@@ -17,7 +17,7 @@ def training_progress() -> Iterator["Report"]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from resq_deploy.hardening.events import EpochDone, StepDone
+    from resq_deploy.hardening.events import EpochDone, Measuring, StepDone
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
@@ -32,6 +32,8 @@ def training_progress() -> Iterator["Report"]:
                 line = pace.line(_describe_step(event), done, total, "steps", time.monotonic())
                 if line is not None and not console.is_terminal:
                     console.print(line, markup=False)
+            elif isinstance(event, Measuring):
+                progress.update(task, description=event.what, completed=event.done, total=event.total)
             elif isinstance(event, EpochDone):
                 console.print(_describe_epoch(event.record, event.epochs, best=event.best), markup=False)
             else:

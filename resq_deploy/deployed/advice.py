@@ -33,17 +33,26 @@ def warnings_for(model: DeployedModel) -> list[str]:
         warnings += about_load(model, weights) or [
             "no quantized weights: this is a float model, and flips of exponent bits will dominate"
         ]
+    warnings += _saturation(model)
+    return warnings + _scale_warnings(tensors, values)
+
+
+def notes_for(model: DeployedModel) -> list[str]:
+    """Return one line for each property of a file that is as it should be, and worth knowing."""
+    values = {name: tensor for tensor, name in stored_tensors(model.proto.graph)}
+    weights = [each for each in model.surfaces if each.tensor in values and each.role is Role.WEIGHT]
+    quantized = [surface for surface in weights if surface.dtype in _EIGHT_BITS]
+    notes = []
     symmetric = {-128: [surface for surface in quantized if surface.dtype == "int8"]}
     symmetric[0] = _about_the_middle(model, quantized, values)
     for lowest, surfaces in symmetric.items():
         unused = [surface for surface in surfaces if not _uses(lowest, surface, values)]
         if unused:
-            warnings.append(
-                f"{len(unused)} of {len(quantized)} quantized weight tensors never use the code {lowest}: "
-                "a reader of the file that sees it has found a fault"
+            notes.append(
+                f"{len(unused)} of {len(quantized)} quantized weight tensors never use the code {lowest}: that is as "
+                "it should be, their ranges are symmetric; where a copy of the file holds it, a bit has flipped"
             )
-    warnings += _saturation(model)
-    return warnings + _scale_warnings(tensors, values)
+    return notes
 
 
 def _about_the_middle(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resq_deploy.errors import RunFolderError, TrainingError
 from resq_deploy.grid import CODE_MAX
-from resq_deploy.hardening.events import Notice
+from resq_deploy.hardening.events import Measuring, Notice
 from resq_deploy.hardening.perturb import evaluation_mode
 from resq_deploy.hardening.workbench import Batch, Workbench
 from resq_deploy.records import read_json, write_json
@@ -84,7 +84,9 @@ def measure(bench: Workbench) -> list[LayerCriticality]:
     frozen = [weight for weight in weights if not weight.requires_grad]
     norms = GradientNorms(bench.options.criticality_memory)
     with evaluation_mode(bench.network), _learning(frozen):  # what does not learn is stored, and hit, all the same
-        for batch in itertools.islice(_endless(bench), bench.options.criticality_batches):
+        batches = bench.options.criticality_batches
+        for done, batch in enumerate(itertools.islice(_endless(bench), batches), start=1):
+            bench.report(Measuring(what="ranking layers", done=done, total=batches))
             with bench.autocast():
                 logits = bench.network(batch.images)
             loss = F.cross_entropy(logits.float(), batch.labels)

@@ -47,7 +47,16 @@ class Notice:
     message: str
 
 
-Event = StepDone | EpochDone | Notice
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """A measurement is so far; `what` it is, `done` of `total` parts."""
+
+    what: str
+    done: int
+    total: int
+
+
+Event = StepDone | EpochDone | Measuring | Notice
 Report = Callable[[Event], None]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
 from resq_deploy.hardening.criticality import ranked
 from resq_deploy.hardening.evaluate import correct, correct_under_pgd, estimate
+from resq_deploy.hardening.events import Notice
 from resq_deploy.hardening.options import STAGES
 from resq_deploy.hardening.workbench import Images, Workbench
 
@@ -18,15 +19,16 @@ def summarise(bench: Workbench, checkpoints: list[Checkpoint]) -> dict[str, Any]
     }
     stages = {}
     for checkpoint in checkpoints:
+        bench.report(Notice(message=f"judging stage {checkpoint.stage} on test images, clean and under PGD"))
         load_weights(bench.network, checkpoint.state, origin=f"{checkpoint.stage}.pt")
         stages[checkpoint.stage] = {
             "epoch": checkpoint.epoch,
             **{name: _figures(bench, plain, attacked) for name, (plain, attacked) in parts.items()},
         }
     last = [checkpoint for checkpoint in checkpoints if checkpoint.stage in STAGES][-1]
-    if last.stage != "fault":
+    if last.stage == "attack":  # whose effect on the ranking is recorded
         load_weights(bench.network, last.state, origin=f"{last.stage}.pt")
-        ranked(bench, "after" if "attack" in last.lineage else "before")
+        ranked(bench, "after")
     attack = {"norm": "linf", "epsilon": options.epsilon, "steps": 10, "knowledge": "white box, float network"}
     return {
         "schema": 1,

@@ -67,7 +67,7 @@ class AttackCampaign:
         )
         self._bit_flip = _bit_flip(model, dataset, options) if "bit-flip" in options.chosen else None
         self._surrogate = _surrogate(model, dataset, options) if set(SURROGATE) & set(self._attacks) else None
-        self.notes = self._surrogate.notes if self._surrogate else ()
+        self.notes = (*_of_outputs(model, options), *(self._surrogate.notes if self._surrogate else ()))
         self._kit = self._made_kit() if self._attacks else None
 
     def _made_kit(self) -> AttackKit:
@@ -170,6 +170,8 @@ class AttackCampaign:
         """Run the attacks on images and their checks; return what they did, and the figures."""
         radii, workers = self.options.radii, self.options.worker_count
         white_box = bool(kit.white_box)
+        if white_box:
+            scene.report(Progress("comparing the twin with the file", 0, 1))
         twin = judge_twin(kit) if white_box else None
         store = Store(scene.folder / "adversarial", kit.labels, self._extras())
 
@@ -280,6 +282,18 @@ def _check_surrogate(surrogate: _Surrogate, golden: Golden, size: Sequence[int],
             f"--surrogate {name} takes the channels {taken[0]} and the model {taken[1]}: give the checkpoint that the "
             "model was made of, or say with --channels what the model takes"
         )
+
+
+def _of_outputs(model: DeployedModel, options: AttackOptions) -> tuple[str, ...]:
+    """Say which of several outputs is attacked."""
+    session = Session(model.patcher().golden, options.deployment)
+    others = [output.name for output in session.outputs if output.name != session.output]
+    if not others:
+        return ()
+    return (
+        f"the file has {len(others) + 1} outputs: {session.output!r} is attacked as its class scores, and "
+        f"{', '.join(map(repr, others))} left alone; faultcamp judges any of them with --outputs",
+    )
 
 
 def _bit_flip(model: DeployedModel, dataset: Dataset, options: AttackOptions) -> "BitFlipAttack":

@@ -10,7 +10,8 @@ from resq_deploy.attacks.checks import Check, Curve
 from resq_deploy.attacks.store import Store
 from resq_deploy.attacks.summary import Results
 from resq_deploy.attacks.target import Flags, Target
-from resq_deploy.deployed.session import Session
+from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.pipeline.attack_kit import (
     LARGE_RADIUS,
     MORE_STEPS,
@@ -68,9 +69,19 @@ def judge_twin(kit: AttackKit) -> TwinFigures:
             size = gradient.abs().flatten(1).amax(1).numpy()
             zero.append(~(np.isfinite(size) & (size > 0)))
     return TwinFigures(
-        check=checks.twin_agrees(found.top1_agreement, found.max_logit_difference),
+        check=checks.twin_agrees(found.top1_agreement, found.max_logit_difference, _cause(kit.deployment)),
         zero=np.concatenate([np.zeros(0, dtype=bool), *zero]),
     )
+
+
+def _cause(deployment: Deployment) -> str:
+    """Return why a twin, whose sums are exact, cannot answer as the file does here; empty where that is no reason."""
+    if deployment.arithmetic == Arithmetic.NATIVE and deployment.saturates:
+        return (
+            ": this CPU saturates sums of 8-bit products in native arithmetic, and the twin computes them exactly: "
+            "give --arithmetic exact, or attack a file with --weight-type uint8"
+        )
+    return ""
 
 
 Tell = Callable[[str, int, int], None]

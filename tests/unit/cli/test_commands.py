@@ -71,7 +71,8 @@ def test_inspect_prints_surfaces_as_json(resq, digits_int8):
     bits = {(s["role"], s["dtype"]): s["bits"] for s in report["surfaces"] if s["layer"] == "conv"}
     assert bits[("weight", "int8")] == 12 * 27 * 8
     assert bits[("bias", "int32")] == 12 * 32
-    assert any("-128" in warning for warning in report["warnings"])
+    assert any("-128" in warning for warning in report["notes"])
+    assert not any("never use" in warning for warning in report["warnings"])
 
 
 def test_inspect_prints_tables(resq, digits_int8):
@@ -124,7 +125,8 @@ def test_an_export_with_uint8_weights_passes_its_gates_and_verifies(resq, digits
     assert report["verification"]["verdict"] == "identical"
     kinds = {(surface["role"], surface["dtype"]) for surface in report["surfaces"]}
     assert {("weight", "uint8"), ("weight-zero-point", "uint8")} <= kinds
-    assert any("never use the code 0:" in warning for warning in report["warnings"])
+    assert any("never use the code 0:" in warning for warning in report["notes"])
+    assert not any("never use" in warning for warning in report["warnings"])
     status, _, _ = resq(
         "faultcamp", out, "--dataset", "digits", "--samples", 20, "--images", 30, "--out", tmp_path / "run"
     )

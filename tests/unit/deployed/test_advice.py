@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.deployed.advice import warnings_for
+from resq_deploy.deployed.advice import notes_for, warnings_for
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.runtime_graph import optimise
 from resq_deploy.deployed.session import Deployment
@@ -43,7 +43,8 @@ def warned_about(path, change, suffix):
             change(values)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, path)
-    return " ".join(warnings_for(DeployedModel.load(path)))
+    model = DeployedModel.load(path)
+    return " ".join([*warnings_for(model), *notes_for(model)])
 
 
 def test_a_float_model_is_named_as_one(digits_float):
@@ -57,7 +58,7 @@ def test_codes_that_never_use_the_lowest_value(warned):
 
 
 def test_uint8_codes_that_never_use_the_lowest_value(shifted):
-    assert "2 of 2 quantized weight tensors never use the code 0: a reader" in shifted()
+    assert "2 of 2 quantized weight tensors never use the code 0: that is as it should be" in shifted()
     assert "1 of 2" in shifted(lambda codes: codes.reshape(-1).__setitem__(0, 0), "conv.weight_quantized")
 
 

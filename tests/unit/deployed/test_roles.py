@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from resq_deploy.deployed.advice import warnings_for
+from resq_deploy.deployed.advice import notes_for, warnings_for
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 
@@ -241,7 +241,8 @@ def test_total_bits(name, bits, model_file):
     ],
 )
 def test_warnings(name, warning, model_file):
-    lines = warnings_for(DeployedModel.load(model_file(name)))
+    model = DeployedModel.load(model_file(name))
+    lines = [*warnings_for(model), *notes_for(model)]
 
     if warning is None:
         assert not any("scales" in line or "no quantized" in line for line in lines)
