@@ -182,6 +182,23 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+_OCCUPIED = "output folder {} is not empty: give another --out, or --resume to continue it"
+
+
+def check_free(path: pathlib.Path, *, resume: bool) -> None:
+    """Check, before anything is read, that a run may be written to a folder; `RunFolder.open` looks again.
+
+    Raises:
+        RunFolderError: if there is something in it, and no run is to be gone on with.
+    """
+    try:
+        occupied = path.is_dir() and any(entry.name != _LOCK and not _is_part(entry) for entry in path.iterdir())
+    except OSError:
+        return  # told by who opens it
+    if occupied and not resume:
+        raise RunFolderError(_OCCUPIED.format(path))
+
+
 class RunFolder:
     """A folder that holds one run, locked against a second process while it is open.
 
@@ -232,7 +249,7 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"cannot use {path} as output folder: {error.strerror or error}") from error
         if occupied and not resume:
-            raise RunFolderError(f"output folder {path} is not empty: give another --out, or --resume to continue it")
+            raise RunFolderError(_OCCUPIED.format(path))
         lock = _acquire_lock(path)
         try:
             for part in filter(_is_part, path.iterdir()):  # a kill left it

@@ -25,6 +25,7 @@ from resq_deploy.cli.shared import (
 )
 from resq_deploy.errors import OptionError
 from resq_deploy.progress import progress_bar
+from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
     from resq_deploy.pipeline.attack import AttackCampaign
@@ -138,6 +139,8 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     from resq_deploy.deployed.sidecar import made_ready
     from resq_deploy.pipeline.attack import AttackCampaign
 
+    if out is not None:
+        check_free(out, resume=resume)
     deployed = DeployedModel.load(model)
     data = load_dataset(dataset, data_dir, split)
     data, options, notes = made_ready(

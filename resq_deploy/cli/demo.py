@@ -28,6 +28,7 @@ from resq_deploy.cli.shared import (
     split_option,
 )
 from resq_deploy.errors import OptionError
+from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
     from resq_deploy.cli.own_demo import OwnOptions
@@ -73,6 +74,7 @@ def command(out: pathlib.Path, arithmetic: str, seed: int, resume: bool, **given
       resq-deploy demo --network resnet20 --dataset cifar10 --data-dir data --clean-budget 2 --out mine
     """
     own = _own_options(given, seed, arithmetic)
+    check_free(out, resume=resume)
     need_extra("the demo", "train", "torch", "torchvision", "onnxscript")
     need_extra("the demo's page", "report", "jinja2", "plotly")
     from resq_deploy.records import write_atomic

@@ -24,6 +24,7 @@ from resq_deploy.cli.shared import (
 )
 from resq_deploy.errors import OptionError
 from resq_deploy.progress import progress_bar
+from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions
@@ -177,6 +178,10 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     """Flip stored bits of MODEL, run it on test images or other samples with onnxruntime, and count what happens.
 
+    A fault is one or more flipped bits of the stored file; what it does is what the file answers once loaded again. A
+    role is what a stored value is for: weight, bias, scale, zero point, code. A chip is one drawing of all bits, each
+    flipped with the probability that --ber gives.
+
     \b
     Examples:
       resq-deploy faultcamp net.int8.onnx --dataset digits --samples 200 --out run
@@ -207,6 +212,8 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
     gates = [parse_gate(text) for text in given_gates]
     asked = read_preprocessing(given)
     options = read_options(given)
+    if out is not None:
+        check_free(out, resume=resume)
     deployed = DeployedModel.load(model)
     data = read_data(deployed, dataset, options.deployment, data_dir=data_dir, feeds=feeds, states=states, sizes=sizes)
     data, options, notes = made_ready(options, deployed, data, asked.on(data), split=split)

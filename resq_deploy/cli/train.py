@@ -30,7 +30,8 @@ from resq_deploy.cli.shared import (
 from resq_deploy.errors import ResqError
 from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
 from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start, split_of_start
-from resq_deploy.networks.names import STEMS, with_stem
+from resq_deploy.networks.names import STEMS, check_name, with_stem
+from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset
@@ -217,15 +218,18 @@ def command(
         source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
         asked = read_unit_normalisation(given) or ("imagenet" if given["pretrained"] else "dataset")
         read_options({**given, "stages": stages})
+        check_name(given["network"])
+        check_free(out, resume=resume)
+        from resq_deploy.data import agreed, load_dataset
+
+        found = load_dataset(dataset, data_dir, split)  # before torch, which takes longer to load than a slip to see
     from resq_deploy.cli.training_progress import training_progress
-    from resq_deploy.data import agreed, load_dataset
     from resq_deploy.hardening.events import silent
     from resq_deploy.hardening.loop import train
     from resq_deploy.hardening.ranks import joined_ranks
 
     with joined_ranks() as ranks, contextlib.ExitStack() as stack:
-        data = load_dataset(dataset, data_dir, split)
-        data, said = agreed(data, split_of_start(source, given["network"]), split)
+        data, said = agreed(found, split_of_start(source, given["network"]), split)
         given["channels"] = channels_of_start(source, given["network"], given["channels"])
         data = data.in_channels(given["channels"])
         normalisation = for_channels(asked, data)

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
-from resq_deploy.errors import OptionError
+from resq_deploy.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset
@@ -38,6 +38,9 @@ class Source:
         for path in (self.init, self.weights):
             if path is not None and path.is_dir():
                 raise OptionError(f"{path} is a folder: give the file in it, such as {path / 'baseline.pt'}")
+        for kind, path in (("checkpoint", self.init), ("weights", self.weights)):
+            if path is not None and not path.exists():
+                raise CheckpointError(f"cannot read {kind} {path}: No such file or directory")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """The names of the networks that come with the package; importable without torch."""
 
-from resq_deploy.errors import OptionError
+import difflib
+
+from resq_deploy.errors import ModelError, OptionError
 
 _OF_TORCHVISION = ("resnet18", "vgg16", "efficientnet_b0", "swin_t")
 STRIDE2 = "-stride2"
@@ -8,6 +10,18 @@ STRIDE2 = "-stride2"
 
 STEMS = ("cifar", "stride2")
 NETWORKS: tuple[str, ...] = ("resnet8", "resnet20", *_OF_TORCHVISION, *(name + STRIDE2 for name in _OF_TORCHVISION))
+
+
+def check_name(network: str) -> None:
+    """Check that a network of that name can be, without building it.
+
+    Raises:
+        ModelError: if it is neither one of ours nor `module:function`.
+    """
+    if network not in NETWORKS and ":" not in network:
+        close = difflib.get_close_matches(network, NETWORKS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ModelError(f"no network {network!r}: {hint}give one of {', '.join(NETWORKS)}, or module:function")
 
 
 def with_stem(network: str, stem: str | None) -> str:

@@ -1,11 +1,10 @@
 """From the name of a network to a `Network`; torch is imported at the call."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from resq_deploy.errors import MissingExtraError, ModelError
-from resq_deploy.networks.names import NETWORKS, STRIDE2
+from resq_deploy.networks.names import STRIDE2, check_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,21 +69,18 @@ def _build_body(name: str, num_classes: int, image_size: int) -> "tuple[nn.Modul
     """Return the body, the paths of its taps and the path of its head."""
     from resq_deploy.networks import resnet_cifar, torchvision_nets
 
+    check_name(name)
     if name in resnet_cifar.BLOCKS:
         body = resnet_cifar.CifarResNet(blocks=resnet_cifar.BLOCKS[name], num_classes=num_classes)
         return body, resnet_cifar.STAGES, resnet_cifar.HEAD
-    if name in NETWORKS:
-        plain = name.removesuffix(STRIDE2)
-        stride = 1 if name == plain else 2
-        if stride == 2 and image_size > torchvision_nets.SMALL_IMAGE:
-            raise ModelError(
-                f"{name} is for images of up to {torchvision_nets.SMALL_IMAGE} pixels, and these have {image_size}: "
-                f"give {plain}, whose stem is torchvision's own there"
-            )
-        return torchvision_nets.BUILDERS[plain](num_classes, image_size, stride)
-    close = difflib.get_close_matches(name, NETWORKS, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ModelError(f"no network {name!r}: {hint}give one of {', '.join(NETWORKS)}, or module:function")
+    plain = name.removesuffix(STRIDE2)
+    stride = 1 if name == plain else 2
+    if stride == 2 and image_size > torchvision_nets.SMALL_IMAGE:
+        raise ModelError(
+            f"{name} is for images of up to {torchvision_nets.SMALL_IMAGE} pixels, and these have {image_size}: "
+            f"give {plain}, whose stem is torchvision's own there"
+        )
+    return torchvision_nets.BUILDERS[plain](num_classes, image_size, stride)
 
 
 def _try_on(name: str, images: "Tensor", action: Callable[[], T]) -> T:

@@ -34,3 +34,31 @@ def test_a_reader_that_has_gone_is_no_error_to_tell():
     assert process.stderr.read() == b""
     assert process.wait() == 1
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("train", "--network", "resnt8", "--dataset", "digits"),
+        ("train", "--network", "resnet8", "--dataset", "nowhere"),
+        ("train", "--network", "resnet8", "--dataset", "digits", "--weights", "nowhere.pth"),
+        ("train", "--network", "resnet8", "--dataset", "digits", "--init", "nowhere.pt"),
+        ("faultcamp", "net.onnx", "--dataset", "digits"),
+        ("attackcamp", "net.onnx", "--dataset", "digits"),
+        ("demo",),
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_at_first_sight_is_told_before_torch_is_loaded(given, tmp_path):
+    occupied = given[0] != "train"
+    (tmp_path / "out").mkdir()
+    if occupied:
+        (tmp_path / "out" / "mine.txt").touch()
+    code = "import sys\nfrom resq_deploy.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    call = [sys.executable, "-c", code, *given, "--out", str(tmp_path / "out")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == "False\n"
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    if occupied:
+        assert "is not empty" in done.stderr
