@@ -12,7 +12,7 @@ from resq_deploy.hardening.budget import SHARES, choose, mixed
 from resq_deploy.hardening.checkpoint import load_checkpoint
 from resq_deploy.hardening.events import Notice
 from resq_deploy.hardening.loop import train
-from resq_deploy.pipeline.export import _checkpoint_in
+from resq_deploy.pipeline.float_source import FloatSource
 from resq_deploy.records import RunFolder
 from resq_deploy.report.price_section import price_section
 from resq_deploy.report.runs import load_runs
@@ -79,7 +79,7 @@ def test_a_run_writes_what_it_weighed_and_the_weights_it_chose(finished):
     assert "budget" in result.summary["stages"]
     messages = [event.message for event in told if isinstance(event, Notice)]
     assert any(message.startswith("within the budget: ") for message in messages)
-    assert _checkpoint_in(path) == path / "budget.pt"
+    assert FloatSource(source=path).path == path / "budget.pt"
 
 
 def test_nothing_beyond_the_budget_is_taken(finished, options, dataset, tmp_path):
