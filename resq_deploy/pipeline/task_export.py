@@ -16,8 +16,8 @@ from resq_deploy.data.sources import load_parts
 from resq_deploy.data.splits import permutation
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.graph import read_model
-from resq_deploy.deployed.session import Session
-from resq_deploy.errors import DataError
+from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, first_line
+from resq_deploy.errors import DataError, ModelError
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.task_gates import run_task_gates
 from resq_deploy.quantization.answers import Examiner, Labelled, Task, find_task
@@ -82,7 +82,11 @@ def is_classifier(source: pathlib.Path, dataset: Dataset, preprocessing: Preproc
     if len(session.inputs) != 1:
         return False
     image = session.input
-    outputs, _ = session.first_answers([image.prepare(dataset.evaluation(2).images)], [session.output])
+    prepared = image.prepare(dataset.evaluation(2).images)
+    try:
+        outputs, _ = session.first_answers([prepared], [session.output])
+    except RUNTIME_ERRORS as error:
+        raise ModelError(f"{source}: {first_line(error)}") from error
     values = outputs[session.output]
     try:
         dataset.check_outputs(values[0].size)

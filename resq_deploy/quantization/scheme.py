@@ -11,7 +11,10 @@ from resq_deploy.quantization.ranges import STORED_BITS, check_ber, rate_left
 
 RANGES = ("minmax", "mse", "fault-aware")
 GRANULARITIES = ("channel", "tensor")
-FORMATS = ("qdq", "qoperator", "dynamic")
+STATIC_FORMATS = ("qdq", "qoperator")
+"""Forms whose activations have ranges of their own, found by calibration."""
+
+FORMATS = (*STATIC_FORMATS, "dynamic")
 WEIGHT_TYPES = ("int8", "uint8")
 WEIGHT_BITS = (8, 7, 6)
 DESIGN_BER = 1e-3

@@ -158,7 +158,7 @@ def flat_bias():
 BAD = [
     (other_inputs, r"Gemm.*between 77 and 512"),
     (unknown_operator, "cannot be prepared for quantization: .*Blurp"),
-    (scores_transposed, r"scores have shape \[10, 2\] for 2 images, which must be the first axis"),
+    (scores_transposed, r"has shape \[10, 2\] for 2 samples, which must be the first axis"),
     (one_image, r"Reshape node 'to one row': .*cannot be reshaped.*requested shape:\{1,512\}"),
     (flat_bias, "Conv node '[^']+': .*bias must be a 1D tensor"),
 ]

@@ -20,7 +20,7 @@ from resq_deploy.protection.plan import plan
 from resq_deploy.protection.protect import protect
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
-from resq_deploy.quantization.scheme import FORMATS, GRANULARITIES, Scheme
+from resq_deploy.quantization.scheme import GRANULARITIES, STATIC_FORMATS, Scheme
 
 IMAGES = 20
 
@@ -56,7 +56,7 @@ def cheap_codes(monkeypatch):
 
 
 @pytest.mark.usefixtures("cheap_codes")
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", STATIC_FORMATS)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("mode", ["parameters", "weights", "all", "auto"])
 @pytest.mark.parametrize("code", KNOWN, ids=str)

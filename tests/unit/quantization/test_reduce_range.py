@@ -13,10 +13,10 @@ from resq_deploy.grid import CODE_MAX, REDUCED_CODE_MAX, quantize, weight_scale
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.ranges import best_clip, expected_error
-from resq_deploy.quantization.scheme import FORMATS, GRANULARITIES, RANGES, Scheme
+from resq_deploy.quantization.scheme import GRANULARITIES, RANGES, STATIC_FORMATS, Scheme
 from resq_deploy.quantization.weights import weight_tensors
 
-FORMS = list(itertools.product(FORMATS, GRANULARITIES, RANGES))
+FORMS = list(itertools.product(STATIC_FORMATS, GRANULARITIES, RANGES))
 BER = {"mse": 0.0, "fault-aware": 1e-3}
 
 

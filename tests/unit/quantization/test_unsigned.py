@@ -17,11 +17,11 @@ from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.export import ExportOptions, export_int8
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.readback import written_scales
-from resq_deploy.quantization.scheme import FORMATS, GRANULARITIES, Scheme
+from resq_deploy.quantization.scheme import GRANULARITIES, STATIC_FORMATS, Scheme
 from resq_deploy.quantization.unsigned import store_as_uint8
 from resq_deploy.quantization.weights import weight_tensors
 
-FORMS = list(itertools.product(FORMATS, GRANULARITIES))
+FORMS = list(itertools.product(STATIC_FORMATS, GRANULARITIES))
 LEVELS = ("all", "extended", "basic", "none")
 TYPES = ("int8", "uint8")
 ADJUSTMENTS = {
@@ -192,7 +192,7 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", STATIC_FORMATS)
 def test_codes_that_are_read_otherwise_as_well_are_refused(written, form):
     model, _ = written(form)
     model.graph.node.append(helper.make_node("Cast", ["w_quantized"], ["other"], name="caster", to=TensorProto.FLOAT))
@@ -200,7 +200,7 @@ def test_codes_that_are_read_otherwise_as_well_are_refused(written, form):
         store_as_uint8(model)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", STATIC_FORMATS)
 def test_a_zero_point_of_something_that_is_not_stored_is_refused(written, form):
     model, _ = written(form)
     model.graph.node.insert(0, helper.make_node("Identity", ["w_quantized"], ["passed"]))
@@ -220,7 +220,7 @@ def test_other_int8_tensors_stay_as_they_are(written):
     assert kinds["w_quantized"] == kinds["w_zero_point"] == TensorProto.UINT8
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", STATIC_FORMATS)
 @pytest.mark.parametrize("damage", ["none", "zero points", "codes", "type"])
 def test_what_was_written_is_read_back(written, form, damage):
     model, source = written(form)

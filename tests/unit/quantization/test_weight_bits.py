@@ -17,7 +17,7 @@ from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.options import ExportOptions
 from resq_deploy.quantization.ranges import best_clip, rate_left
-from resq_deploy.quantization.scheme import FORMATS, GRANULARITIES, RANGES, Scheme
+from resq_deploy.quantization.scheme import GRANULARITIES, RANGES, STATIC_FORMATS, Scheme
 from resq_deploy.quantization.weights import weight_tensors
 
 LARGEST = {8: 127, 7: 63, 6: 31}
@@ -46,7 +46,9 @@ def write(prepared):
 
 @pytest.mark.parametrize("bits", [7, 6])
 @pytest.mark.parametrize("weight_type", ["int8", "uint8"])
-@pytest.mark.parametrize(("form", "granularity", "ranges"), list(itertools.product(FORMATS, GRANULARITIES, RANGES)))
+@pytest.mark.parametrize(
+    ("form", "granularity", "ranges"), list(itertools.product(STATIC_FORMATS, GRANULARITIES, RANGES))
+)
 def test_codes_and_scales_are_those_of_the_grid(prepared, write, form, granularity, ranges, weight_type, bits):
     _, written, record = write(
         format=form,
@@ -73,7 +75,7 @@ def test_codes_and_scales_are_those_of_the_grid(prepared, write, form, granulari
         np.testing.assert_array_equal(signed, np.clip(np.rint(weight.values / steps), -largest, largest))
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", STATIC_FORMATS)
 @pytest.mark.parametrize("weight_type", ["int8", "uint8"])
 def test_every_adjustment_works_with_fewer_bits(write, form, weight_type):
     given = {"equalize": True, "bias_correction": True, "ranges": "fault-aware", "reconstruct": True}
@@ -89,7 +91,7 @@ def test_every_adjustment_works_with_fewer_bits(write, form, weight_type):
     assert right > before - 0.05
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", STATIC_FORMATS)
 def test_sums_of_few_bits_saturate_on_no_cpu(write, form):
     assert saturating_layers(write(format=form)[0], Deployment())
     for bits in (7, 6):
