@@ -76,7 +76,7 @@ def command(out: pathlib.Path, arithmetic: str, seed: int, resume: bool, **given
     own = _own_options(given, seed, arithmetic)
     check_free(out, resume=resume)
     need_extra("the demo", "train", "torch", "torchvision", "onnxscript")
-    need_extra("the demo's page", "report", "jinja2", "plotly")
+    need_extra("the demo's page", "report", "jinja2", "jsonschema", "matplotlib")
     from resq_deploy.records import write_atomic
     from resq_deploy.report.demo import demo_page, demo_table
 
