@@ -39,12 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     mpl.rcParams["svg.hashsalt"] = "resq-deploy"  # the same picture has the same bytes
     from matplotlib import pyplot as plt
 
+    hit = set()
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
     for place, entry in enumerate(given.runs):
         name, _, run = entry.partition("=")
         if not run:
             raise OptionError(f"{entry!r} is no NAME=RUN")
         curve = read_json(pathlib.Path(run) / "summary.json")["curve"]
+        hit |= set(read_json(pathlib.Path(run) / "manifest.json")["options"]["roles"] or ["all"])
         rates, colour = [point["ber"] for point in curve], PALETTE[place % len(PALETTE)]
         means = [100 * (point.get("quality") or point["accuracy"])["value"] for point in curve]
         axes.plot(rates, means, marker=_MARKERS[place % len(_MARKERS)], label=name, color=colour)
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rates, [100 * point["worst"] for point in curve], means, alpha=0.15, linewidth=0, color=colour
         )
     axes.set_xscale("log")
-    axes.set_xlabel("bit error rate of the stored weights")
+    axes.set_xlabel(f"bit error rate of {'the stored weights' if hit == {'weight'} else 'all that is stored'}")
     axes.set_ylabel(f"{given.figure} (%)")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False)
