@@ -4,7 +4,6 @@ import contextlib
 import io
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from onnxruntime.quantization import quantize_dynamic
@@ -13,7 +12,7 @@ from torch import nn
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.session import Deployment, create
 from resq_deploy.pipeline.campaign_data import data_for
 
 
@@ -57,7 +56,7 @@ def test_a_recurrent_network_of_torch_is_campaigned_over_sequences(tmp_path):
     campaign = Campaign(model, data, CampaignOptions(samples=30, workers=1, deployment=Deployment(batch=4)))
     golden = campaign.golden
     assert golden.outputs["score"].shape == (9, 5, 1)
-    plain = onnxruntime.InferenceSession(tmp_path / "int8.onnx")
+    plain = create((tmp_path / "int8.onnx").read_bytes(), Deployment())
     place = 2
     state = np.zeros((1, 4, 16), np.float32)
     for step in range(5):

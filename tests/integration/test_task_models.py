@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from make_task_models import main
 from tasks.grammar import LENGTH, TAGS, VOCABULARY, make_sentences
@@ -13,6 +12,7 @@ from tasks.training import TASKS
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import EVALUATION_SEED
 from resq_deploy.data.splits import permutation
+from resq_deploy.deployed.session import Deployment, create
 from resq_deploy.faults.judges import words
 from resq_deploy.faults.judges.guess import Value, guess
 from resq_deploy.faults.judges.quality import FIGURES
@@ -33,7 +33,7 @@ def made(name, work):
 
 def judged(path, data):
     """Return the judge that is guessed for a file, and its figure on the labelled data."""
-    session = ort.InferenceSession(path)
+    session = create(path.read_bytes(), Deployment())
     (given,), (output,) = session.get_inputs(), session.get_outputs()
     outputs = {output.name: session.run(None, {given.name: data[given.name]})[0]}
     values = [Value(name=output.name, values=outputs[output.name])]

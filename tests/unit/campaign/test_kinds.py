@@ -6,7 +6,6 @@ import json
 
 import jsonschema
 import numpy as np
-import onnxruntime
 import pytest
 
 from resq_deploy.campaign.options import CampaignOptions
@@ -15,7 +14,7 @@ from resq_deploy.campaign.store import FILE, read_records
 from resq_deploy.data.samples import Samples
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Deployment, Session, create
 from resq_deploy.pipeline.campaign_data import data_for
 
 SCHEMA = json.loads((importlib.resources.files("resq_deploy") / "schemas" / "faultcamp.json").read_text())
@@ -98,7 +97,7 @@ def test_a_faulty_file_carries_its_own_state_to_the_end_of_a_sequence(kinds, tmp
     last = []
     for file in (patcher.golden, patcher.apply({weight: mask})):
         plain, carried = (
-            onnxruntime.InferenceSession(file),
+            create(file, Deployment()),
             {name: np.zeros((1, 6), np.float32) for name in kinds.STATES},
         )
         for frame in frames[0]:

@@ -6,11 +6,11 @@ import pathlib
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
 from resq_deploy.deployed.inputs import Inputs
+from resq_deploy.deployed.session import Deployment, create
 from resq_deploy.errors import GateError, ModelError, OptionError
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.task_gates import run_task_gates
@@ -47,7 +47,7 @@ def labelled(count):
 
 
 def answers(file, samples):
-    return ort.InferenceSession(file).run(None, dict(samples.images.arrays))
+    return create(file, Deployment()).run(None, dict(samples.images.arrays))
 
 
 @pytest.fixture
