@@ -75,10 +75,7 @@ def as_options(kind: type[Options], given: Options | None, named: Mapping[str, A
     Raises:
         OptionError: if there is no such field, or the options make no sense.
     """
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
-    unknown = next((name for name in named if name not in known), None)
-    if unknown is not None:
-        raise OptionError(f"no option {unknown!r}; there are {', '.join(known)}")
+    check_names(kind, named)
     if given is None:
         return kind(**{**least, **named})
     return dataclasses.replace(given, **named)  # type: ignore[type-var]  # a dataclass
@@ -89,6 +86,18 @@ def as_wish(given: "Preprocessing | None") -> "Wish":
     from resq_deploy.data.preprocessing import Wish
 
     return Wish() if given is None else Wish(**vars(given))
+
+
+def check_names(kind: type[Any], named: Mapping[str, Any]) -> None:
+    """Check that a dataclass has the fields that are named.
+
+    Raises:
+        OptionError: if it has not, with those that it has.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = next((name for name in named if name not in known), None)
+    if unknown is not None:
+        raise OptionError(f"no option {unknown!r}; there are {', '.join(known)}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from resq_deploy.api.given import (
     as_options,
     as_path,
     as_wish,
+    check_names,
     silent,
     told,
 )
@@ -96,7 +97,7 @@ def harden(
     mean, std = normalisation or (None, None)
     chosen = (stages or start.stages).split(",")
     values = {**named, "network": network, "stages": tuple(stage.strip() for stage in chosen), "mean": mean, "std": std}
-    _check_names(TrainOptions, values)
+    check_names(TrainOptions, values)
     options = with_recipe(dataset.name, values)
     for note in (*dataset.notes, *start.notes):
         say(f"note: {note}")
@@ -274,12 +275,6 @@ def _normalisation(named: dict[str, Any], preprocess: str | None, *, pretrained:
     if preprocess is not None:
         raise OptionError("preprocess stands in place of mean and std: give one or the others")
     return tuple(tuple(map(float, part if hasattr(part, "__len__") else (part,))) for part in (mean, std))
-
-
-def _check_names(kind: type, values: Mapping[str, Any]) -> None:
-    unknown = next((name for name in values if name not in kind.__dataclass_fields__), None)  # type: ignore[attr-defined]
-    if unknown is not None:
-        raise OptionError(f"no option {unknown!r}; there are {', '.join(kind.__dataclass_fields__)}")  # type: ignore[attr-defined]
 
 
 def _epoch(record: Mapping[str, Any], epochs: int) -> str:

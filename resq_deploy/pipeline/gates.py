@@ -9,6 +9,7 @@ of each gate whether it is so, or whether the figures that are reported share it
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import tempfile
@@ -158,7 +159,7 @@ class Candidate:
     minmax_file: Callable[[], bytes] | None = None
 
 
-class _NotRunError(Exception):
+class NotRunError(Exception):
     """A gate cannot be run; the message says why."""
 
 
@@ -182,21 +183,43 @@ def run_gates(
         GateError: at the first gate that fails, if gates are enforced.
         InputError: if a file or the data cannot be used.
     """
+    measures = {name: functools.partial(measure, candidate, dataset, options) for name, measure in _MEASURES.items()}
+    return in_turn(measures, options, enforce, report)
+
+
+def in_turn(
+    measures: Mapping[str, Callable[[], tuple[float, Gate]]],
+    options: GateOptions,
+    enforced: Callable[[Sequence[Gate]], None],
+    report: Callable[[str], None],
+) -> list[Gate]:
+    """Measure gates one after the other.
+
+    Args:
+        measures: for each gate what returns its figure, in the unit of its bound, and details; or raises `NotRunError`.
+        options: bounds, which gates were asked for, and whether they are enforced.
+        enforced: raises `GateError` if the last of some gates failed.
+        report: told each gate as it begins.
+
+    Raises:
+        GateError: at the first gate that fails, if gates are enforced.
+        InputError: if a file or the data cannot be used.
+    """
     gates: list[Gate] = []
-    for name, measure in _MEASURES.items():
+    for name, measure in measures.items():
         try:
             if name not in options.gates:
-                raise _NotRunError("it was not asked for")
+                raise NotRunError("it was not asked for")
             report(f"gate {name}")
-            figure, details = measure(candidate, dataset, options)
-        except _NotRunError as reason:
+            figure, details = measure()
+        except NotRunError as reason:
             gates.append({"gate": name, "not_run": str(reason)})
             continue
         bound = options.bound(name)
         verdict = {"figure": figure, "bound": bound, "passed": figure <= bound, "enforced": options.enforce}
         gates.append({"gate": name, **verdict, **details})
         if options.enforce:
-            enforce(gates)
+            enforced(gates)
     return gates
 
 
@@ -223,7 +246,7 @@ def _clean(candidate: Candidate, _dataset: Dataset, _options: GateOptions) -> tu
 
 def _transfer_pgd(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tuple[float, Gate]:
     if candidate.network is None:
-        raise _NotRunError("it takes gradients of the torch checkpoint, and the source is a float ONNX file")
+        raise NotRunError("it takes gradients of the torch checkpoint, and the source is a float ONNX file")
     from resq_deploy.pipeline.transfer import transfer_pgd  # here, so that a float file is exported without torch
 
     test, origin = _attackable(dataset, options.pgd_images)
@@ -271,7 +294,7 @@ def _faults(candidate: Candidate, dataset: Dataset, options: GateOptions) -> tup
     protected file they are those that it stores, code words or copies, and the tables of its decoder.
     """
     if candidate.minmax_file is None:
-        raise _NotRunError("the file is itself the MinMax export that it would be held against")
+        raise NotRunError("the file is itself the MinMax export that it would be held against")
     split, origin = judged_images(dataset, options.fault_images)
     minmax, images = _right_by_chip(candidate.minmax_file(), dataset, split, options)
     int8, _ = _right_by_chip(candidate.int8_file, dataset, split, options)
@@ -335,7 +358,7 @@ def _attackable(dataset: Dataset, images: int) -> tuple[Split, Gate]:
     try:
         check_pixels(split.images)
     except DataError as unfit:
-        raise _NotRunError(str(unfit)) from unfit
+        raise NotRunError(str(unfit)) from unfit
     return split, origin
 
 

@@ -4,9 +4,10 @@
 Attacks are on classifiers, and their gates are not run.
 """
 
+import functools
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,13 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import GateError, ModelError
 from resq_deploy.faults.statistics import cluster, paired_difference
-from resq_deploy.pipeline.gates import FIRST_CHIP, Gate, GateOptions
+from resq_deploy.pipeline.gates import FIRST_CHIP, Gate, GateOptions, NotRunError, in_turn
 from resq_deploy.quantization.activations import faulty_files
 from resq_deploy.quantization.answers import Examiner, Labelled
 from resq_deploy.quantization.task_export import TaskExport
 
 _CONFIDENCE = 0.95
 _ROLES = (Role.WEIGHT, Role.CODE)
-
-
-class _NotRunError(Exception):
-    """A gate cannot be run; the message says why."""
 
 
 def run_task_gates(
@@ -47,27 +44,30 @@ def run_task_gates(
         GateError: at the first gate that fails, if gates are enforced.
         InputError: if a file or the data cannot be used.
     """
-    gates: list[Gate] = []
-    for name, measure in _MEASURES.items():
-        try:
-            if name not in options.gates:
-                raise _NotRunError("it was not asked for")
-            report(f"gate {name}")
-            figure, details = measure(export, test, options)
-        except _NotRunError as reason:
-            gates.append({"gate": name, "not_run": str(reason)})
-            continue
-        bound = options.bound(name)
-        passed = figure <= bound
-        verdict = {"figure": figure, "bound": bound, "passed": passed, "enforced": options.enforce}
-        gates.append({"gate": name, **verdict, "images_from": "test", "apart": False, **details})
-        if options.enforce and not passed:
-            raise GateError(
-                f"gate {name!r} failed: {_SAID[name].format(figure=figure)}, the bound is {bound:.2f}; raise it with "
-                f"--gate {name}={'PERCENT' if name == 'outputs' else 'POINTS'} or export with --no-gate",
-                gates,
-            )
+
+    def on_test(name: str) -> tuple[float, Gate]:
+        figure, details = _MEASURES[name](export, test, options)
+        return figure, {"images_from": "test", "apart": False, **details}
+
+    measures = {name: functools.partial(on_test, name) for name in _MEASURES}
+    gates = in_turn(measures, options, _enforce, report)
     return gates + [{"gate": name, "not_run": "it is for classifiers of images"} for name in ("transfer-pgd", "square")]
+
+
+def _enforce(gates: Sequence[Gate]) -> None:
+    """Check the last of some gates.
+
+    Raises:
+        GateError: if it failed.
+    """
+    last = gates[-1]
+    if not last["passed"]:
+        name, unit = last["gate"], "PERCENT" if last["gate"] == "outputs" else "POINTS"
+        raise GateError(
+            f"gate {name!r} failed: {_SAID[name].format(figure=last['figure'])}, the bound is {last['bound']:.2f}; "
+            f"raise it with --gate {name}={unit} or export with --no-gate",
+            gates,
+        )
 
 
 _SAID = {
@@ -81,7 +81,7 @@ _SAID = {
 def _outputs(export: TaskExport, _test: Labelled, _options: GateOptions) -> tuple[float, Gate]:
     errors = export.compared.relative_error
     if not errors:
-        raise _NotRunError("no output holds floats")
+        raise NotRunError("no output holds floats")
     worst = max(errors, key=lambda name: errors[name] if np.isfinite(errors[name]) else np.inf)
     figure = 100.0 * errors[worst] if np.isfinite(errors[worst]) else 1e9
     return figure, {"output": worst, "cosine": export.compared.as_dict()["outputs"]}
@@ -95,14 +95,14 @@ def _answers(export: TaskExport, _test: Labelled, _options: GateOptions) -> tupl
 def _clean(export: TaskExport, _test: Labelled, _options: GateOptions) -> tuple[float, Gate]:
     drop = export.compared.drop
     if drop is None:
-        raise _NotRunError("nothing is labelled for the judge's figure")
+        raise NotRunError("nothing is labelled for the judge's figure")
     return 100.0 * drop.value, {"quality": export.compared.as_dict()["quality"]}
 
 
 def _faults(export: TaskExport, test: Labelled, options: GateOptions) -> tuple[float, Gate]:
     """Hold the file against the MinMax export on the same chips, by the task's figure, else by its answers."""
     if export.minmax_file is None:
-        raise _NotRunError("the file is itself the MinMax export that it would be held against")
+        raise NotRunError("the file is itself the MinMax export that it would be held against")
     few = test[: min(options.fault_images, len(test))]
     examiner = Examiner(export.float_file, few, export.task, arithmetic=options.arithmetic)
     minmax, int8 = (_by_chip(file, examiner, options) for file in (export.minmax_file(), export.int8_file))
