@@ -1,7 +1,6 @@
 """What a model takes and gives: layouts, types, fixed batches, time limits."""
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -10,7 +9,7 @@ from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.outputs import Form
-from resq_deploy.deployed.session import Deployment, Session, Watchdog, first_line
+from resq_deploy.deployed.session import Deployment, Session, Watchdog, create, first_line
 from resq_deploy.errors import DataError, ModelError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
@@ -120,7 +119,7 @@ def test_states_are_handed_from_step_to_step_and_outputs_joined_over_them(kinds)
     inputs = bound(samples, session.inputs, [output.name for output in session.outputs])
     outputs, _ = session.first_answers([inputs])
 
-    plain = onnxruntime.InferenceSession(model)
+    plain = create(model, Deployment())
     for sample, found in zip(samples.arrays["x"], outputs["y"], strict=True):
         carried = {name: np.zeros((1, 6), np.float32) for name in kinds.STATES}
         for step, wanted in zip(sample, found, strict=True):
