@@ -62,7 +62,7 @@ def command(
       resq-deploy study demo --out study
       resq-deploy study ablation --data-dir data --out ablation --dry-run
       resq-deploy study ablation --data-dir data --out ablation --jobs 2
-      resq-deploy study paper --profile cpu --cells 'resnet18/gtsrb/*' --data-dir data --out paper
+      resq-deploy study paper --profile cpu --cells 'resnet18-stride2/gtsrb/*' --data-dir data --out paper
       resq-deploy study my.toml --data-dir data --out mine --resume
     """
     from resq_deploy.pipeline.study import Study, StudyOptions, command_lines

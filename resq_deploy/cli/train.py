@@ -129,8 +129,9 @@ def _first_tells() -> Iterator[None]:
 @_choice("--keep", ("best", "last"), "Which epoch of a stage is kept: the best on validation images, or the last.")
 @_choice(
     "--augment",
-    ("auto", "none", "crop", "crop-flip"),
-    "What training does to images: auto shifts them, and mirrors those of cifar10 and cifar100 alone.",
+    ("auto", "none", "crop", "crop-flip", "photo"),
+    "What training does to images: auto shifts them, and mirrors those of cifar10 and cifar100 alone; photo turns, "
+    "zooms and lights them anew.",
 )
 @_number("--epochs-baseline", "Epochs of plain training (digits: 12).")
 @_number("--epochs-attack", "Epochs of stage 1, attack resilience (digits: 6).")

@@ -153,7 +153,7 @@ class TrainOptions:
     clip_share: float = 0.5
     curriculum: float = 0.75
     fault_masks: int = 4
-    augment: Literal["auto", "none", "crop", "crop-flip"] = "auto"
+    augment: Literal["auto", "none", "crop", "crop-flip", "photo"] = "auto"
     keep: Literal["best", "last"] = "best"
     clean_budget: float | None = None
 

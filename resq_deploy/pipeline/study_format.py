@@ -12,12 +12,24 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "fault": ("fault",),
     "attack+fault": ("attack", "fault"),
     "resq": ("attack", "fault"),
+    "protected": ("attack", "fault"),
+    "baseline+stage3": (),
+    "baseline+protected": (),
 }
-"""The corners of the 2x2 table, and the hardening stages that follow the baseline in each.
+"""The corners of the 2x2 table, the exports beside them, and the hardening stages that follow the baseline in each.
 
-`resq` is the last of them with stage 3: what its export adds stands under [variant.resq.export-int8].
+`resq` is the last corner with stage 3: what its export adds stands under [variant.resq.export-int8]. `protected` is
+that with votes and codes. The last two are exported as those are and not hardened: what is left of a gain against them
+is what training bought.
 """
-CORNERS = tuple(variant for variant in VARIANTS if variant != "resq")
+EXPORTED_AS: Mapping[str, tuple[str, ...]] = {
+    "protected": ("resq",),
+    "baseline+stage3": ("resq",),
+    "baseline+protected": ("resq", "protected"),
+}
+"""Variants whose tables stand below a variant's own, the last before the others."""
+
+CORNERS = ("baseline", "attack", "fault", "attack+fault")
 """Those that the study asks where the recipe names none."""
 
 CAMPAIGNS = ("faultcamp", "attackcamp")
@@ -69,10 +81,19 @@ def table_problems(tree: Mapping[str, Any], grids: Sequence[Any]) -> Iterator[st
         known = VARIANTS if axis == "variant" else _named(axis, grids)
         for key, parts in tree.get(axis, {}).items():
             yield from _axis_problems(axis, key, parts, known)
+    yield from _stage3_problems(tree)
+
+
+def _stage3_problems(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which variants with a stage 3 of their own are asked and not said."""
     asked = tree.get("grid", {}).get("variant")
-    third = tree.get("variant", {}).get("resq")
-    if isinstance(asked, list) and "resq" in asked and not (isinstance(third, dict) and third.get("export-int8")):
-        yield "[grid] variant 'resq' is 'attack+fault' with stage 3: say which under [variant.resq.export-int8]"
+    named = {name for name in asked if isinstance(name, str)} if isinstance(asked, list) else set()
+    needed = {below for name in named for below in (*EXPORTED_AS.get(name, ()), name)} & {"resq", "protected"}
+    of = {"resq": "'attack+fault' with stage 3", "protected": "'resq' with votes and codes"}
+    for name in sorted(needed, reverse=True):
+        table = tree.get("variant", {}).get(name)
+        if not (isinstance(table, dict) and table.get("export-int8")):
+            yield f"[grid] variant '{name}' is {of[name]}: say which under [variant.{name}.export-int8]"
 
 
 def _grid_problems(grid: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from resq_deploy.errors import OptionError
-from resq_deploy.pipeline.study_format import AXES, CAMPAIGNS, CORNERS, PARTS, RESERVED, Tree, table_problems
+from resq_deploy.pipeline.study_format import (
+    AXES,
+    CAMPAIGNS,
+    CORNERS,
+    EXPORTED_AS,
+    PARTS,
+    RESERVED,
+    Tree,
+    table_problems,
+)
 
 _FOLDER = "recipes"
 
@@ -44,7 +53,7 @@ class Recipe:
         profile: the profile chosen, or None.
         networks: the grid's networks.
         datasets: the grid's data sets.
-        variants: the grid's corners of the 2x2 table, and `resq`.
+        variants: the grid's corners of the 2x2 table, and the exports beside them.
         seeds: the grid's seeds.
         tree: the options by command, and what differs by data set, network and variant.
     """
@@ -67,11 +76,14 @@ class Recipe:
     def options(self, cell: Cell) -> Tree:
         """Return a cell's options by command; of campaigns by name, too.
 
-        A variant's go before a network's, and these before a data set's.
+        A variant's go before those of the variants it is exported as, these before a network's, and these before a
+        data set's.
         """
         tree = {part: copy.deepcopy(self.tree.get(part, {})) for part in PARTS}
         for axis in AXES:
-            tree = _merged(tree, self.tree.get(axis, {}).get(getattr(cell, axis), {}))
+            named = getattr(cell, axis)
+            for key in (*(EXPORTED_AS.get(named, ()) if axis == "variant" else ()), named):
+                tree = _merged(tree, self.tree.get(axis, {}).get(key, {}))
         return tree
 
 

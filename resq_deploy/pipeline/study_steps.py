@@ -8,6 +8,7 @@ from resq_deploy.pipeline.study_format import VARIANTS, Tree, folder_name
 from resq_deploy.pipeline.study_recipe import Cell, Recipe, arguments, needs_surrogate
 
 STAGE_FILES = {"baseline": "baseline.pt", "attack": "attack.pt", "fault": "fault.pt"}
+BUDGET_FILE = "budget.pt"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,12 +108,19 @@ def _cell_steps(recipe: Recipe, cell: Cell) -> list[Step]:
 
 
 def _trainings(cell: Cell, options: Tree) -> list[Step]:
-    """Return the chain of trainings behind a cell; chains of one seed share what they can."""
+    """Return the chain of trainings behind a cell; chains of one seed share what they can.
+
+    Stages are commands of their own, but for those under a budget of clean accuracy: that is a bound on what they cost
+    together, and met by weights between the baseline and the last of them.
+    """
     chain = _chain_folder(cell)
+    hardening = VARIANTS[cell.variant]
+    together = hardening if options.get("clean-budget") is not None else ()
+    links = [("baseline",), *([together] if together else [(stage,) for stage in hardening])]
     steps: list[Step] = []
-    stages: Sequence[str] = ("baseline", *VARIANTS[cell.variant])
-    for count, stage in enumerate(stages, start=1):
-        out = f"{chain}/train-{'+'.join(stages[1:count]) or 'baseline'}"
+    for count, stages in enumerate(links, start=1):
+        behind = [stage for link in links[1:count] for stage in link]
+        out = f"{chain}/train-{'+'.join(behind) or 'baseline'}"
         steps.append(
             Step(
                 name=out,
@@ -123,11 +131,14 @@ def _trainings(cell: Cell, options: Tree) -> list[Step]:
                     cell.network,
                     *_data(cell),
                     "--stages",
-                    stage,
-                    *arguments(_of_stage(options, stage)),
+                    ",".join(stages),
+                    *arguments(_of_stages(options, stages)),
                 ),
                 reads=(("--init", steps[-1].writes[0]),) if steps else (),
-                writes=(f"{out}/{STAGE_FILES[stage]}", f"{out}/summary.json"),
+                writes=(
+                    f"{out}/{BUDGET_FILE if stages == together else STAGE_FILES[stages[-1]]}",
+                    f"{out}/summary.json",
+                ),
                 out=out,
                 resumable=True,
             )
@@ -135,10 +146,13 @@ def _trainings(cell: Cell, options: Tree) -> list[Step]:
     return steps
 
 
-def _of_stage(options: Tree, stage: str) -> Tree:
+def _of_stages(options: Tree, stages: Sequence[str]) -> Tree:
     """Return the options without those of other stages, such as their epochs: what these are must not matter."""
-    others = tuple(f"-{name}" for name in STAGE_FILES if name != stage)
-    return {name: value for name, value in options.items() if not name.endswith(others)}
+    others = tuple(f"-{name}" for name in STAGE_FILES if name not in stages)
+    left = {name: value for name, value in options.items() if not name.endswith(others)}
+    if "baseline" in stages:
+        left.pop("clean-budget", None)
+    return left
 
 
 def _data(cell: Cell) -> tuple[str, ...]:

@@ -7,12 +7,10 @@ from typing import Any
 
 from resq_deploy.report.document import Block, Document, JsonEstimate, Notice, Section, Statement, Table, Tone, Verdict
 from resq_deploy.report.glossary import with_glossary
+from resq_deploy.report.half_margin import PUBLISHED, half_margin_section
 from resq_deploy.report.study_figures import CONTRASTS, Corner, Metric, change, metrics_of
 from resq_deploy.report.text import NONE, count, listed, percent, points
 from resq_deploy.report.wide import folded_where_wide
-
-PUBLISHED = {"attack": 10.35, "fault": 12.47}
-"""Largest gains of RESQ (arXiv 2603.15413), in points: of attack resilience, of fault resilience."""
 
 _GAIN_OF = {"attack": "attack resilience", "fault": "fault resilience"}
 
@@ -26,7 +24,8 @@ def study_document(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Doc
     """
     profile = f", profile {summary['profile']}" if summary["profile"] else ""
     pairs = list(dict.fromkeys((corner.network, corner.dataset) for corner in corners))
-    sections = [_scope(corners), _beside_the_paper(corners, pairs)]
+    halves = half_margin_section(corners, pairs)
+    sections = [_scope(corners), *([halves] if halves else []), _beside_the_paper(corners, pairs)]
     for pair in pairs:
         own = [corner for corner in corners if (corner.network, corner.dataset) == pair]
         if any(corner.seeds for corner in own):

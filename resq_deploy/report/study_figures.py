@@ -20,6 +20,10 @@ CONTRASTS: tuple[tuple[str, str, str], ...] = (
     ("stage 1 before stage 2", "fault", "attack+fault"),
     ("stage 3 after both", "attack+fault", "resq"),
     ("all three stages", "baseline", "resq"),
+    ("stage 3 alone", "baseline", "baseline+stage3"),
+    ("training, with stage 3 on both sides", "baseline+stage3", "resq"),
+    ("protection after all", "resq", "protected"),
+    ("training, with protection on both sides", "baseline+protected", "protected"),
 )
 """What is compared in the 2x2 table and beside it: name, from, to."""
 
@@ -83,6 +87,7 @@ class Corner:
         seconds: time of the steps that are done, those that corners share counted in each.
         untrusted: seeds whose robust accuracy failed a validity check.
         unchecked: seeds whose robust accuracy was not shown to be trustworthy, since checks did not run.
+        chance: the accuracy of guessing evenly among the classes; None where they are not known.
     """
 
     network: str
@@ -94,6 +99,7 @@ class Corner:
     seconds: float
     untrusted: tuple[int, ...]
     unchecked: tuple[int, ...]
+    chance: float | None = None
 
     def mean(self, metric: Metric) -> Estimate | None:
         """Return a figure over the seeds: their mean with Student's interval; of one seed its own interval.
@@ -174,7 +180,15 @@ def _corner(folder: pathlib.Path, key: tuple[str, str, str], cells: Sequence[Map
         seconds=sum(step["seconds"] for cell in cells for step in cell["steps"].values()),
         untrusted=tuple(cell["seed"] for cell in done if False in _verdicts(folder, cell)),
         unchecked=tuple(cell["seed"] for cell in done if None in _verdicts(folder, cell)),
+        chance=_chance(folder, done),
     )
+
+
+def _chance(folder: pathlib.Path, done: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return one over the number of classes, of the data that the files were exported on."""
+    steps = [step for cell in done for step in cell["steps"].values() if step["command"] == "export-int8"]
+    classes = read_json(folder / steps[0]["wrote"][1]).get("dataset", {}).get("classes") if steps else None
+    return 1 / len(classes) if classes else None
 
 
 def _figures(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Metric, Estimate]]:

@@ -50,3 +50,28 @@ def test_none_changes_nothing_and_the_unknown_is_refused(numbered):
     assert augment(numbered, "none", seeded()) is numbered
     with pytest.raises(OptionError, match="unknown augmentation 'blur'"):
         augment(numbered, "blur", seeded())
+
+
+def test_photographs_are_turned_zoomed_and_lit_each_in_its_own_way(numbered):
+    found = augment(numbered, "photo", seeded())
+    assert found.dtype == torch.uint8
+    assert found.shape == numbered.shape
+    assert torch.equal(found, augment(numbered, "photo", seeded()))
+    assert not torch.equal(found[0], found[1])
+    flat = torch.full((300, 16, 16, 3), 100, dtype=torch.uint8)
+    light = augment(flat, "photo", seeded())
+    assert (light == light[:, :1, :1]).all()  # moving changes nothing of a grey wall, light does, evenly
+    assert 60 <= light.min() < 65
+    assert 135 < light.max() <= 140
+
+
+def test_a_photograph_is_never_the_mirror_image():
+    images = torch.zeros(400, 32, 32, 1, dtype=torch.uint8)
+    images[:, 12:20, 18:] = 200
+    found = augment(images, "photo", seeded()).float()[..., 0]
+    assert (found[:, :, 16:].sum((1, 2)) > found[:, :, :16].sum((1, 2))).all()
+
+
+def test_light_needs_to_know_what_white_is(numbered):
+    with pytest.raises(OptionError, match="needs uint8 images: these are floats; give crop"):
+        augment(numbered.float(), "photo", seeded())

@@ -26,7 +26,7 @@ def test_shipped_recipes_are_sound(name, profile):
         return
     recipe = read_recipe(name, profile, check_options)
     cells = list(recipe.cells())
-    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 30, "paper": 24}[name]
+    assert len(cells) == len(set(cells)) == {"demo": 8, "ablation": 30, "paper": 60}[name]
 
 
 def test_a_profile_a_data_set_and_a_network_are_laid_over_the_rest(tmp_path):
@@ -108,6 +108,11 @@ def test_files_with_uint8_weights_may_be_asked_for(tmp_path):
         (GRID + "[dataset.digits]\nfaultcamp = 3\n", "[dataset.digits.faultcamp] is no table"),
         (GRID + "[dataset.digits.faultcamp]\nchips = 3\n", "[dataset.digits.faultcamp] holds 'chips' itself"),
         (GRID + "variant = ['resq']\n[variant.resq.export-int8]\n", "say which under [variant.resq.export-int8]"),
+        (GRID + "variant = ['baseline+stage3']\n", "variant 'resq' is 'attack+fault' with stage 3: say which under"),
+        (
+            GRID + "variant = ['protected']\n[variant.resq.export-int8]\nguard = 'parameters'\n",
+            "variant 'protected' is 'resq' with votes and codes: say which under [variant.protected.export-int8]",
+        ),
         ("profile = 3\n" + GRID, "'profile' holds something that is no table"),
         (GRID + "[profile]\ncpu = 3\n", "'profile' holds something that is no table"),
         (GRID + "[profile.cpu.trian]\nepochs-fault = 3\n", "[profile.cpu] unknown table [trian]"),
@@ -137,6 +142,27 @@ def test_everything_wrong_is_said_at_once(tmp_path):
     with pytest.raises(OptionError) as caught:
         read_recipe(written(tmp_path, text), None, check_options)
     assert all(part in str(caught.value) for part in ("epochs: no such option", "stages", "--ranges"))
+
+
+STAGE_3 = """
+[variant.resq.export-int8]
+ranges = "fault-aware"
+guard = "parameters"
+[variant.protected.export-int8]
+guard = "all"
+[variant."baseline+protected".export-int8]
+opset = 17
+"""
+
+
+def test_what_is_not_hardened_is_exported_as_its_hardened_twin(tmp_path):
+    variants = ["baseline", "resq", "protected", "baseline+stage3", "baseline+protected"]
+    recipe = read_recipe(written(tmp_path, f"{GRID}variant = {variants}\n{STAGE_3}"), None, check_options)
+    exports = {cell.variant: recipe.options(cell)["export-int8"] for cell in recipe.cells()}
+    assert exports["baseline"] == {}
+    assert exports["resq"] == exports["baseline+stage3"] == {"ranges": "fault-aware", "guard": "parameters"}
+    assert exports["protected"] == {"ranges": "fault-aware", "guard": "all"}
+    assert exports["baseline+protected"] == {**exports["protected"], "opset": 17}
 
 
 def test_a_missing_recipe_names_those_that_come_with_the_package():

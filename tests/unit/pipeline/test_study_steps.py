@@ -79,6 +79,26 @@ def test_epochs_of_other_stages_do_not_matter_to_a_training(recipe):
     assert by_name["resnet8/digits/seed-0/train-fault"][-2:] == ("--epochs-fault", "3")
 
 
+def test_under_a_budget_hardening_is_one_command_that_starts_from_the_baseline(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace("[train]", "[train]\nclean-budget = 1\nepochs-attack = 4"), encoding="utf-8")
+    recipe = read_recipe(str(path), None, _anything)
+    steps = {step.name: step for step in steps_of(recipe, recipe.cells()) if "seed-0" in step.name}
+    home = "resnet8/digits/seed-0"
+    assert [name for name in steps if "/train-" in name] == [
+        f"{home}/train-{stages}" for stages in ("baseline", "fault", "attack+fault")
+    ]
+    assert "--clean-budget" not in steps[f"{home}/train-baseline"].arguments
+    both = steps[f"{home}/train-attack+fault"]
+    assert both.reads == (("--init", f"{home}/train-baseline/baseline.pt"),)
+    assert both.writes[0] == f"{home}/train-attack+fault/budget.pt"
+    line = " ".join(both.arguments)
+    assert "--stages attack,fault" in line
+    assert all(text in line for text in ("--clean-budget 1", "--epochs-attack 4", "--epochs-fault 3"))
+    assert "--epochs-baseline" not in line
+    assert steps[f"{home}/attack+fault/net.int8.onnx"].reads == (("", both.writes[0]),)
+
+
 def test_command_lines(recipe):
     study = Study(recipe, StudyOptions(cells=("*/seed-1/fault",)))
     cell = "out/resnet8/digits/seed-1"
