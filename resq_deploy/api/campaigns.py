@@ -8,11 +8,11 @@ from resq_deploy.api.given import (
     PathLike,
     Say,
     Tell,
+    as_asked,
     as_dataset,
     as_deployed,
     as_options,
     as_path,
-    as_wish,
     silent,
     told,
 )
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import Dataset
-    from resq_deploy.data.preprocessing import Preprocessing
+    from resq_deploy.data.preprocessing import Asked, Preprocessing
     from resq_deploy.data.samples import Samples
     from resq_deploy.pipeline.attack_gates import AttackGate
     from resq_deploy.pipeline.attack_options import AttackOptions
@@ -40,7 +40,7 @@ def faultcamp(
     *,
     out: PathLike,
     data_dir: PathLike | None = None,
-    preprocessing: "Preprocessing | None" = None,
+    preprocessing: "Preprocessing | Asked | None" = None,
     resume: bool = False,
     refine: PathLike | None = None,
     gates: "Sequence[str | Gate]" = (),
@@ -96,7 +96,7 @@ def estimate_faultcamp(
     options: "CampaignOptions | None" = None,
     *,
     data_dir: PathLike | None = None,
-    preprocessing: "Preprocessing | None" = None,
+    preprocessing: "Preprocessing | Asked | None" = None,
     feed: "Mapping[str, ArrayLike] | None" = None,
     state: Mapping[str, str] | None = None,
     **named: Any,
@@ -125,7 +125,7 @@ def attackcamp(
     *,
     out: PathLike,
     data_dir: PathLike | None = None,
-    preprocessing: "Preprocessing | None" = None,
+    preprocessing: "Preprocessing | Asked | None" = None,
     resume: bool = False,
     gates: "Sequence[str | AttackGate]" = (),
     progress: bool | Tell = False,
@@ -165,7 +165,8 @@ def attackcamp(
         if values.get(name) is not None:
             values[name] = convert(values[name])
     file, chosen = as_deployed(model), as_options(AttackOptions, options, values)
-    dataset, chosen, notes = made_ready(chosen, file, as_dataset(data, data_dir), as_wish(preprocessing))
+    found = as_dataset(data, data_dir)
+    dataset, chosen, notes = made_ready(chosen, file, found, as_asked(preprocessing).on(found))
     campaign = AttackCampaign(file, dataset, chosen, _attack_gates(gates))
     for line in (*notes, *campaign.notes, *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels)):
         say(line)
@@ -180,7 +181,7 @@ def _fault_campaign(
     data: "str | os.PathLike[str] | Dataset | Samples",
     options: "CampaignOptions | None",
     data_dir: PathLike | None,
-    preprocessing: "Preprocessing | None",
+    preprocessing: "Preprocessing | Asked | None",
     refine: PathLike | None,
     gates: "Sequence[str | Gate]",
     say: Say,
@@ -209,7 +210,7 @@ def _fault_campaign(
         once={name: np.asarray(value) for name, value in (feed or {}).items()},
         states={taken: output for output, taken in (state or {}).items()},
     )
-    given, chosen, notes = made_ready(chosen, file, found, as_wish(preprocessing))
+    given, chosen, notes = made_ready(chosen, file, found, as_asked(preprocessing).on(found))
     base = None if refine is None else Base.read(as_path(refine))
     if base is not None:
         chosen = base.refined(chosen)

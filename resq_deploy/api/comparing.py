@@ -1,13 +1,16 @@
 """Which differences between runs are real, and reports of runs."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resq_deploy.api.extras import need_extra
 from resq_deploy.api.frames import pandas_or_error
 from resq_deploy.api.given import PathLike, as_path
 from resq_deploy.api.runs import Run
-from resq_deploy.errors import MissingExtraError, OptionError
+from resq_deploy.errors import OptionError
+from resq_deploy.records import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,14 +50,36 @@ def compare(first: PathLike | Run, second: PathLike | Run) -> Compared:
     Raises:
         RunFolderError: if a folder cannot be read, or the campaigns cannot be compared.
     """
-    evidence = _gathered([first, second], must_compare=True)
+    evidence = _gathered(_folders([first, second]), must_compare=True)
     (found,) = evidence.comparisons
     return Compared(differences=found.differences, notes=found.notes)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """A report that was written; as text, what it is on.
+
+    Attributes:
+        path: the file.
+        form: one of `FORMATS`.
+        runs: how many runs it shows.
+        pairs: how many pairs of campaigns it compares.
+    """
+
+    path: pathlib.Path
+    form: str
+    runs: int
+    pairs: int
+
+    def __str__(self) -> str:
+        from resq_deploy.report.text import counted
+
+        return counted(self.runs, "run") + (f", {counted(self.pairs, 'pair')} compared" if self.pairs else "")
+
+
 def write_report(
     runs: Sequence[PathLike | Run], out: PathLike, *, form: str | None = None, must_compare: bool = False
-) -> None:
+) -> Written:
     """Write a report on finished runs.
 
     Args:
@@ -65,25 +90,37 @@ def write_report(
 
     Raises:
         RunFolderError: if a folder cannot be used.
+        OptionError: if `out` cannot be written, or would cost a run its records.
         MissingExtraError: if what a report needs is not installed.
     """
     path = as_path(out)
     form = form or (path.suffix[1:] if path.suffix[1:] in FORMATS else "html")
     if form not in FORMATS:
         raise OptionError(f"no report {form!r}: there are {', '.join(FORMATS)}")
-    evidence = _gathered(runs, must_compare=must_compare)
-    from resq_deploy.records import write_atomic
+    need_extra("the report", "report", "jinja2", "jsonschema", "matplotlib")
+    folders = _folders(runs)
+    _check_out(path, folders, form)
+    evidence = _gathered(folders, must_compare=must_compare)
+    write_atomic(path, _text(evidence, form))
+    return Written(path=path, form=form, runs=len(evidence.runs), pairs=len(evidence.comparisons))
 
-    write_atomic(path, written(evidence, form))
+
+def _check_out(out: pathlib.Path, folders: Sequence[pathlib.Path], form: str) -> None:
+    """Refuse, before anything is read, an output that cannot be written or that would cost a run its records."""
+    from resq_deploy.report.runs import is_record
+
+    try:
+        folder = out.is_dir()
+    except OSError as error:
+        raise OptionError(f"cannot write --out {str(out)[:60]}...: {error.strerror}; give another name") from error
+    if folder:
+        raise OptionError(f"--out {out} is a folder: give a file, such as {out / f'report.{form}'}")
+    if is_record(out, folders):
+        raise OptionError(f"--out {out} would overwrite a file that the run consists of: give another name")
 
 
-def written(evidence: "Evidence", form: str) -> str:
-    """Return a report as text.
-
-    Args:
-        evidence: runs and comparisons.
-        form: one of `FORMATS`.
-    """
+def _text(evidence: "Evidence", form: str) -> str:
+    """Return a report as text, in one of the forms."""
     if form in ("json", "csv"):
         from resq_deploy.report.machine import as_csv, as_json
 
@@ -99,9 +136,12 @@ def written(evidence: "Evidence", form: str) -> str:
     return render(document(evidence))
 
 
-def _gathered(runs: Sequence[PathLike | Run], *, must_compare: bool) -> "Evidence":
-    try:
-        from resq_deploy.report.build import gather
-    except ImportError as error:
-        raise MissingExtraError("the report", "report") from error
-    return gather([run.path if isinstance(run, Run) else as_path(run) for run in runs], must_compare=must_compare)
+def _folders(runs: Sequence[PathLike | Run]) -> list[pathlib.Path]:
+    return [run.path if isinstance(run, Run) else as_path(run) for run in runs]
+
+
+def _gathered(folders: Sequence[pathlib.Path], *, must_compare: bool) -> "Evidence":
+    need_extra("the report", "report", "jinja2", "jsonschema", "matplotlib")
+    from resq_deploy.report.build import gather
+
+    return gather(folders, must_compare=must_compare)

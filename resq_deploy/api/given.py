@@ -12,7 +12,7 @@ from resq_deploy.errors import OptionError
 if TYPE_CHECKING:
     from resq_deploy.api.model import Model
     from resq_deploy.data import Dataset
-    from resq_deploy.data.preprocessing import Preprocessing, Wish
+    from resq_deploy.data.preprocessing import Asked, Preprocessing
     from resq_deploy.deployed.model import DeployedModel
 
 PathLike = str | os.PathLike[str]
@@ -39,7 +39,9 @@ def as_path(given: PathLike) -> pathlib.Path:
     return pathlib.Path(given)
 
 
-def as_dataset(given: "str | os.PathLike[str] | Dataset", data_dir: PathLike | None = None) -> "Dataset":
+def as_dataset(
+    given: "str | os.PathLike[str] | Dataset", data_dir: PathLike | None = None, split: float | None = None
+) -> "Dataset":
     """Return a data set.
 
     Raises:
@@ -48,8 +50,8 @@ def as_dataset(given: "str | os.PathLike[str] | Dataset", data_dir: PathLike | N
     from resq_deploy.data import Dataset, load_dataset
 
     if isinstance(given, Dataset):
-        return given
-    return load_dataset(os.fspath(given), None if data_dir is None else as_path(data_dir))
+        return given if split is None else given.divided(split)
+    return load_dataset(os.fspath(given), None if data_dir is None else as_path(data_dir), split)
 
 
 def as_deployed(given: "PathLike | Model") -> "DeployedModel":
@@ -81,11 +83,13 @@ def as_options(kind: type[Options], given: Options | None, named: Mapping[str, A
     return dataclasses.replace(given, **named)  # type: ignore[type-var]  # a dataclass
 
 
-def as_wish(given: "Preprocessing | None") -> "Wish":
-    """Return how images are to be made ready, said in full; nothing said for None, so that sidecars are followed."""
-    from resq_deploy.data.preprocessing import Wish
+def as_asked(given: "Preprocessing | Asked | None") -> "Asked":
+    """Return how images are to be made ready; nothing said for None, so that sidecars are followed."""
+    from resq_deploy.data.preprocessing import Asked, Wish
 
-    return Wish() if given is None else Wish(**vars(given))
+    if isinstance(given, Asked):
+        return given
+    return Asked() if given is None else Asked(wish=Wish(**vars(given)))
 
 
 def check_names(kind: type[Any], named: Mapping[str, Any]) -> None:

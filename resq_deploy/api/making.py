@@ -1,4 +1,4 @@
-"""Making files: a network hardened, exported to int8, protected; a protected file checked and healed."""
+"""Making files: a network hardened, exported to int8, protected."""
 
 import os
 import pathlib
@@ -9,27 +9,26 @@ from resq_deploy.api.given import (
     PathLike,
     Say,
     Tell,
+    as_asked,
     as_dataset,
     as_options,
     as_path,
-    as_wish,
     check_names,
     silent,
     told,
 )
 from resq_deploy.api.runs import TrainRun
 from resq_deploy.errors import MissingExtraError, OptionError
-from resq_deploy.records import RunFolder, read_manifest, write_atomic
+from resq_deploy.records import RunFolder, read_manifest
 
 if TYPE_CHECKING:
     from resq_deploy.data import Dataset
-    from resq_deploy.data.preprocessing import Preprocessing
+    from resq_deploy.data.preprocessing import Asked, Preprocessing
     from resq_deploy.hardening.events import Event
     from resq_deploy.pipeline.gates import GateOptions
     from resq_deploy.pipeline.protect import Judgement, Outcome
     from resq_deploy.pipeline.task_export import TaskWish
     from resq_deploy.protection.any_file import ProtectOptions
-    from resq_deploy.protection.scrub import Scrub
     from resq_deploy.quantization.options import ExportOptions
 
 
@@ -133,7 +132,7 @@ def export_int8(
     gates: "GateOptions | None" = None,
     data_dir: PathLike | None = None,
     network: str | None = None,
-    preprocessing: "Preprocessing | None" = None,
+    preprocessing: "Preprocessing | Asked | None" = None,
     task: "TaskWish | None" = None,
     say: Say = silent,
     **named: Any,
@@ -168,16 +167,16 @@ def export_int8(
     chosen = as_options(ExportOptions, options, named)
     given, path = FloatSource(source=as_path(source), network=network), _onnx(out)
     gates = gates or GateOptions(ber=chosen.storage_ber, seed=chosen.seed, arithmetic=chosen.arithmetic)
-    wish = as_wish(preprocessing)
+    wanted = as_asked(preprocessing)
     if not given.needs_torch and isinstance(data, str | os.PathLike):
         from resq_deploy.pipeline.task_export import TaskWish, export_of_task, find_data
 
         asked, folder = task or TaskWish(), None if data_dir is None else as_path(data_dir)
-        found, of_task = find_data(given.path, os.fspath(data), folder, asked, lambda _: wish)
+        found, of_task = find_data(given.path, os.fspath(data), folder, asked, wanted.on)
         if of_task:
-            return export_of_task(given.path, found, path, chosen, gates, asked, lambda _: wish, report=say)
+            return export_of_task(given.path, found, path, chosen, gates, asked, wanted.on, report=say)
     dataset = as_dataset(data, data_dir)
-    return export_source(given, dataset, path, chosen, gates, wish=wish, report=say)
+    return export_source(given, dataset, path, chosen, gates, wish=wanted.on(dataset), report=say)
 
 
 def protect(
@@ -188,7 +187,7 @@ def protect(
     data: "str | os.PathLike[str] | Dataset | None" = None,
     data_dir: PathLike | None = None,
     judgement: "Judgement | None" = None,
-    preprocessing: "Preprocessing | None" = None,
+    preprocessing: "Preprocessing | Asked | None" = None,
     opset: int | None = None,
     say: Say = silent,
     **named: Any,
@@ -205,7 +204,8 @@ def protect(
         preprocessing: what stands between images and the file; None for what its sidecar says.
         opset: to raise the file to, first; None keeps its own.
         say: told each step as it begins.
-        named: options by name, as `ProtectOptions` has them.
+        named: options by name, as `ProtectOptions` has them; `guard_campaign`, the folder of a `faultcamp` run of
+            single flips in this file, gives `guard_rates`.
 
     Returns:
         What was done: `.protected`, and `.sidecar` with bytes, accuracies and what is left unprotected.
@@ -217,51 +217,40 @@ def protect(
     from resq_deploy.pipeline.protect import Judgement, protect_source
     from resq_deploy.protection.any_file import ProtectOptions
 
-    target = _onnx(out)
+    target, asked = _onnx(out), as_asked(preprocessing)
     if as_path(source).exists() and target.exists() and target.samefile(source):
-        raise OptionError(f"{target} is the source itself: give another name, since what is protected is made of it")
+        raise OptionError(f"--out {target} is MODEL itself: give another name, since what is protected is made of it")
+    if asked.of_dataset and data is None:
+        raise OptionError("--preprocess dataset takes numbers from training images: give --dataset, too")
+    chosen, judgement = as_options(ProtectOptions, options, _with_rates(named)), judgement or Judgement()
+    dataset = None if data is None else as_dataset(data, data_dir)
     return protect_source(
         as_path(source),
         target,
-        as_options(ProtectOptions, options, named),
-        judgement or Judgement(),
-        dataset=None if data is None else as_dataset(data, data_dir),
-        wish=as_wish(preprocessing),
+        chosen,
+        judgement,
+        dataset=dataset,
+        wish=asked.wish if dataset is None else asked.on(dataset),
         opset=opset,
         report=say,
     )
 
 
-def scrub(model: PathLike, *, repair: PathLike | None = None) -> "Scrub":
-    """Check a protected file for flipped bits, by its codes and votes; and heal it.
+def _with_rates(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the rates of the campaign that is named, by `guard_campaign`, for `auto` to plan by."""
+    values = dict(named)
+    campaign = values.pop("guard_campaign", None)
+    if campaign is not None:
+        from resq_deploy.protection.rates import read_rates
 
-    Args:
-        model: the file.
-        repair: where to write the healed file; may be `model` itself. None to look only.
-
-    Returns:
-        What was found: `.verdict`, `.totals`, `.tensors`.
-
-    Raises:
-        ModelError: if it is no protected file, or damaged where codes and votes do not reach.
-    """
-    from resq_deploy.errors import ModelError
-    from resq_deploy.protection.scrub import Scrub
-
-    path = as_path(model)
-    try:
-        found = Scrub.of(path.read_bytes())
-    except (OSError, ModelError) as error:
-        raise ModelError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if repair is not None:
-        write_atomic(as_path(repair), found.healed)
-    return found
+        values["guard_rates"] = read_rates(as_path(campaign))
+    return values
 
 
 def _onnx(out: PathLike) -> pathlib.Path:
     path = as_path(out)
     if path.suffix != ".onnx":
-        raise OptionError(f"{path}: the file's name must end in .onnx")
+        raise OptionError(f"--out {path}: the file's name must end in .onnx")
     return path
 
 

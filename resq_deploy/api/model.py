@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resq_deploy.api.frames import pandas_or_error
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
+    from resq_deploy.api.inspection import Inspection
     from resq_deploy.data import Dataset
+    from resq_deploy.deployed.arithmetic import Arithmetic
     from resq_deploy.deployed.model import DeployedModel
     from resq_deploy.deployed.verify import Verification
     from resq_deploy.protection.inspection import Protection
@@ -82,21 +85,38 @@ class Model:
         """Return what protects the file, as `inspect --json` prints it; None where nothing does."""
         return self._protection.as_dict() if self._protection else None
 
+    def inspect(self, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> "Inspection":
+        """Return all that is known of the file without test data, as the command `inspect` shows it.
+
+        Args:
+            providers: of onnxruntime, that guards are tried with.
+        """
+        from resq_deploy.api.inspection import inspection_of
+
+        return inspection_of(self.deployed, tuple(providers))
+
     def verify(
-        self, data: "str | os.PathLike[str] | Dataset | None" = None, *, data_dir: PathLike | None = None
+        self,
+        data: "str | os.PathLike[str] | Dataset | None" = None,
+        *,
+        data_dir: PathLike | None = None,
+        arithmetic: "str | Arithmetic" = "exact",
     ) -> "Verification":
         """Run the file on the inputs of its sidecar, and hold what it answers against what is kept there.
 
         Args:
             data: the data it was calibrated on, to take the calibration images from; None for synthetic inputs alone.
             data_dir: where named data sets lie.
+            arithmetic: `exact`, or `native` for that of this CPU's kernels.
 
         Raises:
             InputError: if there is no sidecar, or the data set is another one.
         """
+        from resq_deploy.deployed.arithmetic import Arithmetic
         from resq_deploy.deployed.verify import verify
 
-        return verify(self.deployed, dataset=None if data is None else as_dataset(data, data_dir))
+        dataset = None if data is None else as_dataset(data, data_dir)
+        return verify(self.deployed, dataset=dataset, arithmetic=Arithmetic(arithmetic))
 
     @functools.cached_property
     def _protection(self) -> "Protection | None":

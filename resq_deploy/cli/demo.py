@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy.api.images import unit_normalisation
 from resq_deploy.cli.preprocessing import (
     channels_option,
     mean_option,
     preprocess_option,
-    read_unit_normalisation,
     scale_option,
     std_option,
 )
@@ -129,7 +129,9 @@ def _own_options(given: dict[str, Any], seed: int, arithmetic: str) -> "OwnOptio
         raise OptionError(f"--network {network}: say with --dataset what images it is for")
     from resq_deploy.cli.own_demo import OwnOptions
 
-    read_unit_normalisation(given)  # what makes no sense is told now
+    unit_normalisation(
+        *(given[name] for name in ("preprocess", "mean", "std", "scale"))
+    )  # what makes no sense is told now
     presented = _as_typed(given, _PRESENTED)
     if not {"--preprocess", "--mean", "--scale"} & set(presented):
         presented += ("--preprocess", "dataset")  # to training and export alike

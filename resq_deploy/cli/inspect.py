@@ -2,19 +2,17 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy import api
 from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table, printable
 from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:
-    from resq_deploy.deployed.folding import Folding
-    from resq_deploy.deployed.judging import Chosen
-    from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.protection.inspection import Protection
+    from resq_deploy.api import Folding, Inspection, Protection
 
 
 @click.command()
@@ -54,78 +52,41 @@ def command(
       resq-deploy inspect model.int8.onnx --verify --arithmetic native
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
-    from resq_deploy.data import load_dataset
-    from resq_deploy.deployed.advice import notes_for, warnings_for
-    from resq_deploy.deployed.arithmetic import Arithmetic
-    from resq_deploy.deployed.interface import inputs_of, outputs_of
-    from resq_deploy.deployed.judging import guessed
-    from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.deployed.session import Deployment
-    from resq_deploy.deployed.verify import Verdict, verify
-
     if dataset is not None and not verifies:
         raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
-    tried_with = Deployment(providers=providers or ("CPUExecutionProvider",))
-    deployed = DeployedModel.load(model)
-    protection = _protection(deployed, tried_with.providers)
-    warnings, guards = warnings_for(deployed), _guards(deployed)
-    warnings += protection.warnings if protection else []
-    notes = notes_for(deployed)
-    folding = _folding(deployed, tried_with.providers)
-    judge = _judge(guessed(deployed, tried_with))
-    verification = None
-    if verifies:
-        data = load_dataset(dataset, data_dir) if dataset is not None else None
-        verification = verify(deployed, dataset=data, arithmetic=Arithmetic(arithmetic))
+    opened = api.load(model)
+    found = opened.inspect(providers=providers or ("CPUExecutionProvider",))
+    verification = opened.verify(dataset, data_dir=data_dir, arithmetic=arithmetic) if verifies else None
     if as_json:
-        by_tensor = protection.by_tensor if protection else {}
-        surfaces = [{**each.as_dict(), "protection": by_tensor.get(each.tensor)} for each in deployed.surfaces]
-        report: dict[str, Any] = {
-            "model": deployed.digest,
-            "inputs": [port.as_dict() for port in inputs_of(deployed.proto)],
-            "outputs": [port.as_dict() for port in outputs_of(deployed.proto)],
-            "judge": judge,
-            "surfaces": surfaces,
-            "left_out": [left.as_dict() for left in deployed.left_out],
-            "protection": protection.as_dict() if protection else None,
-            "guards": guards,
-            "folding": [found.as_dict() for found in folding],
-            "notes": notes,
-            "warnings": warnings,
-        }
-        if verification:
-            report["verification"] = verification.as_dict()
+        report = found.as_dict() | ({"verification": verification.as_dict()} if verification else {})
         click.echo(json.dumps(report, indent=2))
     else:
-        _print_surfaces(deployed)
-        for what, ports in (("takes", inputs_of(deployed.proto)), ("gives", outputs_of(deployed.proto))):
-            click.echo(f"{what} {printable(', '.join(map(str, ports)) or 'nothing')}")
-        click.echo(printable(_told_judge(judge)))
-        if guards:
-            _print_guards(guards)
-            _print_folding(folding)
-        if protection:
-            _print_protection(protection, deployed)
-        for warning in warnings:
-            click.echo(f"warning: {warning}")
-        for note in notes:
-            click.echo(f"note: {note}")
+        _print(found)
         if verification:
             click.echo(f"verification: {verification.line}")
             if verification.native and verification.native.line:
                 click.echo(verification.native.line)
-    if verification and verification.verdict is Verdict.DIFFERS:
+    if verification and verification.verdict == "differs":
         raise FailedError(f"{model} does not answer as it did where it was exported: {verification.line}")
 
 
-def _judge(found: "Chosen | str") -> dict[str, Any]:
-    """Return which judge a campaign would take, as JSON values; only the reason where it cannot be told."""
-    if isinstance(found, str):
-        return {"name": None, "outputs": [], "reason": found}
-    return {"name": found.judge.name, "outputs": list(found.judge.outputs), "reason": found.reason}
+def _print(found: "Inspection") -> None:
+    _print_surfaces(found)
+    for what, ports in (("takes", found.inputs), ("gives", found.outputs)):
+        click.echo(f"{what} {printable(', '.join(map(str, ports)) or 'nothing')}")
+    click.echo(printable(_told_judge(found.judge)))
+    if found.guards:
+        _print_guards(found.guards)
+        _print_folding(found.folding)
+    if found.protection:
+        _print_protection(found, found.protection)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}")
+    for note in found.notes:
+        click.echo(f"note: {note}")
 
 
-def _told_judge(judge: dict[str, Any]) -> str:
+def _told_judge(judge: Mapping[str, Any]) -> str:
     if judge["name"] is None:
         return f"how faultcamp would judge it could not be tried out: {judge['reason']}"
     return f"faultcamp would judge it as {judge['name']}, from made-up samples: {judge['reason']}"
@@ -134,7 +95,8 @@ def _told_judge(judge: dict[str, Any]) -> str:
 _MEANT = {"role": ", which is what a stored value is for", "layer": ""}
 
 
-def _print_surfaces(deployed: "DeployedModel") -> None:
+def _print_surfaces(found: "Inspection") -> None:
+    deployed = found.deployed
     total = sum(surface.bits for surface in deployed.surfaces)
     for key in ("role", "layer"):
         groups: dict[str, list[int]] = {}
@@ -151,29 +113,6 @@ def _print_surfaces(deployed: "DeployedModel") -> None:
     out = sum(left.bits for left in deployed.left_out)
     click.echo(f"{len(deployed.surfaces)} tensors, {total:,} bits, SHA-256 {deployed.digest}")
     click.echo(f"{len(deployed.left_out)} stored values of {out:,} bits are left out")
-
-
-def _guards(deployed: "DeployedModel") -> list[dict[str, Any]]:
-    """Return the tensors that are voted from three copies, with role and bytes added."""
-    roles = {surface.tensor: str(surface.role) for surface in deployed.surfaces}
-    return [
-        {
-            "tensor": vote.output,
-            "copies": list(vote.copies),
-            "role": roles[vote.copies[0]],
-            "bytes_added": vote.bytes_added,
-        }
-        for vote in deployed.votes()
-    ]
-
-
-def _folding(deployed: "DeployedModel", providers: tuple[str, ...]) -> "list[Folding]":
-    """Return what becomes of the file's votes on this machine, at each level of optimisation; nothing without votes."""
-    from resq_deploy.deployed.folding import foldings
-    from resq_deploy.deployed.votes import find_votes
-
-    votes = find_votes(deployed.proto)
-    return foldings(deployed.proto, votes, providers) if votes else []
 
 
 def _print_folding(folding: "Sequence[Folding]") -> None:
@@ -200,20 +139,14 @@ def _unfolded(found: "Folding") -> str:
     return f"{text}; {answers[found.same_outputs]}"
 
 
-def _protection(deployed: "DeployedModel", providers: tuple[str, ...]) -> "Protection | None":
-    """Return what protects the file; None where nothing does."""
-    from resq_deploy.protection.inspection import protection_of
-
-    return protection_of(deployed.path.read_bytes(), providers)
-
-
-def _print_protection(protection: "Protection", deployed: "DeployedModel") -> None:
+def _print_protection(found: "Inspection", protection: "Protection") -> None:
     """Say what protects which share of the stored bits, by which codes, and at what price."""
     if protection.reason:
         return  # a warning says it
-    total = sum(surface.bits for surface in deployed.surfaces)
+    surfaces = found.deployed.surfaces
+    total = sum(surface.bits for surface in surfaces)
     by_kind: dict[str, list[int]] = {}
-    for surface in deployed.surfaces:
+    for surface in surfaces:
         by_kind.setdefault(protection.by_tensor.get(surface.tensor, "nothing"), []).append(surface.bits)
     rows = [
         (kind, str(len(bits)), f"{sum(bits):,}", f"{100 * sum(bits) / total:.3f} %") for kind, bits in by_kind.items()
@@ -238,7 +171,7 @@ def _print_protection(protection: "Protection", deployed: "DeployedModel") -> No
         click.echo("the file tells its own health: output resq_health, words corrected and words not correctable")
 
 
-def _print_guards(guards: Sequence[dict[str, Any]]) -> None:
+def _print_guards(guards: Sequence[Mapping[str, Any]]) -> None:
     added: dict[str, list[int]] = {}
     for guard in guards:
         added.setdefault(guard["role"], []).append(guard["bytes_added"])

@@ -1,10 +1,12 @@
 """`resq-deploy protect`: any int8 file, made one that heals itself."""
 
+import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy import api
 from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
 from resq_deploy.cli.shared import (
     PATH,
@@ -18,7 +20,7 @@ from resq_deploy.cli.shared import (
 from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
-    from resq_deploy.pipeline.protect import Outcome
+    from resq_deploy.api import Outcome
 
 _SHOWN = 10  # tensors that are named one by one, where there may be hundreds
 
@@ -82,47 +84,28 @@ def command(model: pathlib.Path, out: pathlib.Path, **given: Any) -> None:
       resq-deploy protect net.int8.onnx --out small.int8.onnx --guard auto --guard-budget 0.02
       resq-deploy protect old.onnx --out healing.onnx --opset 13
     """
-    from resq_deploy.data import load_dataset
-    from resq_deploy.deployed.arithmetic import Arithmetic
-    from resq_deploy.pipeline.protect import DEFAULT_BOUND, Judgement, protect_source
-    from resq_deploy.protection.any_file import ProtectOptions
-    from resq_deploy.protection.rates import read_rates
-
-    if out.suffix != ".onnx":
-        raise OptionError(f"--out {out}: the file's name must end in .onnx")
-    if out.exists() and model.exists() and out.samefile(model):
-        raise OptionError(f"--out {out} is MODEL itself: give another name, since what is protected is made of it")
     asked = read_preprocessing(given)
-    dataset, campaign, gate = given["dataset"], given["guard_campaign"], given["gate"]
-    for option in ("images", "gate", "data_dir"):
-        if given[option] is not None and dataset is None:
-            raise OptionError(f"--{option.replace('_', '-')} is about measuring accuracy: give --dataset, too")
-    if asked.of_dataset and dataset is None:
-        raise OptionError("--preprocess dataset takes numbers from training images: give --dataset, too")
-    options = ProtectOptions(
-        guard=given["guard"],
-        weight_code=given["weight_code"],
-        weight_bits=int(given["weight_bits"]) if given["weight_bits"] else None,
-        guard_budget=given["guard_budget"],
-        guard_rates=read_rates(campaign) if campaign else None,
-        health=given["health"],
+    gate, data = given.pop("gate"), {name: given.pop(name) for name in ("dataset", "data_dir", "images")}
+    for option, value in (("images", data["images"]), ("gate", gate), ("data-dir", data["data_dir"])):
+        if value is not None and data["dataset"] is None:
+            raise OptionError(f"--{option} is about measuring accuracy: give --dataset, too")
+    bound = {} if gate is None else {"bound": _bound(gate)}
+    judgement = api.Judgement(
+        images=data["images"],
+        enforced=not given.pop("no_gate"),
+        arithmetic=api.Arithmetic(given.pop("arithmetic")),
+        **bound,
     )
-    judgement = Judgement(
-        images=given["images"],
-        bound=DEFAULT_BOUND if gate is None else _bound(gate),
-        enforced=not given["no_gate"],
-        arithmetic=Arithmetic(given["arithmetic"]),
-    )
-    data = None if dataset is None else load_dataset(dataset, given["data_dir"])
-    outcome = protect_source(
+    given["weight_bits"] = int(given["weight_bits"]) if given["weight_bits"] else None
+    outcome = api.protect(
         model,
         out,
-        options,
-        judgement,
-        dataset=data,
-        wish=asked.wish if data is None else asked.on(data),
-        opset=given["opset"],
-        report=lambda step: click.echo(step, err=True),
+        data=data["dataset"],
+        data_dir=data["data_dir"],
+        judgement=judgement,
+        preprocessing=asked,
+        say=functools.partial(click.echo, err=True),
+        **given,
     )
     _print(outcome, out)
 
@@ -168,10 +151,8 @@ def _print(outcome: "Outcome", out: pathlib.Path) -> None:
 
 def _print_tensors(outcome: "Outcome") -> None:
     """Print what protects which tensors, and the bytes they take before and after."""
-    from resq_deploy.deployed.votes import find_votes
-
     plan = outcome.protected.plan
-    added = {vote.output: vote.bytes_added for vote in find_votes(outcome.protected.model)}
+    added = outcome.bytes_of_votes()
     groups: dict[tuple[str, str], list[int]] = {}
     for entry in plan.protected:
         size = entry.bits // 8

@@ -1,6 +1,5 @@
 """Options that several commands share, and how they show tables."""
 
-import importlib.util
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_deploy.errors import MissingExtraError
+from resq_deploy.api.extras import need_extra as need_extra
 
 if TYPE_CHECKING:
     from resq_deploy.deployed.session import Deployment
@@ -49,23 +48,6 @@ workers_option = click.option("--workers", type=int, help="Faults evaluated at t
 def out_option(what: str, *, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the `--out` option; `what` says what is written there."""
     return click.option("--out", type=PATH, required=required, help=what)
-
-
-def need_extra(what: str, extra: str, *modules: str) -> None:
-    """Check that an optional part of the package is installed, without importing it.
-
-    Raises:
-        MissingExtraError: naming the install command.
-    """
-    if not all(map(_installed, modules)):
-        raise MissingExtraError(what, extra)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:  # an import hook that forbids it counts as not installed
-        return False
 
 
 def tell_arithmetic(deployment: "Deployment") -> None:

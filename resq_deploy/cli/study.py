@@ -1,13 +1,15 @@
 """`resq-deploy study`: a grid of trainings, exports, campaigns and attacks, and the tables that come of it."""
 
+import functools
 import importlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from resq_deploy.cli.shared import arithmetic_option, data_dir_option, need_extra, out_option, resume_option
+from resq_deploy import api
+from resq_deploy.cli.shared import arithmetic_option, data_dir_option, out_option, resume_option
 from resq_deploy.errors import FailedError, ResqError
 
 _WHERE = {
@@ -65,28 +67,28 @@ def command(
       resq-deploy study paper --profile cpu --cells 'resnet18-stride2/gtsrb/*' --data-dir data --out paper
       resq-deploy study my.toml --data-dir data --out mine --resume
     """
-    from resq_deploy.pipeline.study import Study, StudyOptions, command_lines
-    from resq_deploy.pipeline.study_recipe import read_recipe
-
-    options = StudyOptions(data_dir=data_dir, cells=cells, jobs=jobs, arithmetic=arithmetic)
-    study = Study(read_recipe(recipe, profile, check_options), options)
+    request = api.StudyRequest(
+        recipe=recipe, profile=profile, data_dir=data_dir, cells=cells, jobs=jobs, arithmetic=arithmetic
+    )
     if dry_run:
-        click.echo("\n".join(command_lines(study, out, data_dir)))
+        click.echo("\n".join(api.study_commands(request, out, check=check_options)))
         return
-    need_extra("a study", "train", "torch", "onnxscript")
-    need_extra("the tables of a study", "report", "jinja2", "matplotlib")
+    say = functools.partial(click.echo, err=True)
     try:
-        study.run(out, resume=resume, report=lambda line: click.echo(line, err=True))
+        click.echo(api.study(request, out, resume=resume, check=check_options, say=say))
     except FailedError:
-        _write_tables(out)
+        click.echo((out / "study.md").read_text(encoding="utf-8"))  # of what did not fail
         raise
-    _write_tables(out)
 
 
-def check_options(name: str, given: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with options of a command as a recipe gives them, or None; reads no data and no model."""
-    from resq_deploy.pipeline.study_recipe import arguments, needs_surrogate
+def check_options(name: str, given: Mapping[str, Any], line: Sequence[str]) -> str | None:
+    """Return what is wrong with options of a command as a recipe gives them, or None; reads no data and no model.
 
+    Args:
+        name: the command.
+        given: its options, by name.
+        line: the same as arguments, with what the study adds.
+    """
     module = importlib.import_module(f"resq_deploy.cli.{name.replace('-', '_')}")
     options = {
         flag.removeprefix("--"): option
@@ -98,10 +100,8 @@ def check_options(name: str, given: Mapping[str, Any]) -> str | None:
         wrong = _value_problem(options.get(option), value)
         if wrong:
             return f"{option}: {wrong}"
-    line = ["--network", "-"] if name == "train" else ["-"]
-    line += ["--surrogate", "-"] if name == "attackcamp" and needs_surrogate(given) else []
     try:
-        context = module.command.make_context(name, [*line, "--dataset", "-", "--out", "-", *arguments(given)])
+        context = module.command.make_context(name, list(line))
         module.read_options({key: value for key, value in context.params.items() if key not in _WHERE})
     except click.UsageError as error:
         return error.format_message()
@@ -121,19 +121,3 @@ def _value_problem(option: click.Option | None, value: object) -> str | None:
     if any(not isinstance(single, str | int | float) for single in (value if isinstance(value, list) else [value])):
         return "give text, a number, true, or a list of them"
     return None
-
-
-def _write_tables(out: pathlib.Path) -> None:
-    """Write the tables of what has been run."""
-    from resq_deploy.records import write_atomic
-    from resq_deploy.report.markdown import as_markdown
-    from resq_deploy.report.page import render
-    from resq_deploy.report.study import study_csv, study_document
-    from resq_deploy.report.study_figures import read_study
-
-    summary, corners = read_study(out)
-    document = study_document(summary, corners)
-    written: dict[str, Any] = {"md": as_markdown(document), "csv": study_csv(corners), "html": render(document)}
-    for form, text in written.items():
-        write_atomic(out / f"study.{form}", text)
-    click.echo(written["md"])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy.api.images import unit_normalisation
 from resq_deploy.cli.preprocessing import (
     channels_option,
     mean_option,
-    read_unit_normalisation,
     scale_option,
     std_option,
 )
@@ -217,7 +217,7 @@ def command(
         need_extra("training", "train", "torch", "torchvision")
         given["network"] = with_stem(given["network"], given.pop("stem"))
         source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
-        asked = read_unit_normalisation(given) or ("imagenet" if given["pretrained"] else "dataset")
+        asked = _normalisation(given) or ("imagenet" if given["pretrained"] else "dataset")
         read_options({**given, "stages": stages})
         check_name(given["network"])
         check_free(out, resume=resume)
@@ -267,13 +267,17 @@ def read_options(
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    read_unit_normalisation(given)
+    _normalisation(given)
     stages = tuple(stage.strip() for stage in (given["stages"] or ",".join(STAGES)).split(",") if stage.strip())
     values = {name: value for name, value in _in_unit_pixels(given).items() if name not in _OF_THE_START}
     mean, std = normalisation or (None, None)
     if values["clean_budget"] is not None:
         values["clean_budget"] /= 100
     return with_recipe(dataset, {**values, "stages": stages, "mean": mean, "std": std})
+
+
+def _normalisation(given: Mapping[str, Any]) -> "Normalisation | str | None":
+    return unit_normalisation(*(given.get(name) for name in ("preprocess", "mean", "std", "scale")))
 
 
 def _run_folder(

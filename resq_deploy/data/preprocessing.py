@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +147,42 @@ class Wish:
         """
         said = {name: value for name, value in vars(self).items() if value is not None}
         return dataclasses.replace(known, **said)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user asks for: all of it, but for the numbers of a data set that has yet to be read.
+
+    Attributes:
+        wish: what is known without data.
+        of_dataset: whether mean and deviation are those of the training images.
+    """
+
+    wish: Wish = dataclasses.field(default_factory=Wish)
+    of_dataset: bool = False
+
+    def on(self, dataset: "Presentable") -> Wish:
+        """Return the same with the numbers of a data set.
+
+        Raises:
+            DataError: if it has no training images.
+        """
+        if not self.of_dataset:
+            return self.wish
+        mean, std = dataset.in_channels(self.wish.channels).mean_std()
+        return dataclasses.replace(self.wish, mean=mean, std=std)
+
+
+class Presentable(Protocol):
+    """Images that preprocessing is about: those of a data set, or of other samples."""
+
+    def in_channels(self, channels: Channels | None) -> "Presentable":
+        """Return the same with the channels of images in another order."""
+        ...
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation of each channel of the training images."""
+        ...
 
 
 def in_channels(images: NDArray[np.uint8], have: Channels, want: Channels) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, fi
 from resq_deploy.deployed.sidecar import chosen_preprocessing, source_checkpoint
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.synthetic import synthetic_inputs
+from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import DataError, InputError, ModelError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import matched, share
@@ -91,6 +92,10 @@ class Outcome:
     source: DeployedModel
     protected: ProtectedFile
     sidecar: dict[str, Any]
+
+    def bytes_of_votes(self) -> dict[str, int]:
+        """Return the bytes that the votes of the protected file add, by the voted tensor."""
+        return {vote.output: vote.bytes_added for vote in find_votes(self.protected.model)}
 
 
 def protect_source(

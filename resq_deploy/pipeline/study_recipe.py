@@ -23,8 +23,8 @@ from resq_deploy.pipeline.study_format import (
 
 _FOLDER = "recipes"
 
-CheckOptions = Callable[[str, Mapping[str, Any]], str | None]
-"""Takes a command and its options; returns what is wrong with them, or None."""
+CheckOptions = Callable[[str, Mapping[str, Any], list[str]], str | None]
+"""Takes a command, its options, and these as arguments with what a study adds; returns what is wrong, or None."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
@@ -178,6 +178,13 @@ def needs_surrogate(attackcamp: Mapping[str, Any]) -> bool:
     return attacks is None or "transfer-pgd" in {name.strip() for name in str(attacks).split(",")}
 
 
+def _tried(command: str, options: Mapping[str, Any]) -> list[str]:
+    """Return options as arguments, with a dash for what only the study knows."""
+    line = ["--network", "-"] if command == "train" else ["-"]
+    line += ["--surrogate", "-"] if command == "attackcamp" and needs_surrogate(options) else []
+    return [*line, "--dataset", "-", "--out", "-", *arguments(options)]
+
+
 def _option_problems(tree: Mapping[str, Any], check: CheckOptions) -> Iterator[str]:
     """Yield what is wrong with a cell's options."""
     for part, options in tree.items():
@@ -186,6 +193,7 @@ def _option_problems(tree: Mapping[str, Any], check: CheckOptions) -> Iterator[s
             where = f"[{part}.{name}]" if name else f"[{part}]"
             for option in sorted(given.keys() & RESERVED[part]):
                 yield f"{where} {option}: the study gives this itself"
-            wrong = check(part, {key: value for key, value in given.items() if key not in RESERVED[part]})
+            free = {key: value for key, value in given.items() if key not in RESERVED[part]}
+            wrong = check(part, free, _tried(part, free))
             if wrong:
                 yield f"{where} {wrong}"

@@ -13,7 +13,7 @@ DISTRIBUTIONS = {"art": "adversarial-robustness-toolbox"}
 
 
 def needs():
-    for path in sorted((TOP / "resq_deploy" / "cli").glob("*.py")):
+    for path in sorted(path for room in ("api", "cli") for path in (TOP / "resq_deploy" / room).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "need_extra":
                 words = [word.value for word in node.args if isinstance(word, ast.Constant)]
