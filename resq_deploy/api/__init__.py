@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from resq_deploy.api.campaigns import attackcamp, estimate_faultcamp, faultcamp
 from resq_deploy.api.comparing import FORMATS, Compared, Written, compare, write_report
 from resq_deploy.api.data import dataset
+from resq_deploy.api.gates import GateVerdict, junit
 from resq_deploy.api.images import preprocessing
 from resq_deploy.api.inspection import Inspection
 from resq_deploy.api.making import export_int8, harden, protect
 from resq_deploy.api.model import Model, load
+from resq_deploy.api.named import attack_options, fault_options
 from resq_deploy.api.runs import AttackRun, Fault, FaultBit, FaultRun, Run, TrainRun, open_run
 from resq_deploy.api.scrubbing import Scrubbed, scrub, write_checker
 from resq_deploy.api.studying import StudyRequest, study, study_commands
@@ -64,6 +66,7 @@ __all__ = [
     "Fault",
     "FaultBit",
     "FaultRun",
+    "GateVerdict",
     "Inspection",
     "Model",
     "Run",
@@ -71,13 +74,16 @@ __all__ = [
     "StudyRequest",
     "TrainRun",
     "Written",
+    "attack_options",
     "attackcamp",
     "compare",
     "dataset",
     "estimate_faultcamp",
     "export_int8",
+    "fault_options",
     "faultcamp",
     "harden",
+    "junit",
     "load",
     "open_run",
     "preprocessing",

@@ -1,9 +1,11 @@
 """Campaigns on a file: faults in its stored bits, and attacks on its inputs."""
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resq_deploy.api.extras import need_extra
 from resq_deploy.api.given import (
     PathLike,
     Say,
@@ -11,24 +13,27 @@ from resq_deploy.api.given import (
     as_asked,
     as_dataset,
     as_deployed,
-    as_options,
     as_path,
     silent,
     told,
 )
+from resq_deploy.api.named import attack_options, fault_options
 from resq_deploy.api.runs import AttackRun, FaultRun
-from resq_deploy.records import read_manifest
+from resq_deploy.records import check_free, read_manifest
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from resq_deploy.api.model import Model
-    from resq_deploy.campaign.gates import Gate
+    from resq_deploy.campaign.gates import Gate, Need
     from resq_deploy.campaign.options import CampaignOptions
     from resq_deploy.campaign.run import Campaign
     from resq_deploy.data import Dataset
     from resq_deploy.data.preprocessing import Asked, Preprocessing
-    from resq_deploy.data.samples import Samples
+    from resq_deploy.data.samples import Data, Samples
+    from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.deployed.session import Deployment
+    from resq_deploy.pipeline.attack import AttackCampaign
     from resq_deploy.pipeline.attack_gates import AttackGate
     from resq_deploy.pipeline.attack_options import AttackOptions
 
@@ -40,14 +45,16 @@ def faultcamp(
     *,
     out: PathLike,
     data_dir: PathLike | None = None,
+    split: float | None = None,
     preprocessing: "Preprocessing | Asked | None" = None,
     resume: bool = False,
     refine: PathLike | None = None,
     gates: "Sequence[str | Gate]" = (),
     progress: bool | Tell = False,
     say: Say = silent,
-    feed: "Mapping[str, ArrayLike] | None" = None,
-    state: Mapping[str, str] | None = None,
+    feed: "Mapping[str, ArrayLike] | Sequence[str]" = (),
+    state: Mapping[str, str] | Sequence[str] = (),
+    size: Mapping[str, int] | Sequence[str] = (),
     **named: Any,
 ) -> FaultRun:
     """Flip stored bits of a file, run it on test images with onnxruntime, and count what happens.
@@ -64,28 +71,37 @@ def faultcamp(
         options: what to do; `named` options stand in place of theirs.
         out: run folder to write.
         data_dir: where named data sets lie.
+        split: share of each class to test on, of a folder DIR/CLASS/*; None for what the sidecar says.
         preprocessing: what stands between images and the file; None for what its sidecar says.
         resume: go on with the campaign in `out`.
         refine: run folder of a finished campaign to go on with, where its intervals are widest.
-        gates: bounds as on the command line, such as `sdc1=0.01`; what became of them stands in the summary's `gates`.
+        gates: bounds as on the command line, such as `sdc1=0.01`; what became of them is in the run's `gates`.
         progress: True for a bar, or a function that is told.
         say: told what a user should know.
-        feed: values of inputs that are the same for all samples, by input.
-        state: outputs that are fed back as inputs, output -> input: a sample is a sequence then.
-        named: options by name, as `CampaignOptions` has them; roles, bits and rates may be text, as on the command
-            line (`roles="weight,bias"`).
+        feed: values of inputs that are the same for all samples, by input; or as text, `NAME=VALUE`.
+        state: outputs that are fed back as inputs, output -> input: a sample is a sequence then; or `OUT=IN`.
+        size: how long open dimensions of made-up samples are, by name or place; or `AXIS=N`.
+        named: options by name, as `fault_options` takes them (`roles="weight,bias"`, `arithmetic="native"`).
 
     Raises:
         InputError: if model, data or options cannot be used.
         FailedError: if the figures cannot be trusted; a gate that fails is no error here.
     """
-    campaign = _fault_campaign(model, data, options, data_dir, preprocessing, refine, gates, say, feed, state, named)
-    path = as_path(out)
+    path, chosen = as_path(out), fault_options(options, **named)
+    held = _fault_gates(gates)
+    check_free(path, resume=resume)
+    asked = _Asked(data, data_dir, split, preprocessing, refine, feed, state, size, named.get("images"))
+    campaign = _fault_campaign(model, chosen, asked, held, say)
+    for line in (*_arithmetic_told(chosen.deployment), *map(_need_told, _narrow(campaign, held))):
+        say(line)
     with told(progress, "faults") as tell:
         summary = campaign.run(
             path,
             resume=resume,
-            report=lambda now: tell(now.done, now.total, "bit errors" if campaign.plan.masks else "faults"),
+            # Bit error rates are never pooled, not even here.
+            report=lambda now: tell(
+                now.done, now.total, "bit errors" if campaign.plan.masks else f"SDC-1 {100 * now.sdc1:.2f} %"
+            ),
         )
     return FaultRun(path, read_manifest(path), summary)
 
@@ -96,26 +112,44 @@ def estimate_faultcamp(
     options: "CampaignOptions | None" = None,
     *,
     data_dir: PathLike | None = None,
+    split: float | None = None,
     preprocessing: "Preprocessing | Asked | None" = None,
-    feed: "Mapping[str, ArrayLike] | None" = None,
-    state: Mapping[str, str] | None = None,
+    refine: PathLike | None = None,
+    gates: "Sequence[str | Gate]" = (),
+    say: Say = silent,
+    feed: "Mapping[str, ArrayLike] | Sequence[str]" = (),
+    state: Mapping[str, str] | Sequence[str] = (),
+    size: Mapping[str, int] | Sequence[str] = (),
     **named: Any,
 ) -> dict[str, Any]:
     """Return population, planned faults and an estimate of the seconds a campaign would take; writes nothing.
 
     Args:
-        model: as for `faultcamp`; so `data`, `options`, `data_dir` and `named`.
+        model: as for `faultcamp`; so all that is not told of here.
         data: its test images.
         options: what to do.
         data_dir: where named data sets lie.
+        split: share of each class to test on.
         preprocessing: what stands between images and the file; None for what its sidecar says.
-        feed: as for `faultcamp`; so `state`.
+        refine: run folder of a finished campaign to go on with.
+        gates: bounds, which none is held against: the plan's `needs` says what they take to pass.
+        say: told what a user should know.
+        feed: values of inputs that are the same for all samples.
         state: outputs that are fed back.
+        size: how long open dimensions of made-up samples are.
         named: options by name.
+
+    Returns:
+        The plan: `population`, `planned`, `expected`, `seconds` and so on; `needs`, a list of `told`, in words, and
+        `reachable`, whether the gate can pass at all.
     """
-    return _fault_campaign(
-        model, data, options, data_dir, preprocessing, None, (), silent, feed, state, named
-    ).estimate()
+    chosen, held = fault_options(options, **named), _fault_gates(gates)
+    asked = _Asked(data, data_dir, split, preprocessing, refine, feed, state, size, named.get("images"))
+    campaign = _fault_campaign(model, chosen, asked, (), say)
+    from resq_deploy.campaign.gates import needs
+
+    told_needs = [{"told": str(need), "reachable": need.reachable} for need in needs(held, campaign.plan)]
+    return {**campaign.estimate(), "needs": told_needs}
 
 
 def attackcamp(
@@ -125,6 +159,7 @@ def attackcamp(
     *,
     out: PathLike,
     data_dir: PathLike | None = None,
+    split: float | None = None,
     preprocessing: "Preprocessing | Asked | None" = None,
     resume: bool = False,
     gates: "Sequence[str | AttackGate]" = (),
@@ -144,119 +179,164 @@ def attackcamp(
         options: what to do; `named` options stand in place of theirs.
         out: run folder to write.
         data_dir: where named data sets lie.
+        split: share of each class to test on, of a folder DIR/CLASS/*; None for what the sidecar says.
         preprocessing: what stands between images and the file; None for what its sidecar says.
         resume: go on with the campaign in `out`.
-        gates: bounds as on the command line, such as `robust@4=0.4`; what became of them stands in the summary.
+        gates: bounds as on the command line, such as `robust@4=0.4`; what became of them is in the run's `gates`.
         progress: True for a bar, or a function that is told.
         say: told what a user should know.
-        named: options by name, as `AttackOptions` has them.
+        named: options by name, as `attack_options` takes them.
 
     Raises:
         InputError: if model, data or options cannot be used.
         MissingExtraError: if an attack needs what is not installed.
     """
-    from resq_deploy.attacks.ball import Norm
-    from resq_deploy.deployed.sidecar import accuracy_told, made_ready
-    from resq_deploy.pipeline.attack import AttackCampaign
-    from resq_deploy.pipeline.attack_options import AttackOptions
-
-    values = dict(named)
-    for name, convert in (("attacks", tuple), ("epsilon", tuple), ("norm", Norm), ("surrogate", as_path)):
-        if values.get(name) is not None:
-            values[name] = convert(values[name])
-    file, chosen = as_deployed(model), as_options(AttackOptions, options, values)
-    found = as_dataset(data, data_dir)
-    dataset, chosen, notes = made_ready(chosen, file, found, as_asked(preprocessing).on(found))
-    campaign = AttackCampaign(file, dataset, chosen, _attack_gates(gates))
-    for line in (*notes, *campaign.notes, *accuracy_told(file, dataset, campaign.golden.right, campaign.golden.labels)):
-        say(line)
-    path = as_path(out)
+    path, chosen = as_path(out), attack_options(options, **named)
+    held = _attack_gates(gates)
+    _check_attacks(chosen)
+    check_free(path, resume=resume)
+    file = as_deployed(model)
+    found = as_dataset(data, data_dir, split)
+    campaign = _attack_campaign(file, found, chosen, split, as_asked(preprocessing), held, say)
     with told(progress, "units") as tell:
         summary = campaign.run(path, resume=resume, report=lambda now: tell(now.done, now.total, now.stage))
     return AttackRun(path, read_manifest(path), summary)
 
 
-def _fault_campaign(
-    model: "PathLike | Model",
-    data: "str | os.PathLike[str] | Dataset | Samples",
-    options: "CampaignOptions | None",
-    data_dir: PathLike | None,
-    preprocessing: "Preprocessing | Asked | None",
-    refine: PathLike | None,
-    gates: "Sequence[str | Gate]",
-    say: Say,
-    feed: "Mapping[str, ArrayLike] | None",
-    state: Mapping[str, str] | None,
-    named: Mapping[str, Any],
-) -> "Campaign":
-    import numpy as np
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a fault campaign is run on, as the caller says it."""
 
-    from resq_deploy.campaign.gates import parse_gate
-    from resq_deploy.campaign.options import CampaignOptions
+    data: "str | os.PathLike[str] | Dataset | Samples"
+    data_dir: PathLike | None
+    split: float | None
+    preprocessing: "Preprocessing | Asked | None"
+    refine: PathLike | None
+    feed: "Mapping[str, ArrayLike] | Sequence[str]"
+    state: Mapping[str, str] | Sequence[str]
+    size: Mapping[str, int] | Sequence[str]
+    count: int | None
+
+    def found(self, file: "DeployedModel", deployment: "Deployment") -> "Data":
+        """Return the data."""
+        import numpy as np
+
+        from resq_deploy.data import Dataset
+        from resq_deploy.data.samples import Samples, parse_feeds, parse_sizes, parse_states
+        from resq_deploy.pipeline.campaign_data import data_for
+
+        feed, state, size = self.feed, self.state, self.size
+        return data_for(
+            file,
+            self.data if isinstance(self.data, Dataset | Samples) else os.fspath(self.data),
+            deployment,
+            data_dir=None if self.data_dir is None else as_path(self.data_dir),
+            count=self.count,
+            once={name: np.asarray(value) for name, value in feed.items()}
+            if isinstance(feed, Mapping)
+            else parse_feeds(feed),
+            states={taken: output for output, taken in state.items()}
+            if isinstance(state, Mapping)
+            else parse_states(state),
+            sizes=size if isinstance(size, Mapping) else parse_sizes(size),
+        )
+
+
+def _fault_campaign(
+    model: "PathLike | Model", options: "CampaignOptions", asked: _Asked, gates: "Sequence[Gate]", say: Say
+) -> "Campaign":
+    """Return a campaign that is ready to run, and say what is to be known of it."""
     from resq_deploy.campaign.refine import Base
     from resq_deploy.campaign.run import Campaign
-    from resq_deploy.data import Dataset
-    from resq_deploy.data.samples import Samples
     from resq_deploy.deployed.sidecar import accuracy_told, made_ready
-    from resq_deploy.pipeline.campaign_data import data_for
 
-    file, chosen = as_deployed(model), as_options(CampaignOptions, options, _read_names(named))
-    found = data_for(
-        file,
-        data if isinstance(data, Dataset | Samples) else os.fspath(data),
-        chosen.deployment,
-        data_dir=None if data_dir is None else as_path(data_dir),
-        count=named.get("images"),
-        once={name: np.asarray(value) for name, value in (feed or {}).items()},
-        states={taken: output for output, taken in (state or {}).items()},
-    )
-    given, chosen, notes = made_ready(chosen, file, found, as_asked(preprocessing).on(found))
-    base = None if refine is None else Base.read(as_path(refine))
-    if base is not None:
-        chosen = base.refined(chosen)
-    bounds = [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
-    campaign = Campaign(file, given, chosen, say, bounds, base)
+    wish = as_asked(asked.preprocessing)
+    base = None if asked.refine is None else Base.read(as_path(asked.refine))
+    chosen = options if base is None else base.refined(options)
+    file = as_deployed(model)
+    found = asked.found(file, chosen.deployment)
+    data, chosen, notes = made_ready(chosen, file, found, wish.on(found), split=asked.split)
+    campaign = Campaign(file, data, chosen, say, gates, base)
+    golden = campaign.golden
     for line in (
         *notes,
-        *(f"note: {note}" for note in campaign.golden.notes),
-        *accuracy_told(file, given, campaign.golden.right, campaign.golden.labels),
+        *(f"note: {note}" for note in golden.notes),
+        *accuracy_told(file, data, golden.right, golden.labels),
     ):
         say(line)
     return campaign
 
 
-def _read_names(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a fault campaign whose values may be text, as on the command line, as values."""
-    from resq_deploy.campaign.options import (
-        FaultModel,
-        parse_bits,
-        parse_draw,
-        parse_images_per_fault,
-        parse_rates,
-        parse_roles,
-    )
+def _attack_campaign(
+    file: "DeployedModel",
+    found: "Dataset",
+    options: "AttackOptions",
+    split: float | None,
+    asked: "Asked",
+    gates: "Sequence[AttackGate]",
+    say: Say,
+) -> "AttackCampaign":
+    """Return a campaign that is ready to run, and say what is to be known of it."""
+    from resq_deploy.deployed.sidecar import accuracy_told, made_ready
+    from resq_deploy.pipeline.attack import AttackCampaign
 
-    values = dict(named)
-    readers = {
-        "roles": parse_roles,
-        "bits": parse_bits,
-        "ber": parse_rates,
-        "images_per_fault": parse_images_per_fault,
-        "draw": parse_draw,
-    }
-    for name, read in readers.items():
-        if isinstance(values.get(name), str):
-            values[name] = read(values[name])
-    if isinstance(values.get("ber"), float):
-        values["ber"] = (values["ber"],)
-    for name in ("roles", "bits", "ber"):
-        if name in values:
-            values[name] = tuple(values[name])
-    if values.get("fault_list") is not None:
-        values |= {"fault_list": as_path(values["fault_list"]), "faults": FaultModel.LIST}
-    elif "faults" in values:
-        values["faults"] = FaultModel(values["faults"])
-    return values
+    calibrates = "bit-flip" in options.chosen
+    data, chosen, notes = made_ready(options, file, found, asked.on(found), split=split, calibrates=calibrates)
+    campaign = AttackCampaign(file, data, chosen, gates)
+    for line in (
+        *notes,
+        *(f"note: {note}" for note in campaign.notes),
+        *accuracy_told(file, data, campaign.golden.right, campaign.golden.labels),
+        *_arithmetic_told(chosen.deployment),
+    ):
+        say(line)
+    return campaign
+
+
+def _check_attacks(options: "AttackOptions") -> None:
+    """Check, before anything is loaded, that what the attacks need is installed and there.
+
+    Raises:
+        InputError: if it is not.
+    """
+    from resq_deploy.pipeline.float_source import FloatSource
+
+    needs = {"hopskipjump": ("attacks", "art")} | dict.fromkeys(
+        ("transfer-pgd", "twin-pgd", "twin-apgd", "bit-flip"), ("train", "torch")
+    )
+    for attack in options.chosen:
+        if attack in needs:
+            extra, module = needs[attack]
+            need_extra(f"the attack {attack} (--attacks square does without)", extra, module)
+    if options.surrogate is not None:
+        FloatSource(source=options.surrogate, network=options.network)
+
+
+def _arithmetic_told(deployment: "Deployment") -> Iterator[str]:
+    """Yield what native arithmetic means on this CPU, where that is another than exact."""
+    if deployment.arithmetic == "native" and deployment.saturates:
+        yield (
+            "note: native arithmetic on a CPU that saturates sums of 8-bit products: the figures hold for this kind of "
+            "CPU alone"
+        )
+
+
+def _narrow(campaign: "Campaign", gates: "Sequence[Gate]") -> "list[Need]":
+    """Return what gates need whose bound a campaign of this margin may not tell from nothing."""
+    from resq_deploy.campaign.gates import needs
+
+    found = needs(gates, campaign.plan)
+    return [need for need in found if need.margin is not None and need.gate.bound <= need.margin]
+
+
+def _need_told(need: "Need") -> str:
+    return f"note: {need}, which may leave its upper end above the bound: give a lower --margin"
+
+
+def _fault_gates(gates: "Sequence[str | Gate]") -> "list[Gate]":
+    from resq_deploy.campaign.gates import parse_gate
+
+    return [parse_gate(gate) if isinstance(gate, str) else gate for gate in gates]
 
 
 def _attack_gates(gates: "Sequence[str | AttackGate]") -> "list[AttackGate]":

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resq_deploy.api.frames import pandas_or_error
+from resq_deploy.api.gates import GateVerdict, of_attacks, of_audit, of_faults
 from resq_deploy.api.given import PathLike, as_path
+from resq_deploy.api.words import outcome_meanings
 from resq_deploy.errors import MissingExtraError, RunFolderError
 from resq_deploy.faults.estimate import Estimate, as_estimate
 from resq_deploy.records import read_json, read_manifest
@@ -149,6 +151,22 @@ class FaultRun(Run):
         """Accuracy under fault, mean over the population of faults; None for bit error rates, or without labels."""
         return self.estimates.get("accuracy")
 
+    @property
+    def gates(self) -> tuple[GateVerdict, ...]:
+        """What became of the gates, in the order given; of bit error rates once for each."""
+        return tuple(map(of_faults, self.summary.get("gates", ())))
+
+    @property
+    def audit(self) -> GateVerdict:
+        """What came of running faults again by reload-and-run; a campaign in which one differs does not end."""
+        confidence = self.summary.get("curve", [self.summary])[0]["due"]["confidence"]
+        return of_audit(self.summary["audit"], confidence)
+
+    @property
+    def meanings(self) -> Mapping[str, str]:
+        """What each outcome means, in the words of the task."""
+        return outcome_meanings(self.summary["judge"])
+
     def curve(self, figure: str = "accuracy") -> dict[float, Estimate]:
         """Return a figure over bit error rates; they are never pooled.
 
@@ -222,6 +240,11 @@ class AttackRun(Run):
         """Whether the figures can be trusted: False if a check failed; None if one that is needed did not run."""
         found: bool | None = self.summary["trustworthy"]
         return found
+
+    @property
+    def gates(self) -> tuple[GateVerdict, ...]:
+        """What became of the gates, in the order given."""
+        return tuple(map(of_attacks, self.summary.get("gates", ())))
 
     def robust(self, attack: str | None = None) -> dict[float, Estimate]:
         """Return robust accuracy by radius, in 1/255 for Linf.

@@ -1,37 +1,32 @@
 """`resq-deploy attackcamp`: what attacks do to a deployed file."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy import api
+from resq_deploy.api.words import percent
 from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
-from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
-from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing, tell_accuracy
+from resq_deploy.cli.gates import junit_option, print_gates
+from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
     data_dir_option,
     dataset_option,
-    need_extra,
     out_option,
-    percent,
     print_table,
     resume_option,
+    say,
     seed_option,
     split_option,
-    tell_arithmetic,
 )
 from resq_deploy.errors import OptionError
-from resq_deploy.progress import progress_bar
-from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
-    from resq_deploy.pipeline.attack import AttackCampaign
-    from resq_deploy.pipeline.attack_gates import AttackGate
-    from resq_deploy.pipeline.attack_options import AttackOptions
-    from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
+    from resq_deploy.api import AttackOptions
 
 
 @click.command()
@@ -128,103 +123,26 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy attackcamp net.int8.onnx --dataset digits --attacks bit-flip --out run
       resq-deploy attackcamp net.int8.onnx --dataset digits --with-faults 1e-3 --out run
     """
-    data_dir, out, resume, junit = (given.pop(name) for name in ("data_dir", "out", "resume", "junit"))
-    gates = _gates(given.pop("fail_below"), junit)
-    split, asked = given.pop("split"), read_preprocessing(given)
-    options = read_options(given)
-    _need_extras(options.chosen)
-    check_surrogate(options)
-    from resq_deploy.data import load_dataset
-    from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.deployed.sidecar import made_ready
-    from resq_deploy.pipeline.attack import AttackCampaign
-
-    if out is not None:
-        check_free(out, resume=resume)
-    deployed = DeployedModel.load(model)
-    data = load_dataset(dataset, data_dir, split)
-    data, options, notes = made_ready(
-        options, deployed, data, asked.on(data), split=split, calibrates="bit-flip" in options.chosen
-    )
-    campaign = AttackCampaign(deployed, data, options, gates)
-    for line in (*notes, *(f"note: {note}" for note in campaign.notes)):
-        click.echo(line, err=True)
-    tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
-    tell_arithmetic(options.deployment)
-    with junit_file(junit, f"attackcamp {model.name}") as cases:
-        summary = _run(campaign, out, resume)
-        _print(summary, options, out)
-        cases += map(_case, summary["gates"])
-        print_gates("--fail-below", cases)
-
-
-def _gates(given: Sequence[str], junit: pathlib.Path | None) -> "list[AttackGate]":
-    from resq_deploy.pipeline.attack_gates import parse_gate
-
-    if junit is not None and not given:
+    junit, gates = given.pop("junit"), given.pop("fail_below")
+    if junit is not None and not gates:
         raise OptionError(f"--junit {junit} is to hold what became of gates: give --fail-below, such as robust@4=0.4")
-    return [parse_gate(text) for text in given]
-
-
-def _case(gate: Mapping[str, Any]) -> Case:
-    """Say what became of a gate."""
-    at = "" if gate["epsilon"] is None else f"@{gate['epsilon']}"
-    bound = "" if gate["bound"] is None else f"={gate['bound']:g}"
-    figure = [f"{percent(gate['estimate'])}, bound {100 * gate['bound']:g} %"] if gate["estimate"] else []
-    told = "; ".join([*figure, *filter(None, [gate["reason"]])])
-    return Case(name=f"{gate['metric']}{at}{bound}", passed=gate["passed"], told=told or "all checks passed")
+    on = {name: given.pop(name) for name in ("data_dir", "split", "out", "resume")}
+    asked = read_preprocessing(given)
+    with api.junit(junit, f"attackcamp {model.name}") as verdicts:
+        run = api.attackcamp(model, dataset, **on, preprocessing=asked, gates=gates, progress=True, say=say, **given)
+        _print(run, given["seed"])
+        verdicts += run.gates
+        print_gates("--fail-below", run.gates)
 
 
 def read_options(given: dict[str, Any]) -> "AttackOptions":
-    """Turn the command's options into those of a campaign.
+    """Turn the command's options into those of a campaign, as a study does to check them.
 
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    from resq_deploy.attacks.ball import Norm
-    from resq_deploy.deployed.arithmetic import Arithmetic
-    from resq_deploy.deployed.session import Deployment
-    from resq_deploy.pipeline.attack_options import AttackOptions
-
     read_preprocessing(given)
-    given["deployment"] = Deployment(arithmetic=Arithmetic(given.pop("arithmetic")))
-    bit_flip = _bit_flip_options(given)
-    attacks, epsilon, norm = (given.pop(name) for name in ("attacks", "epsilon", "norm"))
-    try:
-        radii = tuple(float(part) for part in epsilon.split(",")) if epsilon is not None else ()
-    except ValueError as error:
-        raise OptionError(f"--epsilon {epsilon!r}: give numbers, such as 2,4,8") from error
-    names = tuple(part.strip() for part in attacks.split(",")) if attacks is not None else ()
-    if (weights := given.pop("weights")) is not None:
-        if given["surrogate"] is not None:
-            raise OptionError("--surrogate and --weights both say what the float network is: give one")
-        if given["network"] is None:
-            raise OptionError(f"--weights {weights} are tensors by name: say with --network what they are of")
-        given["surrogate"] = weights
-    return AttackOptions(**given, attacks=names, epsilon=radii, norm=Norm(norm), bit_flip=bit_flip)
-
-
-def check_surrogate(options: "AttackOptions") -> None:
-    """Check what can be checked of the float network before torch and data are loaded.
-
-    Raises:
-        InputError: if it is not there.
-    """
-    from resq_deploy.pipeline.float_source import FloatSource
-
-    if options.surrogate is not None:
-        FloatSource(source=options.surrogate, network=options.network)
-
-
-def _need_extras(attacks: Sequence[str]) -> None:
-    """Check, before anything is loaded, that what the attacks need is installed."""
-    needs = {"hopskipjump": ("attacks", "art")} | dict.fromkeys(
-        ("transfer-pgd", "twin-pgd", "twin-apgd", "bit-flip"), ("train", "torch")
-    )
-    for attack in attacks:
-        if attack in needs:
-            extra, module = needs[attack]
-            need_extra(f"the attack {attack} (--attacks square does without)", extra, module)
+    return api.attack_options(**given)
 
 
 def _described(threat: Mapping[str, Any], seed: int) -> str:
@@ -236,31 +154,20 @@ def _described(threat: Mapping[str, Any], seed: int) -> str:
     )
 
 
-def _run(campaign: "AttackCampaign", out: pathlib.Path, resume: bool) -> dict[str, Any]:
-    from resq_deploy.pipeline.attack_scene import Progress
-
-    with progress_bar("units") as bar:
-        task = bar.add_task("attackcamp", total=None)
-
-        def show(progress: Progress) -> None:
-            bar.update(task, completed=progress.done, total=progress.total, description=progress.stage)
-
-        return campaign.run(out, resume=resume, report=show)
-
-
-def _print(summary: Mapping[str, Any], options: "AttackOptions", out: pathlib.Path) -> None:
+def _print(run: api.AttackRun, seed: int) -> None:
+    summary = run.summary
     threat = summary["threat"]
-    click.echo(_described(threat, options.seed))
+    click.echo(_described(threat, seed))
     click.echo(f"clean accuracy {percent(summary['clean'])} on {threat['images']} images")
     if summary["robust"]:
-        _print_robust(summary, "1/255" if options.norm.value == "linf" else "pixels")
+        _print_robust(summary, "1/255" if threat["norm"] == "linf" else "pixels")
         _print_queries(summary["queries"])
         _print_checks(summary)
     if "bit_flip" in summary:
         print_bit_flip(summary["bit_flip"])
     if "fault_attack" in summary:
         print_fault_attack(summary["fault_attack"])
-    click.echo(f"written to {out}")
+    click.echo(f"written to {run.path}")
 
 
 def _print_robust(summary: Mapping[str, Any], unit: str) -> None:
@@ -301,16 +208,3 @@ def _print_checks(summary: Mapping[str, Any]) -> None:
         click.echo(
             f"not shown to be trustworthy: no check failed, but of those for masked gradients {missing} did not run"
         )
-
-
-def _bit_flip_options(given: dict[str, Any]) -> "BitFlipOptions":
-    """Take the options of the bit-flip attack out of the command's."""
-    from resq_deploy.campaign.options import parse_roles
-    from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
-
-    values = {name: given.pop(f"bit_flip_{name}") for name in ("batches", "limit", "target", "loss", "roles")}
-    try:
-        values["roles"] = parse_roles(values["roles"])
-    except OptionError as error:
-        raise OptionError(f"--bit-flip-roles: {str(error).partition(': ')[2]}") from error
-    return BitFlipOptions(**values)

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resq_deploy.cli.junit import Case, junit_file, junit_option
+from resq_deploy import api
+from resq_deploy.api.gates import of_export
+from resq_deploy.api.words import percent, printable
+from resq_deploy.cli.gates import junit_option
 from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
 from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
@@ -17,9 +20,7 @@ from resq_deploy.cli.shared import (
     dataset_option,
     need_extra,
     out_option,
-    percent,
     print_table,
-    printable,
     seed_option,
     split_option,
 )
@@ -216,13 +217,13 @@ def command(
     """
     if out.suffix != ".onnx":
         raise OptionError(f"--out {out}: the file's name must end in .onnx")
-    with junit_file(junit, f"export-int8 {out.name}") as cases:
+    with api.junit(junit, f"export-int8 {out.name}") as cases:
         try:
             sidecar = _exported(source, out, dataset, data_dir, given)
         except GateError as error:
-            cases += map(_case, error.gates)
+            cases += map(of_export, error.gates)
             raise
-        cases += map(_case, sidecar["gates"])
+        cases += map(of_export, sidecar["gates"])
     _print(sidecar, out)
 
 
@@ -289,20 +290,6 @@ def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]
     return options, gates
 
 
-_IN_PERCENT = ("outputs", "answers")
-
-
-def _case(gate: Mapping[str, Any]) -> Case:
-    """Say what became of a gate: its figure with the interval it has, and its bound."""
-    if "not_run" in gate:
-        return Case(name=gate["gate"], passed=None, told=gate["not_run"])
-    figure = f"{gate['figure']:.2f} %" if gate["gate"] in _IN_PERCENT else f"drop {gate['figure']:.2f} points"
-    drop = gate.get("drop")
-    interval = f" [{100 * drop['low']:.2f}, {100 * drop['high']:.2f}]" if drop else ""
-    told = f"{figure}{interval}, bound {gate['bound']:.2f}; on {gate['images_from']} images"
-    return Case(name=gate["gate"], passed=gate["passed"], told=told)
-
-
 def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
     accuracy = sidecar["accuracy"]
     if accuracy is None:
@@ -310,7 +297,7 @@ def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
     else:
         click.echo(f"accuracy float {percent(accuracy['float'])}, int8 {percent(accuracy['int8'])}")
     for gate in sidecar["gates"]:
-        case = _case(gate)
+        case = of_export(gate)
         verdict = {True: "passed", False: "FAILED", None: "not run"}[case.passed]
         click.echo(f"gate {case.name}: {verdict} ({case.told})")
     _print_protection(sidecar["guards"], sidecar["bit_cost"])

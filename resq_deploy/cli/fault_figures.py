@@ -1,13 +1,13 @@
 """What `resq-deploy faultcamp` prints of a campaign: figures in words and tables."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from resq_deploy.cli.shared import percent, print_table
-from resq_deploy.faults.judges.words import FIGURES, meanings
+from resq_deploy.api import FaultRun
+from resq_deploy.api.words import figure_name, percent
+from resq_deploy.cli.shared import print_table
 
 _CLASSIFIER = ("masked", "benign", "sdc1", "sdc5", "sdc10", "sdc20", "corrected", "corrupted", "nonfinite")
 
@@ -40,16 +40,19 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             f"Equation 7 of Leveugle et al., for the worst case, would take {plan['at_most']:,} faults, "
             f"{plan['seconds_at_most']:,.0f} s"
         )
+    for need in plan["needs"]:
+        click.echo(f"{need['told']}{'' if need['reachable'] else ': it cannot pass'}")
 
 
-def print_summary(summary: Mapping[str, Any], out: pathlib.Path) -> None:
+def print_summary(run: FaultRun) -> None:
     """Print the figures of a campaign, in the words of its judge."""
+    summary = run.summary
     golden, faults, population = summary["golden"], summary["faults"], summary["population"]
     click.echo(f"golden run: {_quality(golden)}{golden['images']} images{_set_aside(golden)}")
     drawn = f" of {population['faults']:,}" if population["faults"] else ""
     how = ", layers drawn evenly" if summary["draw"] == "layers" else ""
     quality = summary.get("quality")
-    under = f"; {FIGURES[quality['name']]} under fault {percent(quality)}" if quality else ""
+    under = f"; {figure_name(quality['name'])} under fault {percent(quality)}" if quality else ""
     click.echo(
         f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits{how}, "
         f"{faults['due']} due{under}"
@@ -61,7 +64,7 @@ def print_summary(summary: Mapping[str, Any], out: pathlib.Path) -> None:
     if "curve" in summary:
         _print_curve(summary["curve"], how)
     else:
-        _print_outcomes(summary, how)
+        _print_outcomes(run, how)
         _print_roles(summary, how)
     for where, found in _detections(summary):
         click.echo(f"health output{where}: {percent(found['detected'])} of the faults detected; {_covered(found)}")
@@ -71,9 +74,11 @@ def print_summary(summary: Mapping[str, Any], out: pathlib.Path) -> None:
     elif engine["name"] == "replay" and faults["reloaded"]:
         click.echo(f"{faults['reloaded']:,} of the faults were run by reload-and-run: replay is inexact or no faster")
     if audit["checked"]:
-        click.echo(told_audit(audit, summary.get("curve", [summary])[0]["due"]["confidence"]))
+        click.echo(run.audit.told)
     speed = summary["throughput"]
-    click.echo(f"{speed['faults_per_s']:.1f} faults/s, {speed['image_runs_per_s']:,.0f} image runs/s; written to {out}")
+    click.echo(
+        f"{speed['faults_per_s']:.1f} faults/s, {speed['image_runs_per_s']:,.0f} image runs/s; written to {run.path}"
+    )
 
 
 def _quality(golden: Mapping[str, Any]) -> str:
@@ -81,17 +86,19 @@ def _quality(golden: Mapping[str, Any]) -> str:
     if "accuracy" in golden:
         return f"accuracy {percent(golden['accuracy'])} on "
     known = golden.get("quality")
-    return f"{FIGURES[known['name']]} {100 * known['value']:.2f} % on " if known and known["value"] is not None else ""
+    return (
+        f"{figure_name(known['name'])} {100 * known['value']:.2f} % on " if known and known["value"] is not None else ""
+    )
 
 
 def _set_aside(golden: Mapping[str, Any]) -> str:
     return f", {golden['set_aside']:,} set aside as their outputs are not finite" if golden["set_aside"] else ""
 
 
-def _print_outcomes(summary: Mapping[str, Any], how: str) -> None:
+def _print_outcomes(run: FaultRun, how: str) -> None:
     """Print the rates of the judge's ladder, what they mean, and how much there was of what it sums up."""
+    summary, meaning = run.summary, run.meanings
     judge = summary["judge"]
-    meaning = meanings(judge)
     names = [name for name in judge["ladder"] if not name.endswith("_abs")]
     if judge["name"] == "top1":  # everybody knows these
         rates = [(name, percent(summary["rates"][name])) for name in _CLASSIFIER if name in names]
@@ -140,19 +147,6 @@ def _images(images: Mapping[str, Any]) -> str:
     return f"about {images['per_fault']:,} of {images['of']:,} images a fault, drawn by seed and fault"
 
 
-def told_audit(audit: Mapping[str, Any], confidence: float) -> str:
-    """Return what the audit did, and what it rules out."""
-    text = (
-        f"audit: {audit['checked']} faults run again ({audit['evenly']} drawn evenly, others so that each of "
-        f"{audit['groups']} groups of way, role and layer is visited), {audit['mismatches']} differ"
-    )
-    if audit["rules_out"] is None:
-        return text
-    if not audit["rules_out"]:
-        return f"{text}; no record was left out"
-    return f"{text}; rules out more than {100 * audit['rules_out']:.2g} % wrong records (at {100 * confidence:g} %)"
-
-
 def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
     """Print the figures at each bit error rate: means with intervals for further chips, and the chips drawn."""
     figure = curve[0]["quality"]["name"] if "quality" in curve[0] else None
@@ -164,7 +158,7 @@ def _print_curve(curve: Sequence[Mapping[str, Any]], how: str) -> None:
             quartiles = f"{100 * spread['quarter']:.2f} to {100 * spread['three_quarters']:.2f} %"
             figures = (percent(point["quality"]), f"{100 * point['worst']:.2f} %", quartiles, *figures)
         rows.append((f"{point['ber']:g}", *figures, str(point["chips"])))
-    name = FIGURES[figure] if figure else ""
+    name = figure_name(figure) if figure else ""
     first = (f"{name}, mean", "worst chip", "quartiles") if figure else ()
     told = name.capitalize() if name.islower() else name
     title = f"{told} and SDC-1" if figure else "SDC-1"

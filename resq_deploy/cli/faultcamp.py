@@ -1,34 +1,29 @@
 """`resq-deploy faultcamp`: a fault campaign on a deployed file."""
 
 import pathlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_deploy.cli.fault_figures import print_plan, print_summary, told_audit
-from resq_deploy.cli.junit import Case, junit_file, junit_option, print_gates
-from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing, tell_accuracy
-from resq_deploy.cli.samples import read_data, sample_options
+from resq_deploy import api
+from resq_deploy.cli.fault_figures import print_plan, print_summary
+from resq_deploy.cli.gates import junit_option, print_gates
+from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
+from resq_deploy.cli.samples import sample_options
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
     data_dir_option,
     out_option,
-    percent,
     resume_option,
+    say,
     seed_option,
     split_option,
-    tell_arithmetic,
     workers_option,
 )
-from resq_deploy.errors import OptionError
-from resq_deploy.progress import progress_bar
-from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
-    from resq_deploy.campaign.options import CampaignOptions
-    from resq_deploy.campaign.run import Campaign
+    from resq_deploy.api import CampaignOptions
 
 _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 
@@ -40,7 +35,7 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 @split_option
 @preprocessing_options
 @out_option("Run folder to write: summary.json, faults.csv, campaign.sqlite, manifest.json.", required=False)
-@click.option("--images", type=int, default=1000, show_default=True, help="Samples to judge by, such as test images.")
+@click.option("--images", type=int, help="Samples to judge by, such as test images.  [default: 1000]")
 @click.option(
     "--judge",
     metavar="NAME[:OPTION=VALUE,...]",
@@ -197,119 +192,28 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp detr.onnx --dataset pictures.npz --feed sizes=640,640 --samples 200 --out run
       resq-deploy faultcamp voice.onnx --dataset synthetic --state h_out=h --state c_out=c --samples 200 --out run
     """
-    data_dir, out, resume, dry_run = (given.pop(name) for name in ("data_dir", "out", "resume", "dry_run"))
-    split = given.pop("split")
-    given_gates, refine, junit = (given.pop(name) for name in ("fail_above", "refine", "junit"))
-    feeds, states, sizes = (given.pop(name) for name in ("feed", "state", "size"))
+    out, resume, dry_run, junit = (given.pop(name) for name in ("out", "resume", "dry_run", "junit"))
+    on = {name: given.pop(name) for name in ("data_dir", "split", "feed", "state", "size", "refine")}
+    on["gates"] = given.pop("fail_above")
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out'.", click.get_current_context())
-    from resq_deploy.campaign.gates import needs, parse_gate
-    from resq_deploy.campaign.refine import Base
-    from resq_deploy.campaign.run import Campaign
-    from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.deployed.sidecar import made_ready
-
-    gates = [parse_gate(text) for text in given_gates]
-    asked = read_preprocessing(given)
-    options = read_options(given)
-    if out is not None:
-        check_free(out, resume=resume)
-    deployed = DeployedModel.load(model)
-    data = read_data(deployed, dataset, options.deployment, data_dir=data_dir, feeds=feeds, states=states, sizes=sizes)
-    data, options, notes = made_ready(options, deployed, data, asked.on(data), split=split)
-    base = None if refine is None else Base.read(refine)
-    if base is not None:
-        options = base.refined(options)
-    held = () if dry_run else gates  # a dry run says what they need instead
-    campaign = Campaign(deployed, data, options, lambda text: click.echo(text, err=True), held, base)
-    for line in (*notes, *(f"note: {note}" for note in campaign.golden.notes)):
-        click.echo(line, err=True)
-    tell_accuracy(deployed, data, campaign.golden.right, campaign.golden.labels)
-    told = needs(gates, campaign.plan)
+    on["preprocessing"] = read_preprocessing(given)
+    named = {name: value for name, value in given.items() if value is not None and value != ()}
     if dry_run:
-        print_plan(campaign.estimate())
-        for need in told:
-            click.echo(f"{need}{'' if need.reachable else ': it cannot pass'}")
+        print_plan(api.estimate_faultcamp(model, dataset, **on, say=say, **named))
         return
-    tell_arithmetic(options.deployment)
-    for need in told:
-        if need.margin is not None and need.gate.bound <= need.margin:
-            click.echo(f"note: {need}, which may leave its upper end above the bound: give a lower --margin", err=True)
-    with junit_file(junit, f"faultcamp {model.name}") as cases:
-        summary = _run(campaign, out, resume)
-        print_summary(summary, out)
-        held_gates = [_case(gate) for gate in summary["gates"]]
-        cases += [*held_gates, _audit_case(summary["audit"], options.confidence)]
-        print_gates("--fail-above", held_gates)
+    with api.junit(junit, f"faultcamp {model.name}") as verdicts:
+        run = api.faultcamp(model, dataset, out=out, resume=resume, progress=True, say=say, **on, **named)
+        print_summary(run)
+        verdicts += [*run.gates, run.audit]
+        print_gates("--fail-above", run.gates)
 
 
 def read_options(given: dict[str, Any]) -> "CampaignOptions":
-    """Turn the command's options into those of a campaign.
+    """Turn the command's options into those of a campaign, as a study does to check them.
 
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    from resq_deploy.campaign.options import (
-        CampaignOptions,
-        FaultModel,
-        parse_bits,
-        parse_draw,
-        parse_images_per_fault,
-        parse_rates,
-        parse_roles,
-    )
-    from resq_deploy.deployed.arithmetic import Arithmetic
-    from resq_deploy.deployed.session import Deployment
-
     read_preprocessing(given)
-    listed = given["fault_list"] is not None
-    given["deployment"] = Deployment(
-        providers=given.pop("providers") or ("CPUExecutionProvider",),
-        optimization=given.pop("optimization"),
-        arithmetic=Arithmetic(given.pop("arithmetic")),
-    )
-    if listed and given["faults"]:
-        raise OptionError("--fault-list names the faults itself: leave --faults out")
-    given["faults"] = FaultModel.LIST if listed else FaultModel(given["faults"] or "single")
-    if given["images_per_fault"] is not None:
-        given["images_per_fault"] = parse_images_per_fault(given["images_per_fault"])
-    given["roles"] = parse_roles(given["roles"])
-    given["bits"] = () if given["bits"] is None else parse_bits(given["bits"])
-    given["ber"] = parse_rates(given["ber"])
-    given["draw"] = parse_draw(given["draw"])
-    names = (name.strip() for name in (given["outputs"] or "").split(","))
-    given["outputs"] = tuple(name for name in names if name)
-    return CampaignOptions(**given)
-
-
-def _run(campaign: "Campaign", out: pathlib.Path, resume: bool) -> dict[str, Any]:
-    from resq_deploy.campaign.run import Progress
-
-    with progress_bar("faults") as bar:
-        task = bar.add_task("faultcamp", total=None)
-
-        def show(progress: Progress) -> None:
-            # Bit error rates are never pooled, not even here.
-            text = "bit errors" if campaign.plan.masks else f"SDC-1 {100 * progress.sdc1:.2f} %"
-            bar.update(task, completed=progress.done, total=progress.total, description=text)
-
-        return campaign.run(out, resume=resume, report=show)
-
-
-def _audit_case(audit: Mapping[str, Any], confidence: float) -> Case:
-    """Say what became of the audit, which is an error of its own where it fails."""
-    checked = bool(audit["checked"])
-    told = told_audit(audit, confidence) if checked else "no fault was audited"
-    return Case(name="faults equal reload-and-run", passed=True if checked else None, told=told)
-
-
-def _case(gate: Mapping[str, Any]) -> Case:
-    """Say what became of a gate."""
-    at = "" if gate["ber"] is None else f"@{gate['ber']:g}"
-    found = percent(gate["estimate"]) if gate["estimate"] else "no fault that could be judged"
-    told = f"{found}, bound {100 * gate['bound']:g} %"
-    return Case(
-        name=f"{gate['metric']}{at}={gate['bound']:g}",
-        passed=gate["passed"],
-        told=told if gate["passed"] else f"{told}; the upper end is above the bound",
-    )
+    return api.fault_options(**{name: value for name, value in given.items() if value != ()})

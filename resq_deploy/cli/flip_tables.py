@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from resq_deploy.cli.shared import percent, print_table
+from resq_deploy.api.words import percent
+from resq_deploy.cli.shared import print_table
 
 _ENDS = {"limit": "given up at the limit", "stuck": "no flip helps any more"}
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resq_deploy import api
-from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table, printable
+from resq_deploy.api.words import printable
+from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table
 from resq_deploy.errors import FailedError, OptionError
 
 if TYPE_CHECKING:

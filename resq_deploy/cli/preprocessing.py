@@ -8,12 +8,7 @@ import click
 from resq_deploy import api
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resq_deploy.api import Asked, Dataset
-    from resq_deploy.data.samples import Samples
-    from resq_deploy.deployed.model import DeployedModel
+    from resq_deploy.api import Asked
 
 _Command = Callable[..., Any]
 
@@ -58,13 +53,3 @@ def read_preprocessing(given: dict[str, Any]) -> "Asked":
         OptionError: if they contradict each other or are no numbers.
     """
     return api.preprocessing(**{name: given.pop(name, None) for name in NAMES})
-
-
-def tell_accuracy(
-    model: "DeployedModel", dataset: "Dataset | Samples", right: int | None, labels: "NDArray[np.int64] | None"
-) -> None:
-    """Warn on standard error where the fault-free file is near chance, or far below what its sidecar says."""
-    from resq_deploy.deployed.sidecar import accuracy_told
-
-    for line in accuracy_told(model, dataset, right, labels):
-        click.secho(line, fg="yellow", err=True)

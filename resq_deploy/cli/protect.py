@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resq_deploy import api
+from resq_deploy.api.words import percent, printable
 from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
-from resq_deploy.cli.shared import (
-    PATH,
-    arithmetic_option,
-    data_dir_option,
-    out_option,
-    percent,
-    print_table,
-    printable,
-)
+from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, out_option, print_table
 from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:

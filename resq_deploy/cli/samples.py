@@ -1,16 +1,9 @@
 """Options that say what a file of any kind is run on: data, values fed once, states of sequences."""
 
-import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from click.core import ParameterSource
-
-if TYPE_CHECKING:
-    from resq_deploy.data.samples import Data
-    from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.deployed.session import Deployment
 
 _OPTIONS = (
     click.option(
@@ -50,35 +43,3 @@ def sample_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def read_data(
-    model: "DeployedModel",
-    spec: str,
-    deployment: "Deployment",
-    *,
-    data_dir: pathlib.Path | None,
-    feeds: tuple[str, ...],
-    states: tuple[str, ...],
-    sizes: tuple[str, ...],
-) -> "Data":
-    """Return what a model is run on; of made-up samples as many as `--images` says, if it says anything.
-
-    Raises:
-        InputError: if an option or the data cannot be used.
-    """
-    from resq_deploy.data.samples import parse_feeds, parse_sizes, parse_states
-    from resq_deploy.pipeline.campaign_data import data_for
-
-    context = click.get_current_context()
-    said = context.get_parameter_source("images") is ParameterSource.COMMANDLINE
-    return data_for(
-        model,
-        spec,
-        deployment,
-        data_dir=data_dir,
-        count=context.params["images"] if said else None,
-        once=parse_feeds(feeds),
-        states=parse_states(states),
-        sizes=parse_sizes(sizes),
-    )

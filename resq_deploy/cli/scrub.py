@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from resq_deploy import api
-from resq_deploy.cli.shared import PATH, print_table, printable
+from resq_deploy.api.words import printable
+from resq_deploy.cli.shared import PATH, print_table
 from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:

@@ -1,16 +1,12 @@
 """Options that several commands share, and how they show tables."""
 
-import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from resq_deploy.api.extras import need_extra as need_extra
-
-if TYPE_CHECKING:
-    from resq_deploy.deployed.session import Deployment
 
 _PLAIN_WIDTH = 110
 
@@ -50,14 +46,9 @@ def out_option(what: str, *, required: bool = True) -> Callable[[Callable[..., A
     return click.option("--out", type=PATH, required=required, help=what)
 
 
-def tell_arithmetic(deployment: "Deployment") -> None:
-    """Say on standard error what native arithmetic means on this CPU, where that is another than exact."""
-    if deployment.arithmetic == "native" and deployment.saturates:
-        click.echo(
-            "note: native arithmetic on a CPU that saturates sums of 8-bit products: the figures hold for this kind of "
-            "CPU alone",
-            err=True,
-        )
+def say(line: str) -> None:
+    """Tell the user something on standard error; warnings in yellow."""
+    click.secho(line, fg="yellow" if line.startswith("warning:") else None, err=True)
 
 
 def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -74,19 +65,3 @@ def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH  # a file or a pipe has no width: do not fold figures
     console.print(table)
-
-
-def percent(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """Write an estimate as `value % [low, high]`, or as `at least low %`."""
-    if estimate is None:
-        return "no run"
-    if estimate["value"] is None:
-        low = math.floor(100 * estimate["low"] * 10**digits) / 10**digits  # a bound is not rounded up
-        return f"at least {low:.{digits}f} %"
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def printable(name: str) -> str:
-    """Return a name as it can stand in one line of a terminal: line ends and the like as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)

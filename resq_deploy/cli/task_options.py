@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resq_deploy.cli.shared import percent, printable
+from resq_deploy.api.words import figure_name, percent, printable
 
 if TYPE_CHECKING:
     from resq_deploy.pipeline.task_export import TaskWish
@@ -68,16 +68,14 @@ def read_wish(given: dict[str, Any]) -> "TaskWish":
 
 def print_task(task: Mapping[str, Any]) -> None:
     """Say who judged, and what the int8 file answers beside the float file."""
-    from resq_deploy.faults.judges.words import FIGURES
-
     click.echo(f"judge {task['judge']['name']}: {printable(task['reason'])}")
     quality = task["quality"]
     if quality is not None:
         drop = quality["drop"]
         low, high = (100 * drop[end] for end in ("low", "high"))
         click.echo(
-            f"{FIGURES[quality['figure']]} float {100 * quality['float']:.2f} %, int8 {100 * quality['int8']:.2f} % "
-            f"(drop {100 * drop['value']:.2f} points [{low:.2f}, {high:.2f}])"
+            f"{figure_name(quality['figure'])} float {100 * quality['float']:.2f} %, "
+            f"int8 {100 * quality['int8']:.2f} % (drop {100 * drop['value']:.2f} points [{low:.2f}, {high:.2f}])"
         )
     click.echo(f"the same answer as in float: {percent(task['agreement'])} of {task['samples']} samples")
     for output in task["outputs"]:

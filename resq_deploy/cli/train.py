@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resq_deploy.api.images import unit_normalisation
+from resq_deploy.api.words import percent
 from resq_deploy.cli.preprocessing import (
     channels_option,
     mean_option,
@@ -21,7 +22,6 @@ from resq_deploy.cli.shared import (
     dataset_option,
     need_extra,
     out_option,
-    percent,
     print_table,
     resume_option,
     seed_option,

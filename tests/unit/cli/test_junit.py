@@ -4,12 +4,13 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from resq_deploy.cli.junit import Case, junit_file, print_gates
+from resq_deploy.api import GateVerdict, junit
+from resq_deploy.cli.gates import print_gates
 from resq_deploy.errors import FailedError, InputError, OptionError
 
-GOOD = Case(name="sdc1=0.01", passed=True, told="0.50 % [0.30, 0.90], bound 1 %")
-BAD = Case(name="due<0.1 & more", passed=False, told='2 % [1, 3], bound 0.1 %; "above"\x00\n')
-OPEN = Case(name="audit", passed=None, told="no fault was audited")
+GOOD = GateVerdict(name="sdc1=0.01", passed=True, told="0.50 % [0.30, 0.90], bound 1 %")
+BAD = GateVerdict(name="due<0.1 & more", passed=False, told='2 % [1, 3], bound 0.1 %; "above"\x00\n')
+OPEN = GateVerdict(name="audit", passed=None, told="no fault was audited")
 
 
 def read(path):
@@ -21,7 +22,7 @@ def read(path):
 
 
 def test_every_gate_is_a_test(tmp_path):
-    with junit_file(tmp_path / "gates.xml", "faultcamp net.onnx") as cases:
+    with junit(tmp_path / "gates.xml", "faultcamp net.onnx") as cases:
         cases += [GOOD, BAD, OPEN]
     suite = read(tmp_path / "gates.xml")
     assert suite.attrib == {
@@ -42,7 +43,7 @@ def test_every_gate_is_a_test(tmp_path):
 def test_failed_work_is_a_failed_test(tmp_path):
     path = tmp_path / "gates.xml"
     path.write_text("of an earlier run")
-    with pytest.raises(FailedError), junit_file(path, "faultcamp"):
+    with pytest.raises(FailedError), junit(path, "faultcamp"):
         raise FailedError("audit: 1 of 20 faults differ")
     (case,) = read(path)
     assert case.find("failure").get("message") == "audit: 1 of 20 faults differ"
@@ -50,7 +51,7 @@ def test_failed_work_is_a_failed_test(tmp_path):
 
 def test_a_failed_gate_is_told_once(tmp_path):
     with pytest.raises(FailedError, match=r"^--fail-above due<0.1 & more: 2 % "):  # noqa: PT012, SIM117
-        with junit_file(tmp_path / "gates.xml", "faultcamp") as cases:
+        with junit(tmp_path / "gates.xml", "faultcamp") as cases:
             cases += [GOOD, BAD]
             print_gates("--fail-above", cases)
     assert len(read(tmp_path / "gates.xml")) == 2
@@ -59,16 +60,16 @@ def test_a_failed_gate_is_told_once(tmp_path):
 def test_refused_work_leaves_no_verdict_of_an_earlier_run(tmp_path):
     path = tmp_path / "gates.xml"
     path.write_text("all passed")
-    with pytest.raises(InputError), junit_file(path, "faultcamp"):
+    with pytest.raises(InputError), junit(path, "faultcamp"):
         raise InputError("no such file")
     assert not path.exists()
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(OptionError, match=r"is a folder: give a file, such as .*gates\.xml"), junit_file(tmp_path, "x"):
+    with pytest.raises(OptionError, match=r"is a folder: give a file, such as .*gates\.xml"), junit(tmp_path, "x"):
         pass
 
 
 def test_no_file_is_asked_for():
-    with junit_file(None, "faultcamp") as cases:
+    with junit(None, "faultcamp") as cases:
         cases.append(GOOD)

@@ -1,0 +1,39 @@
+"""Figures and names in words, as one line of a terminal or of a log can hold them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def percent(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """Write an estimate as `value % [low, high]`, or as `at least low %`."""
+    if estimate is None:
+        return "no run"
+    if estimate["value"] is None:
+        low = math.floor(100 * estimate["low"] * 10**digits) / 10**digits  # a bound is not rounded up
+        return f"at least {low:.{digits}f} %"
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def printable(name: str) -> str:
+    """Return a name as it can stand in one line of a terminal: line ends and the like as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def figure_name(figure: str) -> str:
+    """Return what a quality figure of `summary.json` or a sidecar is called: of `map50` mAP@50."""
+    from resq_deploy.faults.judges.words import FIGURES
+
+    return FIGURES[figure]
+
+
+def outcome_meanings(judge: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return what each outcome means, in the words of the task.
+
+    Args:
+        judge: as in `summary.json`: name and options.
+    """
+    from resq_deploy.faults.judges.words import meanings
+
+    return meanings(judge)
