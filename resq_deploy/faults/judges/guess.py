@@ -29,6 +29,7 @@ _WIDE_INTEGERS = ("int32", "int64", "uint32", "uint64")  # narrower ones are how
 _MOST_CLASSES = 256
 _EMBEDDING = re.compile(r"embed|feature|descriptor|latent", re.IGNORECASE)
 _SCORES = re.compile(r"logit|tag|token|ctc|prob|score", re.IGNORECASE)
+_MASK = re.compile(r"mask|valid|allowed|padding", re.IGNORECASE)
 _HIDDEN = re.compile(r"hidden|state|encod|embed|feature", re.IGNORECASE)
 
 
@@ -121,6 +122,7 @@ def guess(outputs: Sequence[Value], inputs: Sequence[Value] = (), labels: NDArra
         raise ModelError(f"none of the model's outputs is a tensor that can be judged: {_names(outputs)}")
     left_out = [one for one in outputs if one.values is None]
     kept, aside = _without(tensors, lambda one: _is_state(one, inputs))
+    inputs = [given for given in inputs if not any(_is_state(one, [given]) for one in aside)]
     left_out += aside
     kept, aside = _without(kept, lambda one: bool(re.search(r"(^|[^a-z])aux", one.name.lower())))
     left_out += aside
@@ -177,11 +179,14 @@ def _is_label(one: _Seen) -> bool:
 
 
 def _like_an_input(one: _Seen) -> Guess | None:
+    """What is put in comes out: as large as the main input. A mask or condition beside that is a look-alike."""
     twin = next((given for given in one.inputs if one.sizes and given.shape and tuple(given.shape) == one.shape), None)
-    if twin is None or one.integer != _is_integer_type(twin.type):
+    if twin is None or one.integer != _is_integer_type(twin.type) or not _is_main(twin, one.inputs):
         return None
     pixels = (one.shape[1:], one.shape[:-1])
     if any(one.competing(axis) for axis in (1, -1)) or any(_labels_fit(one, positions) for positions in pixels):
+        return None
+    if _labels_are_classes(one) or (len(one.sizes) == 1 and _SCORES.search(one.name)):
         return None
     return Guess(
         Values(outputs=(one.name,)), f"{one.told} has the shape of input {twin.name!r}: what is put in comes out"
@@ -295,6 +300,24 @@ _RULES: tuple[Callable[[_Seen], Guess | None], ...] = (
 
 
 # What rules ask.
+
+
+def _is_main(given: Value, inputs: Sequence[Value]) -> bool:
+    """Whether an input is what a network works on: no mask, and no input of another shape is larger.
+
+    A row is nothing to go by beside other inputs: as many classes, or positions, are often hidden by a row of numbers.
+    An open size may be large.
+    """
+    if _MASK.search(given.name) or given.type == "bool":
+        return False
+    others = [other.shape for other in inputs if other.shape != given.shape]
+    most = 1 if len([size for size in given.shape if size != 1]) == 1 else _numbers(given.shape)
+    return all(_numbers(shape) <= most for shape in others)
+
+
+def _numbers(shape: Sequence[int | None]) -> float:
+    """Return how many numbers a sample has; an open size makes them infinite."""
+    return float("inf") if None in shape else float(np.prod([size or 0 for size in shape]))
 
 
 def _is_decided(one: _Seen) -> bool:

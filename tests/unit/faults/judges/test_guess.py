@@ -325,6 +325,72 @@ def test_an_output_is_no_state_for_its_size_alone():
     assert guess(outputs, inputs).judge.outputs == ("mean", "deviation")
 
 
+ROW = Value(name="x", shape=(10,), type="float32")
+SMALL = Value(name="image", shape=(3, 32, 32), type="float32")
+LIKE_AN_INPUT = {
+    "mask-of-classes-beside-an-image": (
+        "out",
+        normal(8, 10),
+        [SMALL, Value(name="a", shape=(10,), type="float32")],
+        "top1",
+    ),
+    "mask-by-name-beside-less": (
+        "out",
+        normal(8, 10),
+        [Value(name="x", shape=(4,), type="float32"), Value(name="class_mask", shape=(10,), type="float32")],
+        "top1",
+    ),
+    "mask-of-truth-values": ("out", normal(8, 10), [SMALL, Value(name="a", shape=(10,), type="bool")], "top1"),
+    "mask-of-truth-values-alone": ("out", normal(8, 10), [Value(name="a", shape=(10,), type="bool")], "top1"),
+    "condition-beside-features": (
+        "out",
+        normal(8, 10),
+        [Value(name="x", shape=(4,), type="float32"), Value(name="task", shape=(10,), type="float32")],
+        "top1",
+    ),
+    "weights-beside-open-tokens": (
+        "out",
+        normal(8, 10),
+        [Value(name="ids", shape=(None,), type="int64"), Value(name="a", shape=(10,), type="float32")],
+        "top1",
+    ),
+    "as-many-classes-as-features": ("logits", normal(8, 10), [ROW], "top1"),
+    "region-beside-an-image": (
+        "out",
+        (normal(2, 1, 64, 64) > 0).astype(np.float32),
+        [IMAGE[0], Value(name="region", shape=(1, 64, 64), type="float32")],
+        "map",
+    ),
+    "autoencoder": ("out", normal(8, 10), [ROW], "values"),
+    "autoencoder-of-a-time": ("out", normal(8, 10), [ROW, Value(name="t", shape=(1,), type="float32")], "values"),
+    "two-pictures": ("out", sigmoid(normal(2, 3, 64, 64)), [IMAGE[0], Value(name="b", shape=(3, 64, 64))], "values"),
+    "picture-and-mask": (
+        "out",
+        sigmoid(normal(2, 3, 64, 64)),
+        [IMAGE[0], Value(name="mask", shape=(1, 64, 64), type="float32")],
+        "values",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "values", "inputs", "judge"), LIKE_AN_INPUT.values(), ids=LIKE_AN_INPUT)
+def test_what_is_as_large_as_an_input_need_not_be_a_copy_of_it(name, values, inputs, judge):
+    found, reason = guess([Value(name=name, values=values)], inputs)
+    assert found.name == judge, reason
+
+
+def test_a_row_that_is_labelled_by_class_is_no_copy_of_the_input():
+    found, reason = guess([Value(name="out", values=normal(8, 10))], [ROW], np.arange(8))
+    assert found.name == "top1", reason
+
+
+def test_states_do_not_hide_what_comes_out():
+    state = Value(name="h_in", shape=(1, 128), type="float32")
+    outputs = [Value(name="gain", values=sigmoid(normal(8, 257))), Value(name="h_out", values=normal(8, 1, 128))]
+    found, reason = guess(outputs, [Value(name="x", shape=(257,), type="float32"), state])
+    assert (found.name, found.outputs) == ("values", ("gain",)), reason
+
+
 LABELLED = {
     "logit": (normal(8, 1), np.array([0, 1] * 4), "binary"),
     "number": (normal(8, 1), normal(8), "values"),
