@@ -24,8 +24,8 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
     Args:
         options: what holds where nothing else is named; None for the defaults.
         named: fields of `CampaignOptions` by name, and of its deployment `providers`, `optimization` and `arithmetic`.
-            Roles, bits, rates and outputs may be text, as on the command line; a `fault_list` needs no `faults`. None
-            says nothing.
+            Roles, bits, rates and outputs may be text, as on the command line; a `fault_list` needs no `faults`;
+            `decode` is the decoder of judge `boxes`. None says nothing.
 
     Raises:
         OptionError: if there is no such option, or one, or a combination of them, makes no sense.
@@ -39,7 +39,10 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
         parse_rates,
         parse_roles,
     )
+    from resq_deploy.faults.judges.registry import with_decoder
 
+    if (decode := named.pop("decode", None)) is not None:
+        named["judge"] = with_decoder(named.get("judge", options and options.judge), decode)
     readers: dict[str, Callable[[str], Any]] = {
         "roles": parse_roles,
         "bits": parse_bits,

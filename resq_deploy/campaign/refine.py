@@ -86,7 +86,7 @@ class Base:
                     f"--refine {self.path}: {name.replace('_', '-')} was {_told(then.get(name))} there and is "
                     f"{_told(now.get(name))} here: a campaign goes on as it began"
                 )
-        for name in ("model", "data"):
+        for name in _FILES:
             if sha256.get(name) != self.sha256.get(name):
                 raise OptionError(f"--refine {self.path}: it was run on another {_FILES[name]} (SHA-256 differs)")
 
@@ -119,7 +119,7 @@ class Base:
         return sha256_file(self.path / _TABLE)
 
 
-_FILES = {"model": "file", "data": "test set"}
+_FILES = {"model": "file", "data": "test set", "judge_code": "version of the judge's own code"}
 
 
 def _told(value: object) -> str:

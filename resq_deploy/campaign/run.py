@@ -33,7 +33,7 @@ from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.sidecar import source_checkpoint
 from resq_deploy.errors import FailedError
-from resq_deploy.faults.judges.registry import identity
+from resq_deploy.faults.judges.registry import code_digest, identity
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
 
 
@@ -131,6 +131,7 @@ class Campaign:
             "model": model.digest,
             "data": samples.digest,
             "fault_list": self.plan.list_digest,
+            "judge_code": code_digest(self.golden.judge),
         }
         # Another onnxruntime may round differently, so that a campaign must not be finished with it.
         runtime = provenance()["versions"]["onnxruntime"]

@@ -42,6 +42,12 @@ _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
     help="What counts as wrong: top1 (classifiers), binary, labels, map (segmentation, tags), boxes (detectors), "
     "embedding, values (relative error), or module:function of your own.  [default: guessed from the outputs]",
 )
+@click.option(
+    "--decode",
+    metavar="NAME|MODULE:FUNCTION",
+    help="How a detector's outputs become boxes: yolov5, yolov8, ssd, detr, decoded, or code of your own.  [default: "
+    "told by the outputs]",
+)
 @click.option("--outputs", metavar="NAME,...", help="Outputs to judge.  [default: those that the judge reads]")
 @click.option(
     "--images-per-fault",

@@ -10,7 +10,7 @@ from resq_deploy.api.words import figure_name, percent, printable
 if TYPE_CHECKING:
     from resq_deploy.pipeline.task_export import TaskWish
 
-TASK_OPTIONS = ("judge", "outputs", "feed", "keep_float")
+TASK_OPTIONS = ("judge", "decode", "outputs", "feed", "keep_float")
 """Names of the options, in the order of the help."""
 
 _OPTIONS = (
@@ -19,6 +19,12 @@ _OPTIONS = (
         metavar="NAME[:OPTION=VALUE,...]",
         help="Which answers are the same: top1, binary, labels, map, boxes, embedding, values or module:function.  "
         "[default: guessed from the outputs, and said]",
+    ),
+    click.option(
+        "--decode",
+        metavar="NAME|MODULE:FUNCTION",
+        help="How a detector's outputs become boxes: yolov5, yolov8, ssd, detr, decoded, or code of your own.  "
+        "[default: told by the outputs]",
     ),
     click.option(
         "--outputs",
@@ -56,11 +62,12 @@ def read_wish(given: dict[str, Any]) -> "TaskWish":
         OptionError: if a value cannot be read.
     """
     from resq_deploy.data.samples import parse_feeds
+    from resq_deploy.faults.judges.registry import with_decoder
     from resq_deploy.pipeline.task_export import TaskWish, listed
 
     given["keep_float"] = listed(given.get("keep_float", ()))
     return TaskWish(
-        judge=given.pop("judge", None),
+        judge=with_decoder(given.pop("judge", None), given.pop("decode", None)),
         outputs=listed(given.pop("outputs", ())),
         feeds=parse_feeds(given.pop("feed", ())),
     )

@@ -2,7 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib
+import inspect
+import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -109,3 +113,22 @@ def user_function(spec: str, given_as: str) -> Callable[..., Any]:
         raise OptionError(f"the module {module_name!r} has no function {name!r}: see {given_as} {spec}")
     checked: Callable[..., Any] = function
     return checked
+
+
+def source_digest(spec: str, given_as: str) -> str | None:
+    """Return the SHA-256 of the file that holds the user's `function`; None where it comes from no file.
+
+    What that file imports is not looked at.
+
+    Raises:
+        OptionError: if there is no such function.
+    """
+    function = user_function(spec, given_as)
+    for holder in (inspect.unwrap(function), sys.modules[spec.partition(":")[0]]):
+        try:
+            path = inspect.getsourcefile(holder)
+        except TypeError:  # no function but an object, or one that is built in
+            continue
+        if path is not None:
+            return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return None

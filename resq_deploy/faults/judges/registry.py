@@ -7,11 +7,12 @@ from typing import Any
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.judges.binary import Binary
 from resq_deploy.faults.judges.boxes import Boxes
+from resq_deploy.faults.judges.decoders import DECODERS
 from resq_deploy.faults.judges.embedding import Embedding
 from resq_deploy.faults.judges.judge import Judge
 from resq_deploy.faults.judges.labels import ClassLabels
 from resq_deploy.faults.judges.maps import Map
-from resq_deploy.faults.judges.own import Own
+from resq_deploy.faults.judges.own import Own, source_digest
 from resq_deploy.faults.judges.top1 import Top1
 from resq_deploy.faults.judges.values import Values
 from resq_deploy.faults.outcomes import COUNTS
@@ -52,6 +53,42 @@ def parse(text: str, outputs: Sequence[str], like: Judge | None = None) -> Judge
             raise OptionError(f"--judge {text}: cannot read {part!r}; options of {name}: {known}, as option=value")
         options[field.name] = _read(text, field, value.strip())
     return kind(outputs=tuple(outputs), **options)
+
+
+def with_decoder(text: str | None, decode: str | None) -> str | None:
+    """Return what is asked of `--judge` with a detector's decoder in it.
+
+    Args:
+        text: as given to `--judge`; None for nothing, which with a decoder is `boxes`.
+        decode: the decoder's name, or `module:function`; None for nothing.
+
+    Raises:
+        OptionError: if another judge is asked for, or another decoder.
+    """
+    if decode is None:
+        return text
+    name, _, rest = (text or Boxes.name).partition(":")
+    if name != Boxes.name:
+        raise OptionError(f"--decode {decode} is for detectors, which --judge {Boxes.name} judges, not --judge {text}")
+    given = [part for part in rest.split(",") if part]
+    if any(part.partition("=")[0].strip() == "decode" for part in given):
+        raise OptionError(f"--judge {text} and --decode {decode} both say how to decode: give one")
+    if not decode or "," in decode:
+        raise OptionError(f"--decode {decode!r}: give one of {', '.join(DECODERS)}, or module:function of your own")
+    return f"{Boxes.name}:{','.join([*given, f'decode={decode}'])}"
+
+
+def code_digest(judge: Judge) -> str | None:
+    """Return the SHA-256 of the user's own code that judges or decodes: of its file; None where there is none.
+
+    Raises:
+        OptionError: if the code cannot be imported.
+    """
+    if isinstance(judge, Own):
+        return source_digest(judge.function, "--judge")
+    if isinstance(judge, Boxes) and ":" in judge.decode:
+        return source_digest(judge.decode, "--decode")
+    return None
 
 
 def identity(judge: Judge) -> dict[str, Any]:

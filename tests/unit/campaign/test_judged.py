@@ -11,6 +11,7 @@ import pytest
 from resq_deploy.campaign.gates import parse_gate
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.refine import Base
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, read_records
 from resq_deploy.cli.faultcamp import command
@@ -66,6 +67,31 @@ def test_what_is_judged_by_numbers_has_no_accuracy_and_resumes(prepare, tmp_path
         prepare(**{**values, "judge": "values:bound=0.02"}).run(tmp_path / "broken", resume=True)
     resumed = prepare(**values).run(tmp_path / "broken", resume=True)
     assert {**resumed, "throughput": 0} == {**whole, "throughput": 0}
+
+
+def test_a_judge_of_the_users_own_that_changed_is_no_longer_the_one_that_began(prepare, tmp_path, monkeypatch):
+    source = tmp_path / "judge_that_changes.py"
+    source.write_text(
+        "def judge(golden, faulty, labels):\n    return golden['logits'][:, 0] != faulty['logits'][:, 0]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    values = {"samples": 4, "judge": "judge_that_changes:judge"}
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(**values).run(tmp_path / "run", report=stop)
+    before = source.read_text()
+    source.write_text(before.replace("!=", ">"))
+    with pytest.raises(RunFolderError, match=r"judge_code was '[0-9a-f]{64}' and is now '[0-9a-f]{64}'"):
+        prepare(**values).run(tmp_path / "run", resume=True)
+    source.write_text(before)
+    prepare(**values).run(tmp_path / "run", resume=True)
+    base = Base(tmp_path / "run", {"judge": 0}, {"model": "m", "judge_code": "then"}, ())
+    base.check({"judge": 0}, {"model": "m", "judge_code": "then"})
+    with pytest.raises(OptionError, match="another version of the judge's own code"):
+        base.check({"judge": 0}, {"model": "m", "judge_code": "now"})
 
 
 def test_random_bit_errors_without_right_answers(prepare, tmp_path):

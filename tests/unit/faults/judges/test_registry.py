@@ -1,9 +1,19 @@
+import hashlib
 import json
+import sys
 
 import pytest
 
 from resq_deploy.errors import OptionError
-from resq_deploy.faults.judges.registry import JUDGES, described, from_identity, identity, parse
+from resq_deploy.faults.judges.registry import (
+    JUDGES,
+    code_digest,
+    described,
+    from_identity,
+    identity,
+    parse,
+    with_decoder,
+)
 
 TEXTS = [
     "top1",
@@ -21,6 +31,60 @@ TEXTS = [
 def test_a_judge_is_told_by_its_identity(text):
     judge = parse(text, ["a"])
     assert from_identity(json.loads(json.dumps(identity(judge)))) == judge
+
+
+@pytest.mark.parametrize(
+    ("judge", "decode", "expected"),
+    [
+        (None, None, None),
+        ("map", None, "map"),
+        (None, "ssd", "boxes:decode=ssd"),
+        ("boxes", "yolov5", "boxes:decode=yolov5"),
+        ("boxes:score=0.4,iou=0.6", "mine:heads", "boxes:score=0.4,iou=0.6,decode=mine:heads"),
+    ],
+)
+def test_a_decoder_is_put_into_the_judge(judge, decode, expected):
+    assert with_decoder(judge, decode) == expected
+
+
+def test_the_decoder_that_is_put_in_is_the_judges():
+    judge = parse(with_decoder("boxes:score=0.4", "detr"), ["a", "b"])
+    assert (judge.decode, judge.score) == ("detr", 0.4)
+    assert parse(with_decoder(None, "json:dumps"), ["a"]).decode == "json:dumps"
+
+
+@pytest.mark.parametrize(
+    ("judge", "decode", "message"),
+    [
+        ("map:axis=1", "ssd", "--decode ssd is for detectors, which --judge boxes judges, not --judge map:axis=1"),
+        ("mine:judge", "ssd", "--decode ssd is for detectors"),
+        ("boxes:decode=detr", "ssd", "--judge boxes:decode=detr and --decode ssd both say how to decode: give one"),
+        (None, "", "--decode '': give one of yolov5, yolov8, ssd, detr, decoded, or module:function of your own"),
+        (None, "ssd,score=0.1", "give one of yolov5"),
+    ],
+)
+def test_a_decoder_that_goes_with_nothing_is_refused(judge, decode, message):
+    with pytest.raises(OptionError) as refused:
+        with_decoder(judge, decode)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{}:judge", "boxes:decode={}:judge", "{}:JUDGE"])
+def test_code_of_the_users_own_has_a_digest(text, tmp_path, monkeypatch):
+    name = f"digested_{abs(hash(text))}"
+    source = tmp_path / f"{name}.py"
+    source.write_text("import functools\n\ndef judge(*_):\n    return None\n\nJUDGE = functools.partial(judge)\n")
+    monkeypatch.chdir(tmp_path)
+    judge = parse(text.format(name), ["a"])
+    assert code_digest(judge) == hashlib.sha256(source.read_bytes()).hexdigest()
+    source.write_text(source.read_text() + "# changed\n")
+    assert code_digest(judge) == hashlib.sha256(source.read_bytes()).hexdigest()
+    sys.modules.pop(name)
+
+
+@pytest.mark.parametrize("text", ["top1", "boxes:decode=ssd", "math:hypot"])
+def test_where_there_is_no_source_there_is_no_digest(text):
+    assert code_digest(parse(text, ["a"])) is None
 
 
 def test_options_are_read():
