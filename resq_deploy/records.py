@@ -29,7 +29,7 @@ _LOCK = ".lock"
 _PART = ".part"
 _DEEPEST = 64
 """Levels of nesting in a JSON file; none of ours has more than ten."""
-_RECORDED_PACKAGES = ("numpy", "scipy", "onnx", "onnxruntime", "torch", "torchvision")
+_RECORDED_PACKAGES = ("numpy", "scipy", "pillow", "onnx", "onnxruntime", "torch", "torchvision")
 
 
 def sha256_file(path: pathlib.Path) -> str:

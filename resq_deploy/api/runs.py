@@ -258,6 +258,24 @@ class AttackRun(Run):
             raise RunFolderError(f"{self.path}: no attack {attack!r} ran; there are {there}")
         return {float(epsilon): as_estimate(found) for epsilon, found in rows.items()}
 
+    def corruptions(self, corruption: str | None = None) -> dict[int, Estimate]:
+        """Return accuracy under corruptions by severity, from 1 to 5.
+
+        Args:
+            corruption: its name, such as `fog`; None for the mean over all.
+
+        Raises:
+            RunFolderError: if the campaign ran none, or has no such corruption.
+        """
+        found = self.summary.get("corruptions")
+        if found is None:
+            raise RunFolderError(f"{self.path}: no corruptions ran: attackcamp takes attacks=['corruptions']")
+        rows = found["by_severity"] if corruption is None else found["accuracy"].get(corruption)
+        if rows is None:
+            there = ", ".join(found["accuracy"])
+            raise RunFolderError(f"{self.path}: no corruption {corruption!r} ran; there are {there}")
+        return {int(severity): as_estimate(row) for severity, row in rows.items()}
+
 
 class TrainRun(Run):
     """A finished training."""

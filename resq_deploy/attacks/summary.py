@@ -1,13 +1,15 @@
 """From what attacks did to the figures of `summary.json`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resq_deploy.attacks.checks import CONFIDENCE, Check, worst_case
 from resq_deploy.attacks.units import Attacked
-from resq_deploy.faults.statistics import share
+from resq_deploy.faults.statistics import cluster, share
 
 Results = Mapping[str, Mapping[str, Attacked]]
 """What each attack did: attack -> epsilon -> result, all on the same images."""
@@ -52,6 +54,28 @@ def query_figures(results: Results) -> Figures:
     }
 
 
+def corruption_figures(right: Mapping[str, NDArray[np.bool_]]) -> Figures:
+    """Return accuracy by corruption and severity, the mean over corruptions at each severity, and that over all.
+
+    A mean counts for each image the share of corruptions under which it is answered right, so that its interval is over
+    images, however alike the corruptions of one image are.
+
+    Args:
+        right: which images are answered right, by corruption: shape [severities, N], the mildest severity first.
+    """
+    held = np.stack(list(right.values()))
+    return {
+        "accuracy": {
+            name: {str(number): _share(flags) for number, flags in enumerate(rows, 1)} for name, rows in right.items()
+        },
+        "by_severity": {
+            str(number): cluster(held[:, number - 1].mean(axis=0), math.inf, CONFIDENCE).as_dict()
+            for number in range(1, held.shape[1] + 1)
+        },
+        "mean": cluster(held.mean(axis=(0, 1)), math.inf, CONFIDENCE).as_dict(),
+    }
+
+
 def verdict(checks: Mapping[str, Check], white_box: bool) -> Figures:
     """Return what the checks say of the figures as a whole.
 
@@ -70,5 +94,5 @@ def verdict(checks: Mapping[str, Check], white_box: bool) -> Figures:
     }
 
 
-def _share(flags: "np.ndarray[Any, np.dtype[np.bool_]]") -> Figures:
+def _share(flags: NDArray[np.bool_]) -> Figures:
     return dict(share(int(flags.sum()), len(flags), CONFIDENCE).as_dict())

@@ -64,6 +64,10 @@ class Target:
         """Return which images are answered right, shape [N]."""
         return is_right(self.scores(pixels), labels)
 
+    def answers_right(self, fed: NDArray[Any], labels: Labels) -> Flags:
+        """Return which images are answered right, shape [N], given as the model is fed."""
+        return is_right(self._session.run(fed), labels)
+
     def prepared(self, images: NDArray[Any]) -> Pixels:
         """Return images of a data set as pixels in [0, 1], in the layout the model takes.
 

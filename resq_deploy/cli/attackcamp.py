@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 @click.option(
     "--attacks",
     metavar="A,A,...",
-    help="square, hopskipjump, transfer-pgd, twin-pgd, twin-apgd, bit-flip.  [default: square,twin-pgd, and "
-    "transfer-pgd with --surrogate]",
+    help="square, hopskipjump, transfer-pgd, twin-pgd, twin-apgd, bit-flip, and corruptions: what sensors do, not "
+    "attackers.  [default: square,twin-pgd, and transfer-pgd with --surrogate]",
 )
 @click.option(
     "--epsilon",
@@ -99,7 +99,8 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="robust@EPSILON=BOUND",
     help="Exit 1 if the interval of robust accuracy begins below a share, or a check found it not to be trusted; also "
-    "robust=BOUND (every radius), clean=BOUND, and trustworthy: the checks for masked gradients were run and passed.",
+    "robust=BOUND (every radius), clean=BOUND, corruptions@SEVERITY=BOUND or corruptions=BOUND (means over "
+    "corruptions), and trustworthy: the checks for masked gradients were run and passed.",
 )
 @junit_option
 @arithmetic_option
@@ -111,6 +112,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
 
     square needs the scores of the file, hopskipjump its classes, transfer-pgd the float network, and twin-pgd and
     twin-apgd the file itself, for gradients; all are judged on the file. bit-flip changes the file and not the images.
+    corruptions are no attack: noise, blur, brightness, contrast, JPEG and fog at five severities.
 
     \b
     Examples:
@@ -121,6 +123,7 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy attackcamp net.int8.onnx --dataset digits --attacks square --queries 500 --out run  (needs no torch)
       resq-deploy attackcamp net.int8.onnx --dataset digits --fail-below robust@4=0.4 --junit gates.xml --out run
       resq-deploy attackcamp net.int8.onnx --dataset digits --attacks bit-flip --out run
+      resq-deploy attackcamp net.int8.onnx --dataset digits --attacks corruptions --fail-below corruptions@3=0.6 --out s
       resq-deploy attackcamp net.int8.onnx --dataset digits --with-faults 1e-3 --out run
     """
     junit, gates = given.pop("junit"), given.pop("fail_below")
@@ -148,6 +151,8 @@ def read_options(given: dict[str, Any]) -> "AttackOptions":
 def _described(threat: Mapping[str, Any], seed: int) -> str:
     """Say what the figures are about, defaults included."""
     unit = "/255" if threat["norm"] == "linf" else ""
+    if list(threat["attacks"]) == ["corruptions"]:
+        return f"corruptions: five severities, {threat['images']:,} images, seed {seed}"
     return (
         f"{', '.join(threat['attacks'])}: {threat['norm']} {', '.join(threat['epsilon'])}{unit}, "
         f"{threat['images']:,} images, {threat['queries']:,} queries, {threat['steps']} steps, seed {seed}"
@@ -163,6 +168,8 @@ def _print(run: api.AttackRun, seed: int) -> None:
         _print_robust(summary, "1/255" if threat["norm"] == "linf" else "pixels")
         _print_queries(summary["queries"])
         _print_checks(summary)
+    if "corruptions" in summary:
+        _print_corruptions(summary["corruptions"])
     if "bit_flip" in summary:
         print_bit_flip(summary["bit_flip"])
     if "fault_attack" in summary:
@@ -181,6 +188,17 @@ def _print_robust(summary: Mapping[str, Any], unit: str) -> None:
             rows.append(("  at 8 bits", *(percent(rounded[epsilon]) for epsilon in epsilons)))
     norm = summary["threat"]["norm"]
     print_table(f"Robust accuracy by epsilon, {norm}, {unit}", ("attack", *epsilons), rows)
+
+
+def _print_corruptions(found: Mapping[str, Any]) -> None:
+    """Print accuracy by corruption and severity, and the means over corruptions."""
+    severities = list(found["by_severity"])
+    rows = [
+        (name, *(percent(row[severity], 1) for severity in severities))
+        for name, row in [*found["accuracy"].items(), ("mean", found["by_severity"])]
+    ]
+    print_table(f"Accuracy by severity, {found['definitions']}", ("corruption", *severities), rows)
+    click.echo(f"mean corruption accuracy {percent(found['mean'])}: what sensors do, not attackers")
 
 
 def _print_queries(queries: Mapping[str, Any]) -> None:

@@ -61,7 +61,9 @@ def print_fault_attack(figures: Mapping[str, Any]) -> None:
         what = f"{faults['faults']} faults of a list"
     rows = [("clean", figures["clean"])]
     rows += [
-        (f"{attack} {radius}", cell) for attack, radii in figures["attacked"].items() for radius, cell in radii.items()
+        (f"{attack} severity {radius}" if attack == "corruptions" else f"{attack} {radius}", cell)
+        for attack, radii in figures["attacked"].items()
+        for radius, cell in radii.items()
     ]
     accuracy = [[name, *_figures(cell, "fault_free", "faulty", "drop", "drop_beyond_clean")] for name, cell in rows]
     print_table(

@@ -22,8 +22,17 @@ from resq_deploy.faults.statistics import share
 from resq_deploy.pipeline.attack_checks import judge_twin, run_checks, run_probes, try_unmasked
 from resq_deploy.pipeline.attack_gates import AttackGate, check_reachable, held
 from resq_deploy.pipeline.attack_kit import AttackKit
-from resq_deploy.pipeline.attack_options import KNOWLEDGE, ON_IMAGES, SURROGATE, TWIN, UNMASKED, AttackOptions
+from resq_deploy.pipeline.attack_options import (
+    CORRUPTIONS,
+    KNOWLEDGE,
+    ON_IMAGES,
+    SURROGATE,
+    TWIN,
+    UNMASKED,
+    AttackOptions,
+)
 from resq_deploy.pipeline.attack_scene import Progress, Report, Scene
+from resq_deploy.pipeline.corruptions import Corruptions
 from resq_deploy.pipeline.fault_attack import fault_attack, plan_faults
 from resq_deploy.pipeline.float_source import FloatSource
 from resq_deploy.records import RunFolder, provenance, sha256_file, write_json
@@ -67,7 +76,12 @@ class AttackCampaign:
         )
         self._bit_flip = _bit_flip(model, dataset, options) if "bit-flip" in options.chosen else None
         self._surrogate = _surrogate(model, dataset, options) if set(SURROGATE) & set(self._attacks) else None
-        self.notes = (*_of_outputs(model, options), *(self._surrogate.notes if self._surrogate else ()))
+        self._corruptions = Corruptions(model, dataset, self._test, options) if CORRUPTIONS in options.chosen else None
+        self.notes = (
+            *_of_outputs(model, options),
+            *(self._surrogate.notes if self._surrogate else ()),
+            *(self._corruptions.notes if self._corruptions else ()),
+        )
         self._kit = self._made_kit() if self._attacks else None
 
     def _made_kit(self) -> AttackKit:
@@ -146,6 +160,8 @@ class AttackCampaign:
                 }
             else:
                 summary |= robust_figures({}) | verdict({}, white_box=False)
+            if self._corruptions is not None:
+                summary["corruptions"] = self._corruptions.run(folder.path, report)
             if self._bit_flip is not None:
                 summary["bit_flip"] = self._bit_flip.run(folder.path, report)
             if self._faults is not None:
@@ -153,6 +169,8 @@ class AttackCampaign:
                     attack: {epsilon: found.images for epsilon, found in radii.items()}
                     for attack, radii in results.items()
                 }
+                if self._corruptions is not None:
+                    adversarial[CORRUPTIONS] = self._corruptions.mixed()
                 summary["fault_attack"] = fault_attack(scene, adversarial, self._faults)
             summary["gates"] = held(self._gates, summary)
             write_json(folder.path / "summary.json", summary)
@@ -215,7 +233,8 @@ class AttackCampaign:
     def _identity(self) -> dict[str, Any]:
         # Another version of these may round or draw differently, so that a campaign must not be finished with it.
         versions = provenance()["versions"]
-        runtime = {name: versions[name] for name in ("numpy", "onnxruntime", "torch") if name in versions}
+        decide = ("numpy", "onnxruntime", "torch", *(("scipy", "pillow") if self._corruptions else ()))
+        runtime = {name: versions[name] for name in decide if name in versions}
         return {"dataset": self._dataset.name, "versions": runtime, **self.options.identity()}
 
     def _digests(self) -> dict[str, str | None]:

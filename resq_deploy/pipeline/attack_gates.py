@@ -5,18 +5,25 @@ named. A figure of attacks that failed a validity check shows nothing, however h
 check failed, but no attack had the gradients of the file, or those that look for masked gradients did not run, the
 figure is one of these attacks alone; the gate passes and says so. `trustworthy` asks for more: that no check failed,
 and that the ones for masked gradients were run and passed.
+
+`corruptions@3=0.6` asks for the mean accuracy over the corruptions at a severity, `corruptions=0.6` for that over all
+severities. No check of an attack says anything of these.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resq_deploy.attacks.checks import CONFIDENCE
-from resq_deploy.errors import OptionError
-from resq_deploy.faults.statistics import share
-from resq_deploy.pipeline.attack_options import ON_IMAGES, SURROGATE, TWIN, AttackOptions
+import numpy as np
 
-_METRICS = ("robust", "clean", "trustworthy")
+from resq_deploy.attacks.checks import CONFIDENCE
+from resq_deploy.attacks.corruptions import SEVERITIES
+from resq_deploy.errors import OptionError
+from resq_deploy.faults.statistics import cluster, share
+from resq_deploy.pipeline.attack_options import CORRUPTIONS, ON_IMAGES, SURROGATE, TWIN, AttackOptions
+
+_METRICS = ("robust", "clean", "trustworthy", CORRUPTIONS)
 _BLACK_BOX = ("square", "hopskipjump")
 
 
@@ -25,39 +32,49 @@ class AttackGate:
     """A bound on one figure.
 
     Attributes:
-        metric: `robust`, `clean`, or `trustworthy`, which has no bound.
+        metric: `robust`, `clean`, `corruptions`, or `trustworthy`, which has no bound.
         bound: what the lower end of its interval must be at least, in [0, 1].
         epsilon: the radius that is meant, as the campaign names it; None for every one, and for other metrics.
+        severity: the severity that is meant, from 1 to 5; None for the mean over all, and for other metrics.
     """
 
     metric: str
     bound: float | None = None
     epsilon: str | None = None
+    severity: int | None = None
 
     def __str__(self) -> str:
         """Return the gate as it is given on the command line."""
-        at = "" if self.epsilon is None else f"@{self.epsilon}"
+        place = self.severity if self.epsilon is None else self.epsilon
+        at = "" if place is None else f"@{place}"
         return f"{self.metric}{at}{'' if self.bound is None else f'={self.bound:g}'}"
 
 
 def parse_gate(text: str) -> AttackGate:
-    """Read a gate such as `robust@4=0.4`, `robust=0.4`, `clean=0.9` or `trustworthy`.
+    """Read a gate such as `robust@4=0.4`, `robust=0.4`, `clean=0.9`, `corruptions@3=0.6` or `trustworthy`.
 
     Raises:
         OptionError: if it is none, or its bound is no share.
     """
     name, given, bound = text.partition("=")
-    metric, at, radius = name.partition("@")
+    metric, at, place = name.partition("@")
     if metric not in _METRICS:
         raise OptionError(f"--fail-below {text!r}: metrics are {', '.join(_METRICS)}")
-    if at and metric != "robust":
-        raise OptionError(f"--fail-below {text!r}: only robust has radii; leave out @{radius}")
+    if at and metric not in ("robust", CORRUPTIONS):
+        raise OptionError(
+            f"--fail-below {text!r}: only robust takes a radius, and corruptions a severity; leave out @{place}"
+        )
+    if metric == CORRUPTIONS and at and place not in map(str, SEVERITIES):
+        raise OptionError(f"--fail-below {text!r}: severities are 1 to 5, such as corruptions@3=0.6")
     if metric == "trustworthy":
         if given:
             raise OptionError(f"--fail-below {text!r}: it is or is not; leave out ={bound}")
         return AttackGate(metric=metric)
     try:
-        gate = AttackGate(metric=metric, bound=float(bound), epsilon=f"{float(radius):g}" if at else None)
+        where: dict[str, Any] = {}
+        if at:
+            where = {"epsilon": f"{float(place):g}"} if metric == "robust" else {"severity": int(place)}
+        gate = AttackGate(metric=metric, bound=float(bound), **where)
     except ValueError as error:
         raise OptionError(
             f"--fail-below {text!r}: give METRIC=BOUND or robust@EPSILON=BOUND, such as clean=0.9 or robust@4=0.4"
@@ -81,17 +98,27 @@ def check_reachable(gates: Sequence[AttackGate], options: AttackOptions, images:
     attacks = [name for name in options.chosen if name in ON_IMAGES]
     for gate in gates:
         told = f"--fail-below {gate}"
-        if gate.metric != "clean" and not attacks:
+        if gate.metric == CORRUPTIONS:
+            if CORRUPTIONS not in options.chosen:
+                raise OptionError(f"{told}: takes corruptions: add them to --attacks")
+        elif gate.metric != "clean" and not attacks:
             raise OptionError(f"{told}: takes an attack on images: name one in --attacks")
         if gate.epsilon is not None and gate.epsilon not in options.radii:
             raise OptionError(f"{told}: the radii of this campaign are {', '.join(options.radii)}; add it to --epsilon")
         if gate.metric == "trustworthy" and (mend := _missing(attacks, options)):
             raise OptionError(f"{told}: the checks that look for masked gradients cannot all run: {mend}")
-        if gate.bound is not None and share(images, images, CONFIDENCE).low < gate.bound:
+        if gate.bound is not None and _best(gate, images) < gate.bound:
             raise OptionError(
                 f"{told}: cannot pass with {images:,} images, of which even all right leave a lower end below it: give "
                 "more --images or a lower bound"
             )
+
+
+def _best(gate: AttackGate, images: int) -> float:
+    """Return the highest lower end that a figure on so many images can have."""
+    if gate.metric == CORRUPTIONS:
+        return cluster(np.ones(images), math.inf, CONFIDENCE).low
+    return share(images, images, CONFIDENCE).low
 
 
 def _missing(attacks: Sequence[str], options: AttackOptions) -> str:
@@ -111,20 +138,24 @@ def held(gates: Sequence[AttackGate], summary: Mapping[str, Any]) -> list[dict[s
         summary: its figures, as in `summary.json`.
 
     Returns:
-        One entry a gate and radius: `metric`, `epsilon` (None but for `robust`), `bound` and `estimate` (None of
-        `trustworthy`), `passed`, and `reason`: why it failed, or what it passed with; empty where there is neither.
+        One entry a gate and radius: `metric`, `epsilon` (None but for `robust`), `severity` (None but for one of
+        `corruptions`), `bound` and `estimate` (None of `trustworthy`), `passed`, and `reason`: why it failed, or what
+        it passed with; empty where there is neither.
     """
     results = []
     for gate in gates:
         if gate.metric == "robust":
             radii = [radius for radius in summary["worst_case"] if gate.epsilon in (None, radius)]
             figures = [(radius, summary["worst_case"][radius]) for radius in radii]
+        elif gate.metric == CORRUPTIONS:
+            found = summary[CORRUPTIONS]
+            figures = [(None, found["mean"] if gate.severity is None else found["by_severity"][str(gate.severity)])]
         else:
             figures = [(None, summary["clean"] if gate.metric == "clean" else None)]
-        for radius, found in figures:
-            passed, reason = _judged(gate, found, summary)
-            at = {"metric": gate.metric, "epsilon": radius, "bound": gate.bound}
-            results.append({**at, "estimate": found, "passed": passed, "reason": reason})
+        for radius, estimate in figures:
+            passed, reason = _judged(gate, estimate, summary)
+            at = {"metric": gate.metric, "epsilon": radius, "severity": gate.severity, "bound": gate.bound}
+            results.append({**at, "estimate": estimate, "passed": passed, "reason": reason})
     return results
 
 

@@ -19,6 +19,7 @@ KNOWLEDGE = {
     "twin-pgd": "gradients of the deployed file, by its twin",
     "twin-apgd": "gradients of the deployed file, by its twin",
     "bit-flip": "gradients with respect to the stored bits, which the attacker may flip",
+    "corruptions": "nothing: what sensors do, not attackers",
 }
 """The attacks there are, and what each attacker knows."""
 
@@ -26,6 +27,7 @@ TWIN = ("twin-pgd", "twin-apgd")
 UNMASKED = {name: f"{name}-unmasked" for name in TWIN}
 """The same attacks with gradients that pass through saturated roundings; a campaign takes them where they fool more."""
 SURROGATE = ("transfer-pgd",)
+CORRUPTIONS = "corruptions"
 ON_IMAGES = ("square", "hopskipjump", *SURROGATE, *TWIN)
 DEFAULT_EPSILON = {Norm.LINF: (2.0, 4.0, 8.0), Norm.L2: (0.25, 0.5, 1.0)}
 
@@ -90,7 +92,7 @@ class AttackOptions:
             raise OptionError("--surrogate is for transfer-pgd: add that to --attacks, or leave it out")
         if self.network is not None and self.surrogate is None:
             raise OptionError(f"--network {self.network} says what a surrogate is of: give --surrogate CHECKPOINT")
-        if self.with_faults is not None and not set(self.chosen) & set(ON_IMAGES):
+        if self.with_faults is not None and not set(self.chosen) & {*ON_IMAGES, CORRUPTIONS}:
             raise OptionError("--with-faults crosses faults with attacks on images: name one in --attacks")
 
     def _epsilon_example(self) -> str:

@@ -12,7 +12,10 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.pipeline.attack_options import AttackOptions
 
 Adversarial = Mapping[str, Mapping[str, NDArray[np.uint8]]]
-"""8-bit adversarial images [N, H, W, C], in the order of the test images: attack -> epsilon as in `radii` -> images."""
+"""8-bit adversarial images [N, H, W, C], in the order of the test images: attack -> epsilon as in `radii` -> images.
+
+Corruptions stand among them, with severities in the place of radii.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

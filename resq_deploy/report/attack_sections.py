@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resq_deploy.report.corruption_section import CORRUPTIONS, corruption_section
 from resq_deploy.report.document import Block, Caption, Lines, Notice, Section, Series, Table
 from resq_deploy.report.runs import Run
 from resq_deploy.report.text import NONE, count, listed, percent, points, quantity, rate, share, short, side_by_side
@@ -27,6 +28,7 @@ def attack_sections(campaigns: Sequence[Run]) -> list[Section]:
         sections.append(_apart(attacked))
     for run in campaigns:
         sections += [_robust(run)] if run.summary["robust"] else []
+        sections += [corruption_section(run)] if run.summary.get(CORRUPTIONS) else []
         sections += [_bit_flip(run)] if run.summary.get("bit_flip") else []
         sections += [_fault_attack(run)] if run.summary.get("fault_attack") else []
     return sections
@@ -190,13 +192,15 @@ def _lines(series: Sequence[Series], norm: str, title: str) -> Lines:
 
 def _threat(run: Run, knowledge: Mapping[str, str]) -> str:
     options = run.options
-    attacks = [f"{name} ({knowledge[name]})" if name in knowledge else name for name in options.get("attacks", ())]
-    told = [f"norm {_NORMS[_norm(run)]}", f"attacks {', '.join(attacks)}"]
+    named = [name for name in options.get("attacks", ()) if name != CORRUPTIONS]
+    attacks = [f"{name} ({knowledge[name]})" if name in knowledge else name for name in named]
+    told = [f"norm {_NORMS[_norm(run)]}", f"attacks {', '.join(attacks)}"] if attacks else []
     done = options.get("attacks", run.summary["robust"])
     if "queries" in options and any(name in _BLACK_BOX for name in done):
         told.append(f"{count(options['queries'])} queries an image for black-box attacks")
     if "steps" in options and any(name in _GRADIENTS for name in done):
         told.append(f"{options['steps']} steps for those with gradients")
+    told += ["corruptions at five severities"] if CORRUPTIONS in options.get("attacks", ()) else []
     return ", ".join([*told, f"{count(run.summary['clean']['n'])} images"])
 
 
@@ -259,7 +263,7 @@ def _fault_attack(run: Run) -> Section:
     cells += [(name, epsilon, cell) for name, by in found["attacked"].items() for epsilon, cell in by.items()]
     rows = [
         [
-            f"{name} {radius(run, epsilon) if epsilon else ''}".strip(),
+            f"{name} {_strength(run, name, epsilon)}".strip(),
             percent(cell["fault_free"]),
             percent(cell["faulty"]),
             points(cell["drop"]),
@@ -279,6 +283,7 @@ def _fault_attack(run: Run) -> Section:
         "beyond clean (points)",
     ]
     faults = found["faults"]
+    mixed = ["Under corruptions each image has one of them, in turn."] if CORRUPTIONS in found["attacked"] else []
     what = f"random bit errors at {rate(faults['ber'])}" if faults["model"] == "ber" else "the faults of a list"
     return Section(
         title=f"{run.label}: faults and attacks together",
@@ -286,9 +291,17 @@ def _fault_attack(run: Run) -> Section:
         blocks=[
             f"Clean and adversarial images on the fault-free file and under {what}, {faults['faults']} faults; "
             "differences are paired by fault, their intervals are over faults, given the images.",
+            *mixed,
             Table(headers=headers, rows=rows),
         ],
     )
+
+
+def _strength(run: Run, name: str, place: str) -> str:
+    """Write how strong what was done to images is: a radius, or a severity; nothing of clean ones."""
+    if not place:
+        return ""
+    return f"at severity {place}" if name == CORRUPTIONS else radius(run, place)
 
 
 def tested_row(run: Run) -> list[str]:

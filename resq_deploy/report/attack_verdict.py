@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from resq_deploy.report.attack_sections import radius
+from resq_deploy.report.corruption_section import CORRUPTIONS, corruption_statement, gate_words
 from resq_deploy.report.document import Statement, Tone
 from resq_deploy.report.runs import Run
 from resq_deploy.report.text import at_least, at_most, listed, percent, quantity, share
@@ -35,6 +36,8 @@ def attack_statements(run: Run) -> Iterator[Statement]:
     yield from _gates(run)
     if summary["worst_case"] and not unsound:
         yield _robust(run)
+    if summary.get(CORRUPTIONS):
+        yield corruption_statement(run)
     if summary.get("bit_flip"):
         yield _bit_flip(run)
 
@@ -80,8 +83,9 @@ def _gates(run: Run) -> Iterator[Statement]:
     for gate in run.summary.get("gates", ()):
         asked = "Trustworthy attacks"
         if gate["bound"] is not None:
-            under = f" under attack within {radius(run, gate['epsilon'])}" if gate["epsilon"] else ""
-            asked = f"Accuracy{under or ' without attack'} of at least {share(gate['bound'])}"
+            under = f" under attack within {radius(run, gate['epsilon'])}" if gate["epsilon"] else " without attack"
+            under = f" under corruptions{gate_words(gate)}" if gate["metric"] == CORRUPTIONS else under
+            asked = f"Accuracy{under} of at least {share(gate['bound'])}"
         found = [f"its interval begins at {at_least(gate['estimate']['low'])}"] if gate["estimate"] else []
         told = "; ".join([*found, *filter(None, [gate["reason"]])]) or "all checks passed"
         met = "Asked for, and met" if gate["passed"] else "Asked for, and not met"

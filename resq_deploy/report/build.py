@@ -8,6 +8,7 @@ from resq_deploy.errors import RunFolderError
 from resq_deploy.report import attack_sections, fault_sections, train_sections
 from resq_deploy.report.compare import compare, pair_up
 from resq_deploy.report.comparison_sections import comparison_sections
+from resq_deploy.report.corruption_section import gate_words
 from resq_deploy.report.difference import Comparison, Single
 from resq_deploy.report.document import Block, Bullets, Document, Notice, Section, Table
 from resq_deploy.report.glossary import with_glossary
@@ -128,7 +129,7 @@ def _gate_rows(run: Run) -> list[list[str]]:
     rows = []
     for gate in run.summary.get("gates", ()):
         at = "" if gate.get("ber") is None else f" at {rate(gate['ber'])}"
-        at += f" at {attack_sections.radius(run, gate['epsilon'])}" if gate.get("epsilon") else ""
+        at += f" at {attack_sections.radius(run, gate['epsilon'])}" if gate.get("epsilon") else gate_words(gate)
         side = "at least" if run.command == "attackcamp" else "at most"
         bound = NONE if gate["bound"] is None else f"{side} {share(gate['bound'])}"
         result = "passed" if gate["passed"] else "FAILED"
@@ -164,6 +165,10 @@ def _headline_rows(run: Run) -> list[list[str]]:
             found = summary["worst_case"][epsilon]
             name = f"accuracy under the worst attack, {attack_sections.radius(run, epsilon)}"
             rows.append([run.label, name, percent(found), f"{found['n']:,} images"])
+        if (found := summary.get("corruptions")) is not None:
+            rows.append(
+                [run.label, "mean accuracy under corruptions", percent(found["mean"]), f"{found['images']:,} images"]
+            )
         return rows
     return _under_faults(run)
 

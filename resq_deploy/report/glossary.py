@@ -36,6 +36,7 @@ TERMS: Mapping[str, str] = {
     "twin": "a differentiable reading of the int8 file, which gives attacks its gradients",
     "masked gradients": "gradients that lead nowhere, so that attacks along them fail without the file being robust",
     "worst case": "an image counts as right if it is under every attack of the run",
+    "corruption": "what a sensor, the weather or a codec does to an image (Hendrycks and Dietterich, 2019)",
     "audit": "faults run again by reloading the flipped file, and compared bit by bit",
     "McNemar": "a test on images that one file answers right and the other wrong",
     "Holm": "a correction for having tested several figures",

@@ -108,6 +108,8 @@ def _attacks(on_file: Sequence[Run]) -> Iterator[str]:
     left = [attack for attack in ATTACKS if attack not in done]
     if left:
         yield f"no attacks by {listed(left, 'or')}"
+    if "corruptions" not in done:
+        yield "no corruptions, such as noise, blur and fog"
     yield f"no more than {count(max(run.summary['clean']['n'] for run in runs), 'images')} under attack"
     norms = {run.options.get("norm", "linf") for run in runs if run.summary["worst_case"]}
     if norms and norms != {"linf", "l2"}:

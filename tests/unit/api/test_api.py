@@ -118,6 +118,29 @@ def test_attacks_are_silent_and_give_curves(tmp_path, capfd):
     assert list(run.robust()) == [4.0, 8.0]
     assert run.robust("square")[4.0].value <= run.clean.value
     assert run.trustworthy is not True, "a black-box attack alone looks for no masked gradients"
+    with pytest.raises(RunFolderError, match="no corruptions ran"):
+        run.corruptions()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_corruptions_are_no_attack_and_give_accuracy_by_severity(tmp_path, capfd):
+    run = rd.attackcamp(
+        PLAIN,
+        "digits",
+        out=tmp_path / "run",
+        attacks=["corruptions"],
+        images=16,
+        workers=1,
+        gates=["corruptions@3=0.1"],
+    )
+    assert list(run.corruptions()) == list(run.corruptions("fog")) == [1, 2, 3, 4, 5]
+    assert run.corruptions("jpeg")[1].value > run.corruptions("fog")[5].value
+    assert run.estimates["corruptions/mean"].value <= 1
+    assert run.robust() == {}
+    assert run.summary["gates"][0]["passed"]
+    with pytest.raises(RunFolderError, match="no corruption 'snow' ran; there are gaussian-noise, "):
+        run.corruptions("snow")
+    assert list(run.figures())
     assert capfd.readouterr() == ("", "")
 
 

@@ -52,6 +52,22 @@ def test_black_box_only_is_said_to_be_an_upper_bound(resq, digits_int8, tmp_path
     assert "robust accuracy is an upper bound" in printed
 
 
+def test_corruptions_stand_by_themselves(resq, digits_int8, tmp_path):
+    arguments = ("--dataset", "digits", "--images", "40", "--workers", "1", "--attacks", "corruptions", "--norm", "l2")
+    gates = ("--fail-below", "corruptions@5=0.9", "--fail-below", "corruptions=0.1")
+    faults = ("--with-faults", "1e-3", "--fault-chips", "2")
+    status, printed, err = resq(digits_int8, *arguments, *gates, *faults, "--out", tmp_path / "run")
+    assert status == 1
+    assert "corruptions: five severities, 40 images, seed 0" in printed
+    assert "Accuracy by severity, CIFAR-10-C" in printed
+    assert "mean corruption accuracy" in printed
+    assert "Robust accuracy" not in printed
+    assert "corruptions severity 5" in " ".join(re.sub("[│┃]", " ", printed).split())
+    assert re.search(r"^gate corruptions=0.1: passed \(", printed, re.MULTILINE)
+    assert "note: --norm: corruptions have severities from 1 to 5 and no radius" in err
+    assert re.search(r"--fail-below corruptions@5=0.9: .*bound 90 %; the lower end is below the bound", err)
+
+
 def test_a_failed_check_is_said_aloud(resq, digits_int8, tmp_path):
     model = onnx.load(digits_int8)
     add = [
@@ -152,6 +168,7 @@ main()
         ((), "the attack twin-pgd (--attacks square does without) needs the extra 'train': pip install"),
         (("--attacks", "hopskipjump"), "needs the extra 'attacks': pip install 'resq-deploy[attacks]'"),
         (("--attacks", "square"), ""),
+        (("--attacks", "corruptions"), ""),
     ],
 )
 def test_a_core_install(digits_int8, tmp_path, attacks, words):

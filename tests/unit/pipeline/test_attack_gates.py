@@ -45,7 +45,10 @@ def test_gates_are_read():
         ("robust@strong=0.4", "give METRIC=BOUND or robust@EPSILON=BOUND"),
         ("robust@4=40", "give a bound from 0 to 1"),
         ("robust@4=nan", "give a bound from 0 to 1"),
-        ("clean@4=0.4", "only robust has radii; leave out @4"),
+        ("clean@4=0.4", "only robust takes a radius, and corruptions a severity; leave out @4"),
+        ("corruptions@6=0.4", "severities are 1 to 5"),
+        ("corruptions@=0.4", "severities are 1 to 5"),
+        ("corruptions@3", "give METRIC=BOUND"),
         ("trustworthy=1", "it is or is not; leave out =1"),
     ],
 )
@@ -65,6 +68,9 @@ def test_what_is_no_gate_is_refused(text, message):
         ("trustworthy", {"epsilon": (4.0,)}, "give more than one --epsilon"),
         ("robust@4=0.99", {}, "cannot pass with 100 images"),
         ("clean=0.99", {"attacks": ("bit-flip",)}, "cannot pass with 100 images"),
+        ("corruptions=0.1", {"attacks": ("square",)}, "takes corruptions: add them to --attacks"),
+        ("corruptions@3=0.97", {"attacks": ("corruptions",)}, "cannot pass with 100 images"),
+        ("robust=0.1", {"attacks": ("corruptions",)}, "takes an attack on images"),
     ],
 )
 def test_gates_that_cannot_pass_are_refused(text, options, message):
@@ -75,6 +81,21 @@ def test_gates_that_cannot_pass_are_refused(text, options, message):
 def test_gates_that_can_pass_are_not():
     gates = [parse_gate(text) for text in ("robust@4=0.9", "robust=0.9", "clean=0.9", "trustworthy")]
     check_reachable(gates, AttackOptions(), 100)
+
+
+def test_corruptions_are_held_against_their_means_whatever_became_of_attacks():
+    found = {"mean": estimate(0.7, 0.6), "by_severity": {"1": estimate(0.8, 0.75), "3": estimate(0.5, 0.4)}}
+    figures = summary(trustworthy=False, chance=False) | {"corruptions": found}
+    gates = [parse_gate(text) for text in ("corruptions=0.6", "corruptions@3=0.41", "corruptions@1=0.7")]
+    assert [str(gate) for gate in gates] == ["corruptions=0.6", "corruptions@3=0.41", "corruptions@1=0.7"]
+    check_reachable(gates, AttackOptions(attacks=("corruptions",)), 100)
+    results = held(gates, figures)
+    assert [(one["severity"], one["epsilon"], one["passed"]) for one in results] == [
+        (None, None, True),
+        (3, None, False),
+        (1, None, True),
+    ]
+    assert [one["estimate"]["value"] for one in results] == [0.7, 0.5, 0.8]
 
 
 def test_the_lower_end_decides():

@@ -218,8 +218,8 @@ def test_what_was_not_tested_is_said_plainly(report):
     assert "; in curve, no faults in roles other than weight;" in plain
     assert "; no more than 60 images under faults;" in plain
     assert plain.endswith(
-        "no attacks by hopskipjump, transfer-pgd, twin-apgd or bit-flip; no more than 100 images under attack; "
-        "no attacks bounded in L2."
+        "no attacks by hopskipjump, transfer-pgd, twin-apgd or bit-flip; no corruptions, such as noise, blur and fog; "
+        "no more than 100 images under attack; no attacks bounded in L2."
     )
     assert re.match(r"coarse.int8.onnx \(\w{12}\): ", coarse)
     assert coarse.endswith("; no attacks.")

@@ -282,6 +282,39 @@ def test_what_the_file_reports_of_its_faults():
     assert len(said(faultcamp(detection={"diagnostic_coverage": None}))) == 1
 
 
+def corrupted(mean, last=0.3):
+    rows = {"fog": {"1": estimate(0.8), "5": estimate(last + 0.1)}, "jpeg": {"1": estimate(0.7), "5": estimate(last)}}
+    found = {"definitions": "CIFAR-10-C", "image_size": [32, 32], "images": 1000, "accuracy": rows, "mean": mean}
+    return attackcamp(worst_case={}, robust={}, corruptions={**found, "by_severity": {"1": mean, "5": mean}})
+
+
+@pytest.mark.parametrize(
+    ("ends", "tone", "words"),
+    [
+        ((0.7, 0.68, 0.72), Tone.SHOWN, "at least 68 % are answered right in the mean (measured: 70.0 % [68.0, 72.0]"),
+        ((0.4, 0.38, 0.42), Tone.HARM, "at most 42 % are answered right"),
+        ((0.6, 0.2, 0.9), Tone.OPEN, "60.0 % [20.0, 90.0] are answered right in the mean"),
+    ],
+    ids=str,
+)
+def test_corruptions_are_a_statement_of_their_own(ends, tone, words):
+    found = one(corrupted(estimate(*ends)))
+    assert found[0] is tone
+    assert words in found[2]
+    assert "the least under jpeg at severity 5: 30" in found[2]
+    assert "attack" not in found[2]
+
+
+def test_a_bound_on_corruptions_is_told_with_its_severity():
+    gate = {"metric": "corruptions", "epsilon": None, "severity": 3, "bound": 0.6, "passed": True, "reason": ""}
+    gates = [gate | {"estimate": estimate(0.7, 0.65)}, gate | {"estimate": estimate(0.7, 0.65), "severity": None}]
+    texts = [text for _, _, text, _ in said(attackcamp(gates=gates))]
+    assert [text.partition(":")[0] for text in texts if "corruptions" in text] == [
+        "Accuracy under corruptions at severity 3 of at least 60 %",
+        "Accuracy under corruptions of at least 60 %",
+    ]
+
+
 def test_one_black_box_attack_gives_an_upper_bound_and_no_more():
     tone, label, text, _ = one(attackcamp())
     assert (tone, label) == (Tone.OPEN, "Upper bound")
