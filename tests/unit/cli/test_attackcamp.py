@@ -62,7 +62,7 @@ def test_corruptions_stand_by_themselves(resq, digits_int8, tmp_path):
     assert "Accuracy by severity, CIFAR-10-C" in printed
     assert "mean corruption accuracy" in printed
     assert "Robust accuracy" not in printed
-    assert "corruptions severity 5" in " ".join(re.sub("[│┃]", " ", printed).split())
+    assert "severity 5" in printed  # a row of the matrix
     assert re.search(r"^gate corruptions=0.1: passed \(", printed, re.MULTILINE)
     assert "note: --norm: corruptions have severities from 1 to 5 and no radius" in err
     assert re.search(r"--fail-below corruptions@5=0.9: .*bound 90 %; the lower end is below the bound", err)

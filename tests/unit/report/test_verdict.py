@@ -283,9 +283,9 @@ def test_what_the_file_reports_of_its_faults():
 
 
 def corrupted(mean, last=0.3):
-    rows = {"fog": {"1": estimate(0.8), "5": estimate(last + 0.1)}, "jpeg": {"1": estimate(0.7), "5": estimate(last)}}
+    rows = {"fog": {"5": estimate(last + 0.1, 0.1, 0.9)}, "jpeg": {"5": estimate(last, 0.1, 0.9)}}
     found = {"definitions": "CIFAR-10-C", "image_size": [32, 32], "images": 1000, "accuracy": rows, "mean": mean}
-    return attackcamp(worst_case={}, robust={}, corruptions={**found, "by_severity": {"1": mean, "5": mean}})
+    return attackcamp(worst_case={}, robust={}, corruptions={**found, "by_severity": {"5": mean}})
 
 
 @pytest.mark.parametrize(
@@ -306,8 +306,8 @@ def test_corruptions_are_a_statement_of_their_own(ends, tone, words):
 
 
 def test_a_bound_on_corruptions_is_told_with_its_severity():
-    gate = {"metric": "corruptions", "epsilon": None, "severity": 3, "bound": 0.6, "passed": True, "reason": ""}
-    gates = [gate | {"estimate": estimate(0.7, 0.65)}, gate | {"estimate": estimate(0.7, 0.65), "severity": None}]
+    gate = {"metric": "corruptions", "epsilon": None, "bound": 0.6, "passed": True, "reason": ""}
+    gates = [gate | {"estimate": estimate(0.7, 0.65, 0.75), "severity": severity} for severity in (3, None)]
     texts = [text for _, _, text, _ in said(attackcamp(gates=gates))]
     assert [text.partition(":")[0] for text in texts if "corruptions" in text] == [
         "Accuracy under corruptions at severity 3 of at least 60 %",
