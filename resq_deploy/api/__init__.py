@@ -19,6 +19,7 @@ from resq_deploy.api.model import Model, load
 from resq_deploy.api.named import attack_options, fault_options
 from resq_deploy.api.runs import AttackRun, Fault, FaultBit, FaultRun, Run, TrainRun, open_run
 from resq_deploy.api.scrubbing import Scrubbed, scrub, write_checker
+from resq_deploy.api.self_tests import check_selftest, selftest
 from resq_deploy.api.studying import StudyRequest, study, study_commands
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from resq_deploy.pipeline.gates import GateOptions as GateOptions
     from resq_deploy.pipeline.protect import Judgement as Judgement
     from resq_deploy.pipeline.protect import Outcome as Outcome
+    from resq_deploy.pipeline.selftest import SelfTestOptions as SelfTestOptions
+    from resq_deploy.pipeline.selftest_bundle import Checked as Checked
     from resq_deploy.pipeline.task_export import TaskWish as TaskWish
     from resq_deploy.protection.any_file import ProtectOptions as ProtectOptions
     from resq_deploy.protection.inspection import Protection as Protection
@@ -44,6 +47,7 @@ _TYPES = {
     "Asked": "resq_deploy.data.preprocessing",
     "AttackOptions": "resq_deploy.pipeline.attack_options",
     "CampaignOptions": "resq_deploy.campaign.options",
+    "Checked": "resq_deploy.pipeline.selftest_bundle",
     "Dataset": "resq_deploy.data",
     "Deployment": "resq_deploy.deployed.session",
     "ExportOptions": "resq_deploy.quantization.options",
@@ -54,6 +58,7 @@ _TYPES = {
     "Preprocessing": "resq_deploy.data.preprocessing",
     "ProtectOptions": "resq_deploy.protection.any_file",
     "Protection": "resq_deploy.protection.inspection",
+    "SelfTestOptions": "resq_deploy.pipeline.selftest",
     "TaskWish": "resq_deploy.pipeline.task_export",
     "TrainOptions": "resq_deploy.hardening.options",
 }
@@ -76,6 +81,7 @@ __all__ = [
     "Written",
     "attack_options",
     "attackcamp",
+    "check_selftest",
     "compare",
     "dataset",
     "estimate_faultcamp",
@@ -89,6 +95,7 @@ __all__ = [
     "preprocessing",
     "protect",
     "scrub",
+    "selftest",
     "study",
     "study_commands",
     "write_checker",

@@ -1,6 +1,7 @@
 """The golden run: what the fault-free file answers, which every faulty run is judged against."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from resq_deploy.deployed.outputs import Form
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
+from resq_deploy.faults.gaps import gaps, scales
 from resq_deploy.faults.judges.judge import Bench, Judge
 from resq_deploy.faults.judges.outputs import Labels, Outputs, count, flat, is_ragged, take
 from resq_deploy.faults.judges.quality import FIGURES, Contributions
@@ -94,6 +96,11 @@ class Golden:
         """Return what compares faulty outputs for the images of a share, in that order, with the golden ones."""
         return self.bench if share is None or self.whole(share) else self.bench.among(self.parts.rows(share))
 
+    @functools.cached_property
+    def scales(self) -> dict[str, float]:
+        """What differences of each judged output are measured in: its largest golden magnitude."""
+        return scales(self.outputs)
+
     # What a judge makes of a fault.
 
     def record(
@@ -122,6 +129,7 @@ class Golden:
         first, parts = share or WHOLE
         verdict = self.bench_on(share)(outputs)
         rating = verdict.contributions
+        unlike = np.flatnonzero(~verdict.flags["masked"])
         return Record(
             number=number,
             outcome=verdict.outcome,
@@ -132,6 +140,7 @@ class Golden:
             logits=_digest(outputs, self.judge.outputs),
             right=b"" if verdict.right is None else np.packbits(verdict.right).tobytes(),
             changed=changed,
+            gaps=gaps(self.outputs_on(share), outputs, self.scales, unlike).tobytes() if len(unlike) else b"",
             way=way,
             share=first,
             parts=parts,

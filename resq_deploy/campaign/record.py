@@ -49,6 +49,8 @@ class Record:
             (128 bits of BLAKE2b, hexadecimal); empty if `due`.
         right: bitmap of right answers, part by part, most significant bit first (numpy.packbits), ceil(images / 8)
             bytes; empty where the figure is not made of right answers.
+        gaps: how far its outputs lie from the golden ones, a code of `faults.gaps` an image, part by part; empty where
+            all of them are bit-equal, or the fault is `due`; None where an earlier version did not look.
         changed: stored bits that the fault really changed.
         reason: why the fault is `due`; empty otherwise.
         way: how it was evaluated.
@@ -66,6 +68,7 @@ class Record:
     logits: str
     right: bytes
     changed: int
+    gaps: bytes | None = b""
     amounts: dict[str, int] = dataclasses.field(default_factory=dict)
     reason: str = ""
     way: Way = Way.RELOAD

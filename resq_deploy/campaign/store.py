@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import sqlite3
+import zlib
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -16,17 +17,20 @@ from resq_deploy.campaign.record import Record, Way
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.outcomes import Outcome
 
-SCHEMA = 5
-"""5: counts and amounts as JSON objects, since every judge has rungs of its own; 4: a column each, of top1's."""
+SCHEMA = 6
+"""6: how far outputs lie from golden ones, which a store of version 5 gets as an empty column; 5: counts and amounts as
+JSON objects, since every judge has rungs of its own; 4: a column each, of top1's."""
 
 FILE = "campaign.sqlite"
 
 _COLUMNS = (
     *("number", "outcome", "images", "counts", "amounts", "quality", "logits", "right", "changed", "reason", "way"),
-    *("share", "parts"),
+    *("share", "parts", "gaps"),
     *("detected", "words_corrected", "words_uncorrectable"),
 )
 _ALL = f"SELECT {', '.join(_COLUMNS)} FROM faults ORDER BY number"
+_BEFORE_GAPS = 5
+"""The schema that lacks them and nothing else."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +70,16 @@ class Store:
 
     def _prepare(self) -> None:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA):
+        if version not in (0, _BEFORE_GAPS, SCHEMA):
             raise RunFolderError(_other_schema(self._path, version))
+        if version == _BEFORE_GAPS:
+            self._add_gaps()
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS faults (number INTEGER PRIMARY KEY, outcome TEXT NOT NULL,"
             " images INTEGER NOT NULL, counts TEXT NOT NULL, amounts TEXT NOT NULL, quality REAL,"
             " logits TEXT NOT NULL, right BLOB NOT NULL,"
             " changed INTEGER NOT NULL, reason TEXT NOT NULL, way TEXT NOT NULL,"
-            " share INTEGER NOT NULL, parts INTEGER NOT NULL,"
+            " share INTEGER NOT NULL, parts INTEGER NOT NULL, gaps BLOB,"
             " detected INTEGER NOT NULL, words_corrected INTEGER, words_uncorrectable INTEGER)"
         )
         self._database.execute(
@@ -81,6 +87,13 @@ class Store:
             " differs INTEGER NOT NULL)"
         )
         self._database.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _add_gaps(self) -> None:
+        """Make a store of version 5 one of this version, whole or not at all: of its faults they stay unknown."""
+        self._database.execute("BEGIN")
+        self._database.execute("ALTER TABLE faults ADD COLUMN gaps BLOB")
+        self._database.execute(f"PRAGMA user_version = {SCHEMA}")
+        self._database.execute("COMMIT")
 
     def add(self, records: Sequence[Record]) -> None:
         """Keep records, all of them or none.
@@ -132,7 +145,7 @@ class Store:
         rows = self._rows(_ALL)
         try:
             return [_from_row(row) for row in rows]
-        except ValueError as error:
+        except (ValueError, zlib.error) as error:
             raise self._damaged(error) from error
 
     def audited(self) -> list[Audited]:
@@ -183,10 +196,11 @@ def read_records(path: pathlib.Path) -> list[Record]:
         address = f"{path.resolve().as_uri()}?{'mode=ro' if unclean else 'immutable=1'}"
         with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version != SCHEMA:
+            if version not in (_BEFORE_GAPS, SCHEMA):
                 raise RunFolderError(_other_schema(path, version))
-            return [_from_row(row) for row in database.execute(_ALL)]
-    except (sqlite3.Error, ValueError) as error:
+            asked = _ALL if version == SCHEMA else _ALL.replace("gaps", "NULL")
+            return [_from_row(row) for row in database.execute(asked)]
+    except (sqlite3.Error, ValueError, zlib.error) as error:
         raise RunFolderError(f"{path} cannot be read as a campaign store ({error})") from error
 
 
@@ -212,6 +226,7 @@ def _as_row(record: Record) -> tuple[object, ...]:
         str(record.way),
         record.share,
         record.parts,
+        None if record.gaps is None else zlib.compress(record.gaps) if record.gaps else b"",
         int(record.detected),
         *(record.health or (None, None)),
     )
@@ -220,6 +235,8 @@ def _as_row(record: Record) -> tuple[object, ...]:
 def _from_row(row: tuple[object, ...]) -> Record:
     values = dict(zip(_COLUMNS, row, strict=True))
     values |= {name: json.loads(str(values[name])) for name in ("counts", "amounts")}
+    packed = values["gaps"]
+    values["gaps"] = zlib.decompress(packed) if isinstance(packed, bytes) and packed else packed
     values["outcome"] = Outcome(str(values["outcome"]))
     values["way"] = Way(str(values["way"]))
     words = values.pop("words_corrected"), values.pop("words_uncorrectable")

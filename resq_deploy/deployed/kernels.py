@@ -59,6 +59,20 @@ def measured(providers: tuple[str, ...]) -> frozenset[Form]:
     return frozenset(form for form in FORMS if any(_differs(form, rows, providers) for rows in _ROWS))
 
 
+def trials(form: Form, providers: tuple[str, ...]) -> Iterator[tuple[bytes, NDArray[np.generic], NDArray[np.generic]]]:
+    """Yield small models of a form, what each is fed, and what exact sums give: others tell that kernels saturate.
+
+    Args:
+        form: of a product.
+        providers: onnxruntime execution providers, in order of preference.
+    """
+    for rows in _ROWS:
+        model, feeds = _layer(form, rows, True)
+        exact = made_exact(model, {form}, lambda _: {})
+        if exact is not None:
+            yield model.SerializeToString(), feeds["left"], _run(exact, feeds, providers)
+
+
 def _differs(form: Form, rows: int, providers: tuple[str, ...]) -> bool:
     for extreme in (True, False):
         model, feeds = _layer(form, rows, extreme)

@@ -22,7 +22,7 @@ from resq_deploy.report.runs import Run, subsampled
 from resq_deploy.report.task import knows_right_answers, quality_column
 from resq_deploy.report.text import listed
 
-STORE_SCHEMAS = (1, 2, 3, 4, 5)
+STORE_SCHEMAS = (1, 2, 3, 4, 5, 6)
 """Schema versions of the store that can be read: answers are kept alike in all."""
 
 GROUPS = ("role", "layer", "bit")

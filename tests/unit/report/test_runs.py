@@ -186,7 +186,7 @@ def _renumber(path):
         ("campaign.sqlite", lambda path: path.write_bytes(b""), "campaign.sqlite is empty: copy the whole folder"),
         ("campaign.sqlite", _shift, "does not hold the faults of faults.csv"),
         ("campaign.sqlite", _put_text, "holds answers that are no bitmaps: run the campaign again"),
-        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1, 2, 3, 4 and 5"),
+        ("campaign.sqlite", _renumber, "has schema version 99, this resq-deploy reads 1, 2, 3, 4, 5 and 6"),
     ],
 )
 def test_missing_and_half_written_files_are_named(single, coarse_single, copied, file, harm, message):
