@@ -1,7 +1,7 @@
 """Known-answer self-tests: made from a campaign, and held against a file."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resq_deploy.api.given import PathLike, as_deployed, as_options, as_path
@@ -27,9 +27,9 @@ def selftest(
     out: PathLike,
     data_dir: PathLike | None = None,
     split: float | None = None,
-    feed: "Mapping[str, ArrayLike] | None" = None,
-    state: Mapping[str, str] | None = None,
-    size: Mapping[str, int] | None = None,
+    feed: "Mapping[str, ArrayLike] | Sequence[str]" = (),
+    state: Mapping[str, str] | Sequence[str] = (),
+    size: Mapping[str, int] | Sequence[str] = (),
     **named: Any,
 ) -> dict[str, Any]:
     """Choose the inputs that reveal most harmful faults of a campaign, and write them as a bundle with a checker.
@@ -47,7 +47,7 @@ def selftest(
         out: the bundle to write, an `.npz`.
         data_dir: where named data sets lie.
         split: as the campaign was told, where the file's sidecar does not say.
-        feed: as for `faultcamp`; so `state` and `size`.
+        feed: as for `faultcamp`, or text as on the command line; so `state` and `size`.
         state: outputs that are fed back.
         size: of made-up samples.
         named: options by name, as `SelfTestOptions` has them; `held_out` a share, or the folder of a second campaign.
@@ -63,7 +63,7 @@ def selftest(
     import numpy as np
 
     from resq_deploy.data import Dataset
-    from resq_deploy.data.samples import Samples, as_samples
+    from resq_deploy.data.samples import Samples, as_samples, parse_feeds, parse_sizes, parse_states
     from resq_deploy.pipeline.campaign_data import SYNTHETIC, data_for
     from resq_deploy.pipeline.selftest import SelfTestOptions, make
 
@@ -71,6 +71,9 @@ def selftest(
     if isinstance(values.get("held_out"), str | os.PathLike):
         values["held_out"] = as_path(values["held_out"])
     chosen = as_options(SelfTestOptions, options, values)
+    once = parse_feeds(feed) if not isinstance(feed, Mapping) else {key: np.asarray(feed[key]) for key in feed}
+    carried = {state[key]: key for key in state} if isinstance(state, Mapping) else parse_states(state)
+    sizes = size if isinstance(size, Mapping) else parse_sizes(size)
     source = data if isinstance(data, Dataset | Samples) else os.fspath(data)
 
     def load(file: "DeployedModel", finished: "Finished") -> "Data":
@@ -81,9 +84,9 @@ def selftest(
                 finished.options.deployment,
                 data_dir=None if data_dir is None else as_path(data_dir),
                 count=count,
-                once={name: np.asarray(value) for name, value in (feed or {}).items()},
-                states={taken: output for output, taken in (state or {}).items()},
-                sizes=size,
+                once=once,
+                states=carried,
+                sizes=sizes,
             )
 
         usual = found(None)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "inspect": "List what a file stores, bit by bit: roles, layers, warnings.",
     "scrub": "Check a protected file for flipped bits, heal it, or bake it into a plain one.",
     "faultcamp": "Flip stored bits of a deployed file and measure what happens.",
+    "selftest": "Make the few inputs that reveal most faults of a campaign into a start-up test, or run it.",
     "attackcamp": "Attack a deployed file, and check that the figures can be trusted.",
     "report": "One page, table or file from run folders: figures with intervals, differences, what was not tested.",
     "study": "Run a grid of trainings, exports, campaigns and attacks, and write the paper's tables.",

@@ -19,6 +19,7 @@ TOPICS = {
     "python": "the same from Python: files, campaigns and runs as objects, data frames and figures",
     "tasks": "detectors, segmentation, sequences: any network, and how it is judged",
     "studies": "grids of runs, the paper's tables, and what ours gave",
+    "selftest": "few inputs that reveal most faults, as a test for start-up: chosen, measured, checked on the device",
     "exact": "why replay equals reload, why any CPU gives the same figures, and how fast it is",
     "cluster": "campaigns on Dask, SLURM, Kubernetes",
     "contributing": "the rooms of the house, and how to work in it",

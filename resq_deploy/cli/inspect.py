@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 @click.option(
     "--dataset", metavar="D", help="With --verify: also run the calibration images of this data set, kept by name."
 )
+@click.option(
+    "--selftest",
+    type=PATH,
+    metavar="BUNDLE",
+    help="With --verify: hold the file against the known answers of this bundle, in place of its sidecar's.",
+)
 @data_dir_option
 @arithmetic_option
 @click.option(
@@ -36,6 +42,7 @@ def command(
     as_json: bool,
     verifies: bool,
     dataset: str | None,
+    selftest: pathlib.Path | None,
     data_dir: pathlib.Path | None,
     arithmetic: str,
     providers: tuple[str, ...],
@@ -51,15 +58,21 @@ def command(
       resq-deploy inspect model.int8.onnx --verify
       resq-deploy inspect model.int8.onnx --verify --dataset cifar10 --data-dir data
       resq-deploy inspect model.int8.onnx --verify --arithmetic native
+      resq-deploy inspect model.int8.onnx --verify --selftest bundle.npz
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
     if dataset is not None and not verifies:
         raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
+    if selftest is not None and (dataset is not None or not verifies):
+        raise OptionError("--selftest goes with --verify, and without --dataset: the bundle holds its own inputs")
     opened = api.load(model)
     found = opened.inspect(providers=providers or ("CPUExecutionProvider",))
-    verification = opened.verify(dataset, data_dir=data_dir, arithmetic=arithmetic) if verifies else None
+    by_sidecar = verifies and selftest is None
+    verification = opened.verify(dataset, data_dir=data_dir, arithmetic=arithmetic) if by_sidecar else None
+    checked = None if selftest is None else api.check_selftest(selftest, model, arithmetic=arithmetic)
     if as_json:
         report = found.as_dict() | ({"verification": verification.as_dict()} if verification else {})
+        report |= {"selftest": checked.as_dict()} if checked else {}
         click.echo(json.dumps(report, indent=2))
     else:
         _print(found)
@@ -67,6 +80,10 @@ def command(
             click.echo(f"verification: {verification.line}")
             if verification.native and verification.native.line:
                 click.echo(verification.native.line)
+        if checked:
+            click.echo(f"self-test: {checked.line}")
+    if checked and not checked.passed:
+        raise FailedError(f"{model} does not pass {selftest}: {checked.line}")
     if verification and verification.verdict == "differs":
         raise FailedError(f"{model} does not answer as it did where it was exported: {verification.line}")
 

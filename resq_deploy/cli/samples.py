@@ -5,15 +5,12 @@ from typing import Any
 
 import click
 
+_DATASET = (
+    "digits, cifar10, cifar100, gtsrb, an image-folder tree DIR/{train,val,test}/CLASS/* or DIR/CLASS/*, an .npz file "
+    "(images and labels, or one array an input, named as the model's inputs, samples first), or synthetic: samples "
+    "made up from the inputs' types and shapes, which say nothing of accuracy."
+)
 _OPTIONS = (
-    click.option(
-        "--dataset",
-        metavar="D",
-        required=True,
-        help="digits, cifar10, cifar100, gtsrb, an image-folder tree DIR/{train,val,test}/CLASS/* or DIR/CLASS/*, an "
-        ".npz file (images and labels, or one array an input, named as the model's inputs, samples first), or "
-        "synthetic: samples made up from the inputs' types and shapes, which say nothing of accuracy.",
-    ),
     click.option(
         "--feed",
         multiple=True,
@@ -38,8 +35,8 @@ _OPTIONS = (
 )
 
 
-def sample_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options."""
+def sample_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
+    """Add the options; `required`: whether the command can do nothing without `--dataset`."""
     for option in reversed(_OPTIONS):
         command = option(command)
-    return command
+    return click.option("--dataset", metavar="D", required=required, help=_DATASET)(command)

@@ -42,9 +42,12 @@ class BundleError(ValueError):
 
 
 class Bundle:
-    """Known answers: `header` says what is in it, `arrays` holds inputs, answers and trials of the CPU, by name."""
+    """Known answers, read from a path or an open file.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    `header` says what there is; `arrays` holds inputs, answers and trials of the CPU, by name.
+    """
+
+    def __init__(self, path: Any) -> None:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 self.header: dict[str, Any] = json.loads(archive[HEADER])

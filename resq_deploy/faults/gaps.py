@@ -62,7 +62,7 @@ def gaps(golden: Outputs, faulty: Outputs, scale: Mapping[str, float], rows: Row
 def encoded(differences: NDArray[np.float64]) -> Codes:
     """Return the codes of differences between outputs that are not bit-equal, 0 and infinity among them."""
     leading = np.ascontiguousarray(differences, dtype=np.float64).view(np.int64) >> _SHIFT
-    codes = np.clip(leading - _FIRST, 1, BEYOND - 1).astype(np.uint8)
+    codes: Codes = np.clip(leading - _FIRST, 1, BEYOND - 1).astype(np.uint8)
     codes[~np.isfinite(differences)] = BEYOND
     return codes
 

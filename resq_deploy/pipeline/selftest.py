@@ -39,6 +39,7 @@ LEAST_TOLERANCE = 2.0**-12
 """Of an output's largest golden magnitude: far above the rounding of float32, far below a step of 8 bits."""
 
 _WORD = 1 << 32
+_CANNOT_RUN: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError, MemoryError)
 
 Load = Callable[[DeployedModel, Finished], Data]
 """Returns the samples that a campaign was run on."""
@@ -181,7 +182,7 @@ def spreads(golden: Golden, model: bytes) -> dict[str, Codes]:
         try:
             session = Session(model, other)
             outputs = run_in_pieces(session, golden.inputs, golden.pieces(None), golden.forms)
-        except (*RUNTIME_ERRORS, ModelError, ValueError):
+        except _CANNOT_RUN:
             continue
         if golden.differs(outputs) is None:
             unlike = np.flatnonzero(~same(golden.outputs, outputs))
@@ -323,6 +324,7 @@ def _figures(
     ]
     weighed = other.weights() * other.harm * held
     roles = np.array([other.plan.group(number, "role") for number in range(len(held))])
+    any_of_all: Flags = np.logical_or.reduce(shown[:, qualified], axis=1)
     return {
         "coverage": curve[-1]["held_out"],
         "curve": curve,
@@ -331,7 +333,7 @@ def _figures(
             role: _as_dict(share_of(other, after[-1], held & (roles == role), confidence))
             for role in dict.fromkeys(roles[held].tolist())
         },
-        "all_qualified": _as_dict(share_of(other, shown[:, qualified].any(axis=1), held, confidence)),
+        "all_qualified": _as_dict(share_of(other, any_of_all, held, confidence)),
     }
 
 

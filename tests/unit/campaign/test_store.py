@@ -1,10 +1,11 @@
+import dataclasses
 import sqlite3
 import sys
 
 import pytest
 
 from resq_deploy.campaign.record import Record
-from resq_deploy.campaign.store import FILE, Audited, Store
+from resq_deploy.campaign.store import FILE, Audited, Store, read_records
 from resq_deploy.errors import RunFolderError
 from resq_deploy.faults.outcomes import COUNTS, Outcome
 
@@ -77,3 +78,52 @@ def test_a_store_of_other_faults_than_the_plans_is_one_clear_error(tmp_path, num
         store.add_audited([Audited(number=number, evenly=True, differs=False) for number in audited])
         with pytest.raises(RunFolderError, match="are not those of the campaign"):
             store.check_complete(2)
+
+
+@pytest.mark.parametrize(
+    "gaps", [b"", b"\x00\x01\xff", bytes(1000), None], ids=["none differs", "some", "long", "unknown"]
+)
+def test_how_far_outputs_moved_is_kept(tmp_path, gaps):
+    kept = dataclasses.replace(record(0), gaps=gaps)
+    with Store(tmp_path / FILE) as store:
+        store.add([kept])
+        assert store.records() == [kept]
+    assert read_records(tmp_path / FILE) == [kept]
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A store as version 5 left it."""
+    with Store(tmp_path / FILE) as store:
+        store.add([record(0)])
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("ALTER TABLE faults DROP COLUMN gaps")
+        database.execute("PRAGMA user_version = 5")
+    database.close()
+    return tmp_path / FILE
+
+
+def test_a_store_of_version_5_is_read_as_it_is(earlier):
+    before = earlier.read_bytes()
+    assert read_records(earlier) == [dataclasses.replace(record(0), gaps=None)]
+    assert earlier.read_bytes() == before
+
+
+def test_a_store_of_version_5_is_gone_on_with(earlier):
+    for number in (1, 2):
+        with Store(earlier) as store:
+            store.add([record(number)])
+    with Store(earlier) as store:
+        assert store.records() == [dataclasses.replace(record(0), gaps=None), record(1), record(2)]
+
+
+def test_gaps_that_cannot_be_unpacked_are_damage(tmp_path):
+    with Store(tmp_path / FILE) as store:
+        store.add([dataclasses.replace(record(0), gaps=b"\x01\x02")])
+        with sqlite3.connect(tmp_path / FILE) as other:
+            other.execute("UPDATE faults SET gaps = x'0102'")
+        other.close()
+        with pytest.raises(RunFolderError, match="is damaged"):
+            store.records()
+    with pytest.raises(RunFolderError, match="cannot be read as a campaign store"):
+        read_records(tmp_path / FILE)

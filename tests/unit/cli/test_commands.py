@@ -22,6 +22,7 @@ COMMANDS = [
     "inspect",
     "scrub",
     "faultcamp",
+    "selftest",
     "attackcamp",
     "report",
     "study",
