@@ -5,6 +5,7 @@ A run folder belongs to one run. Its `manifest.json` names everything that decid
 Resuming compares options and digests, entry by entry, and names the first that differs.
 """
 
+import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -210,11 +211,14 @@ class RunFolder:
         manifest: what `manifest.json` holds.
     """
 
-    def __init__(self, path: pathlib.Path, *, manifest: dict[str, Any], resumed: bool, lock: IO[bytes]) -> None:
+    def __init__(
+        self, path: pathlib.Path, *, manifest: dict[str, Any], resumed: bool, lock: IO[bytes], made: bool = False
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.resumed = resumed
         self._lock = lock
+        self._made = made
 
     @classmethod
     def open(
@@ -243,6 +247,7 @@ class RunFolder:
         """
         identity = {"options": dict(options), "sha256": dict(sha256 or {})}
         normal = json.loads(json.dumps(identity, allow_nan=False))
+        made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(entry.name != _LOCK and not _is_part(entry) for entry in path.iterdir())
@@ -260,7 +265,7 @@ class RunFolder:
                 _check_same(path, earlier, command, normal)
                 manifest["started"] = earlier.get("started", manifest["started"])
                 manifest["resumed"] = [*earlier.get("resumed", []), _now()]
-            folder = cls(path, manifest=manifest, resumed=occupied, lock=lock)
+            folder = cls(path, manifest=manifest, resumed=occupied, lock=lock, made=made)
             folder.save_manifest()
         except BaseException:
             lock.close()
@@ -280,6 +285,10 @@ class RunFolder:
     ) -> None:
         if kind is not None and issubclass(kind, InputError) and self._is_untouched():
             (self.path / _MANIFEST).unlink(missing_ok=True)  # what was refused at once must not hold the folder
+            if self._made:  # nor leave an empty one
+                with contextlib.suppress(OSError):
+                    (self.path / _LOCK).unlink()
+                    self.path.rmdir()
             self._lock.close()
             return
         status = "done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 from resq_deploy.api.campaigns import attackcamp, estimate_faultcamp, faultcamp
 from resq_deploy.api.comparing import FORMATS, Compared, Written, compare, write_report
 from resq_deploy.api.data import dataset
+from resq_deploy.api.demonstration import DemoRun, demo
+from resq_deploy.api.exporting import export_int8, export_options, gate_options, protect, task_wish
 from resq_deploy.api.gates import GateVerdict, junit
 from resq_deploy.api.images import preprocessing
 from resq_deploy.api.inspection import Inspection
-from resq_deploy.api.making import export_int8, harden, protect
 from resq_deploy.api.model import Model, load
 from resq_deploy.api.named import attack_options, fault_options
 from resq_deploy.api.runs import AttackRun, Fault, FaultBit, FaultRun, Run, TrainRun, open_run
 from resq_deploy.api.scrubbing import Scrubbed, scrub, write_checker
 from resq_deploy.api.self_tests import check_selftest, selftest
 from resq_deploy.api.studying import StudyRequest, study, study_commands
+from resq_deploy.api.training import harden, train_options
 
 if TYPE_CHECKING:
     from resq_deploy.campaign.options import CampaignOptions as CampaignOptions
@@ -68,6 +70,7 @@ __all__ = [
     "FORMATS",
     "AttackRun",
     "Compared",
+    "DemoRun",
     "Fault",
     "FaultBit",
     "FaultRun",
@@ -84,10 +87,13 @@ __all__ = [
     "check_selftest",
     "compare",
     "dataset",
+    "demo",
     "estimate_faultcamp",
     "export_int8",
+    "export_options",
     "fault_options",
     "faultcamp",
+    "gate_options",
     "harden",
     "junit",
     "load",
@@ -98,6 +104,8 @@ __all__ = [
     "selftest",
     "study",
     "study_commands",
+    "task_wish",
+    "train_options",
     "write_checker",
     "write_report",
     *_TYPES,

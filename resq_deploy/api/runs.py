@@ -278,7 +278,20 @@ class AttackRun(Run):
 
 
 class TrainRun(Run):
-    """A finished training."""
+    """A finished training.
+
+    Args:
+        path: its folder.
+        manifest: as of any run; empty in a process that does not lead.
+        summary: every figure.
+        leads: whether this process wrote it: of those that torchrun started one does.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, manifest: Mapping[str, Any], summary: Mapping[str, Any], *, leads: bool = True
+    ) -> None:
+        super().__init__(path, manifest, summary)
+        self.leads = leads
 
     @property
     def checkpoints(self) -> dict[str, pathlib.Path]:

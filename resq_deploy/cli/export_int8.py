@@ -1,9 +1,8 @@
 """`resq-deploy export-int8`: stage 3."""
 
-import functools
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,19 +17,17 @@ from resq_deploy.cli.shared import (
     arithmetic_option,
     data_dir_option,
     dataset_option,
-    need_extra,
     out_option,
     print_table,
+    say,
     seed_option,
     split_option,
 )
 from resq_deploy.cli.task_options import TASK_OPTIONS, print_task, read_wish, task_options
-from resq_deploy.errors import GateError, OptionError
+from resq_deploy.errors import GateError
 
 if TYPE_CHECKING:
-    from resq_deploy.pipeline.gates import GateOptions
-    from resq_deploy.quantization.options import ExportOptions
-
+    from resq_deploy.api import ExportOptions, GateOptions
 
 SECTIONS = {
     "Source and file": ("out", "dataset", "data_dir", "split", "network", "weights"),
@@ -215,79 +212,48 @@ def command(
       resq-deploy export-int8 --network my_module:build --weights my.pth --preprocess none \\
           --out net.int8.onnx --dataset photos
     """
-    if out.suffix != ".onnx":
-        raise OptionError(f"--out {out}: the file's name must end in .onnx")
-    with api.junit(junit, f"export-int8 {out.name}") as cases:
+    where = {name: given.pop(name) for name in ("split", "network", "weights")}
+    asked, task = read_preprocessing(given), read_wish(given)
+    options, gates = _read(given)
+    with api.junit(junit, f"export-int8 {out.name}") as verdicts:
         try:
-            sidecar = _exported(source, out, dataset, data_dir, given)
+            sidecar = api.export_int8(
+                source,
+                dataset,
+                out,
+                options,
+                gates=gates,
+                data_dir=data_dir,
+                **where,
+                preprocessing=asked,
+                task=task,
+                say=say,
+            )
         except GateError as error:
-            cases += map(of_export, error.gates)
+            verdicts += map(of_export, error.gates)
             raise
-        cases += map(of_export, sidecar["gates"])
+        verdicts += map(of_export, sidecar["gates"])
     _print(sidecar, out)
 
 
-def _exported(
-    source: pathlib.Path | None, out: pathlib.Path, dataset: str, data_dir: pathlib.Path | None, given: dict[str, Any]
-) -> Mapping[str, Any]:
-    """Export what was asked for, and return its sidecar."""
-    from resq_deploy.data import Dataset, load_dataset
-    from resq_deploy.pipeline.float_source import FloatSource, needs_torch
-
-    weights, split = given.pop("weights"), given.pop("split")
-    if weights is not None or (source is not None and needs_torch(source)):
-        need_extra("exporting a checkpoint", "train", "torch", "onnxscript")
-    chosen = FloatSource(source=source, weights=weights, network=given.pop("network"))
-    asked, wish = read_preprocessing(given), read_wish(given)
-    options, gates = read_options(given)
-    report: Callable[[str], None] = functools.partial(click.echo, err=True)
-    if chosen.needs_torch:
-        if wish:
-            raise OptionError("--judge, --outputs and --feed are for float ONNX files")
-        from resq_deploy.pipeline.export import export_source
-
-        data = load_dataset(dataset, data_dir, split)
-        return export_source(chosen, data, out, options, gates, wish=asked.on(data), split=split, report=report)
-    from resq_deploy.pipeline.export import export_source
-    from resq_deploy.pipeline.task_export import export_of_task, find_data
-
-    found, of_task = find_data(chosen.path, dataset, data_dir, wish, asked.on, split)
-    if of_task or not isinstance(found, Dataset):
-        return export_of_task(chosen.path, found, out, options, gates, wish, asked.on, report=report)
-    return export_source(chosen, found, out, options, gates, wish=asked.on(found), report=report)
-
-
 def read_options(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]:
-    """Turn the command's options into those of the export and of its gates.
+    """Turn the command's options into those of the export and of its gates, as a study does to check them.
 
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    from resq_deploy.deployed.arithmetic import Arithmetic
-    from resq_deploy.pipeline.gates import GateOptions
-    from resq_deploy.protection.rates import read_rates
-    from resq_deploy.quantization.options import ExportOptions
-
     read_preprocessing(given)
     for name in ("network", "weights", "split"):  # say what is exported, and nothing of how
         given.pop(name, None)
-    read_wish(given)  # says what judges, and nothing of how to export, but for what stays in float
-    given["arithmetic"] = Arithmetic(given["arithmetic"])
-    bounds, enforce, form = dict(map(_gate, given.pop("gates"))), not given.pop("no_gate"), given.pop("form")
-    campaign, percentile = given.pop("guard_campaign"), _percentile(given.pop("activation_percentile"))
-    rates = read_rates(campaign) if campaign else None
+    read_wish(given)  # says what judges, and nothing of how to export
+    return _read(given)
+
+
+def _read(given: dict[str, Any]) -> tuple["ExportOptions", "GateOptions"]:
+    bounds, enforce, form = given.pop("gates"), not given.pop("no_gate"), given.pop("form")
     given["weight_bits"] = int(given["weight_bits"]) if given["weight_bits"] else None
-    options = ExportOptions(**given, format=form, activation_percentile=percentile, guard_rates=rates)
-    off = [name for name, bound in bounds.items() if bound is None]
-    gates = GateOptions(
-        bounds={name: bound or 0.0 for name, bound in bounds.items()},  # of those that are off, only the names count
-        gates=tuple(name for name in (*GateOptions.DEFAULTS, *GateOptions.OF_TASKS) if name not in off),
-        enforce=enforce,
-        ber=options.storage_ber,
-        seed=options.seed,
-        arithmetic=options.arithmetic,
-    )
-    return options, gates
+    options = api.export_options(**given, format=form)
+    return options, api.gate_options(options, bounds, enforce=enforce)
 
 
 def _print(sidecar: Mapping[str, Any], out: pathlib.Path) -> None:
@@ -340,19 +306,3 @@ def _print_native(native: Mapping[str, Any]) -> None:
             f"on x86 CPUs without VNNI {len(layers)} layers, the first is {layers[0]['layer']}, could saturate in "
             "native arithmetic: --weight-type uint8 makes a file that answers alike on all"
         )
-
-
-def _percentile(text: str) -> float | Literal["auto"]:
-    try:
-        return "auto" if text == "auto" else float(text)
-    except ValueError as error:
-        raise OptionError(f"--activation-percentile {text!r}: give auto, or a number up to 100") from error
-
-
-def _gate(text: str) -> tuple[str, float | None]:
-    """Read a gate with its bound in points; None for `off`."""
-    name, _, bound = text.partition("=")
-    try:
-        return name, None if bound == "off" else float(bound)
-    except ValueError as error:
-        raise OptionError(f"--gate {text!r}: give NAME=POINTS, such as clean=2, or NAME=off") from error

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy import api
 from resq_deploy.api.words import figure_name, percent, printable
 
 if TYPE_CHECKING:
-    from resq_deploy.pipeline.task_export import TaskWish
+    from resq_deploy.api import TaskWish
 
 TASK_OPTIONS = ("judge", "decode", "outputs", "feed", "keep_float")
 """Names of the options, in the order of the help."""
@@ -56,21 +57,13 @@ def task_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_wish(given: dict[str, Any]) -> "TaskWish":
-    """Take what is said of the task out of a command's options; `keep_float` stays, as a tuple of patterns.
+    """Take what is said of the task out of a command's options; `keep_float` stays, as it says how to export.
 
     Raises:
         OptionError: if a value cannot be read.
     """
-    from resq_deploy.data.samples import parse_feeds
-    from resq_deploy.faults.judges.registry import with_decoder
-    from resq_deploy.pipeline.task_export import TaskWish, listed
-
-    given["keep_float"] = listed(given.get("keep_float", ()))
-    return TaskWish(
-        judge=with_decoder(given.pop("judge", None), given.pop("decode", None)),
-        outputs=listed(given.pop("outputs", ())),
-        feeds=parse_feeds(given.pop("feed", ())),
-    )
+    said = {name: given.pop(name, None) for name in ("judge", "decode")}
+    return api.task_wish(**said, outputs=given.pop("outputs", ()), feed=given.pop("feed", ()))
 
 
 def print_task(task: Mapping[str, Any]) -> None:

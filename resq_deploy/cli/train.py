@@ -1,55 +1,35 @@
 """`resq-deploy train`: stages 0 to 2 of the hardening."""
 
-import contextlib
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from resq_deploy import api
 from resq_deploy.api.images import unit_normalisation
+from resq_deploy.api.training import first_tells
 from resq_deploy.api.words import percent
-from resq_deploy.cli.preprocessing import (
-    channels_option,
-    mean_option,
-    scale_option,
-    std_option,
-)
+from resq_deploy.cli.preprocessing import channels_option, mean_option, scale_option, std_option
 from resq_deploy.cli.shared import (
     PATH,
     data_dir_option,
     dataset_option,
-    need_extra,
     out_option,
     print_table,
     resume_option,
+    say,
     seed_option,
     split_option,
 )
-from resq_deploy.errors import ResqError
-from resq_deploy.hardening.options import STAGES, TrainOptions, with_recipe
-from resq_deploy.hardening.start import Source, channels_of_start, for_channels, read_start, split_of_start
-from resq_deploy.networks.names import STEMS, check_name, with_stem
-from resq_deploy.records import check_free
 
 if TYPE_CHECKING:
-    from resq_deploy.data import Dataset
-    from resq_deploy.hardening.events import Report
-    from resq_deploy.hardening.given_weights import Normalisation
-    from resq_deploy.records import RunFolder
+    from resq_deploy.api import TrainOptions
 
 _PIXEL = 255
 _GIVEN_IN_PIXELS = ("epsilon", "attack_step")
-_OF_THE_START = (
-    "weights",
-    "pretrained",
-    "mean",
-    "std",
-    "scale",
-    "preprocess",
-    "split",
-)  # what they say depends on the data
+_OF_START = ("stem", "init", "weights", "pretrained", "mean", "std", "scale", "preprocess", "split")
+"""What the options say of where training starts, which depends on files and data."""
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -57,7 +37,7 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def _number(flag: str, text: str) -> _Decorator:
     """Return an option of the field's own type; the help names the general default, `None` lets the recipe decide."""
     field = flag.removeprefix("--").replace("-", "_")
-    default = getattr(TrainOptions(network="-", dataset="-"), field)
+    default = getattr(api.TrainOptions(network="-", dataset="-"), field)
     kind = int if isinstance(default, int) or default is None else float
     shown = "all" if default is None else f"{default * _PIXEL if field in _GIVEN_IN_PIXELS else default:g}"
     return click.option(flag, type=kind, help=f"{text}  [default: {shown}]")
@@ -65,7 +45,7 @@ def _number(flag: str, text: str) -> _Decorator:
 
 def _choice(flag: str, values: tuple[str, ...], text: str) -> _Decorator:
     field = flag.removeprefix("--").replace("-", "_")
-    default = getattr(TrainOptions(network="-", dataset="-"), field)
+    default = getattr(api.TrainOptions(network="-", dataset="-"), field)
     return click.option(flag, type=click.Choice(values), help=f"{text}  [default: {default}]")
 
 
@@ -73,29 +53,15 @@ class _Command(click.Command):
     """Of several processes that torchrun started, the first tells of options that cannot be read."""
 
     def make_context(self, *args: Any, **settings: Any) -> click.Context:
-        with _first_tells():
+        with first_tells(click.UsageError):
             return super().make_context(*args, **settings)
-
-
-@contextlib.contextmanager
-def _first_tells() -> Iterator[None]:
-    """Leave it to the first process to tell of an error that all of them meet before they join."""
-    try:
-        yield
-    except (click.UsageError, ResqError) as error:
-        if os.environ.get("RANK", "0") != "0":
-            from resq_deploy.hardening.ranks import launched, leave_silently
-
-            if launched():
-                leave_silently(error.exit_code if isinstance(error, click.UsageError) else error.exit_status)
-        raise
 
 
 @click.command(cls=_Command)
 @click.option("--network", required=True, metavar="N", help="A network's name, or module:function of your own.")
 @click.option(
     "--stem",
-    type=click.Choice(STEMS),
+    type=click.Choice(["cifar", "stride2"]),
     help="First layer of torchvision's networks on images up to 64 pixels: cifar keeps their size, stride2 halves it, "
     "for about a quarter of the time and some accuracy, and is the network N-stride2.  [default: as N says]",
 )
@@ -186,16 +152,7 @@ def _first_tells() -> Iterator[None]:
 @_choice("--device", ("auto", "cpu", "cuda"), "Where to compute.")
 @seed_option
 @resume_option
-def command(
-    dataset: str,
-    data_dir: pathlib.Path | None,
-    out: pathlib.Path,
-    stages: str | None,
-    init: pathlib.Path | None,
-    resume: bool,
-    split: float | None,
-    **given: Any,
-) -> None:
+def command(network: str, dataset: str, out: pathlib.Path, **given: Any) -> None:
     """Train a network in up to three stages: baseline, attack resilience, fault resilience.
 
     Each stage starts from the best epoch of the one before. A killed run goes on with --resume. Several processes
@@ -213,107 +170,25 @@ def command(
       resq-deploy train --network my_module:build --weights my.pth --preprocess imagenet --dataset photos --out run
       torchrun --nproc-per-node 2 -m resq_deploy train --network resnet8 --dataset digits --out run
     """
-    with _first_tells():
-        need_extra("training", "train", "torch", "torchvision")
-        given["network"] = with_stem(given["network"], given.pop("stem"))
-        source = Source(init=init, weights=given["weights"], pretrained=given["pretrained"])
-        asked = _normalisation(given) or ("imagenet" if given["pretrained"] else "dataset")
-        read_options({**given, "stages": stages})
-        check_name(given["network"])
-        check_free(out, resume=resume)
-        from resq_deploy.data import agreed, load_dataset
-
-        found = load_dataset(dataset, data_dir, split)  # before torch, which takes longer to load than a slip to see
-    from resq_deploy.cli.training_progress import training_progress
-    from resq_deploy.hardening.events import silent
-    from resq_deploy.hardening.loop import train
-    from resq_deploy.hardening.ranks import joined_ranks
-
-    with joined_ranks() as ranks, contextlib.ExitStack() as stack:
-        data, said = agreed(found, split_of_start(source, given["network"]), split)
-        given["channels"] = channels_of_start(source, given["network"], given["channels"])
-        data = data.in_channels(given["channels"])
-        normalisation = for_channels(asked, data)
-        start = read_start(source, given["network"], data, normalisation, given["seed"], given["channels"])
-        options = read_options({**given, "stages": stages or start.stages}, data.name, normalisation)
-        report: Report = silent
-        if ranks.leads:
-            for note in (*data.notes, *start.notes, *_augmentation(options, data)):
-                click.echo(f"note: {note}", err=True)
-            for line in said:
-                click.echo(line, err=True)
-            sha256 = {
-                "init": start.sha256,
-                "train": data.digest("train"),
-                "test": data.digest("test"),
-            }
-            stack.enter_context(_run_folder(out, options, sha256, resume=resume, processes=ranks.count))
-            report = stack.enter_context(training_progress())
-        result = train(options, data, out, report, init=start.checkpoint, new_head=start.new_head, ranks=ranks)
-    if ranks.leads:
-        _print_summary(result.summary)
+    run = api.harden(network, dataset, out=out, progress=True, say=say, **_in_its_units(given))
+    if run.leads:
+        _print_summary(run.summary)
 
 
-def read_options(
-    given: Mapping[str, Any], dataset: str = "-", normalisation: "Normalisation | None" = None
-) -> TrainOptions:
-    """Turn the command's options into those of a training, with the recipe of a data set.
-
-    Args:
-        given: the command's parameters.
-        dataset: the data set's name.
-        normalisation: mean and deviation of each channel; None for those of the data set.
+def read_options(given: Mapping[str, Any]) -> "TrainOptions":
+    """Turn the command's options into those of a training, as a study does to check them.
 
     Raises:
         OptionError: if one, or a combination of them, makes no sense.
     """
-    _normalisation(given)
-    stages = tuple(stage.strip() for stage in (given["stages"] or ",".join(STAGES)).split(",") if stage.strip())
-    values = {name: value for name, value in _in_unit_pixels(given).items() if name not in _OF_THE_START}
-    mean, std = normalisation or (None, None)
-    if values["clean_budget"] is not None:
-        values["clean_budget"] /= 100
-    return with_recipe(dataset, {**values, "stages": stages, "mean": mean, "std": std})
+    unit_normalisation(*(given.get(name) for name in ("preprocess", "mean", "std", "scale")))
+    return api.train_options(**{name: value for name, value in _in_its_units(given).items() if name not in _OF_START})
 
 
-def _normalisation(given: Mapping[str, Any]) -> "Normalisation | str | None":
-    return unit_normalisation(*(given.get(name) for name in ("preprocess", "mean", "std", "scale")))
-
-
-def _run_folder(
-    out: pathlib.Path, options: TrainOptions, sha256: Mapping[str, str | None], *, resume: bool, processes: int
-) -> "RunFolder":
-    import torch
-
-    from resq_deploy.records import RunFolder
-
-    return RunFolder.open(
-        out,
-        command="train",
-        options=options.identity(),
-        sha256=sha256,
-        settings={"device": options.device, "threads": torch.get_num_threads(), "processes": processes},
-        resume=resume,
-    )
-
-
-def _augmentation(options: TrainOptions, data: "Dataset") -> tuple[str, ...]:
-    """Return what is to be said about augmentation, where nobody chose it and the images are the user's own."""
-    from resq_deploy.data.sources import DATASETS
-
-    if options.augment != "auto" or data.augmentation != "crop" or data.name in DATASETS:
-        return ()
-    return (
-        "training shifts images and does not mirror them: give --augment crop-flip where a mirror image is of the same "
-        "class, none where even a shift is too much",
-    )
-
-
-def _in_unit_pixels(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value / _PIXEL if name in _GIVEN_IN_PIXELS and value is not None else value
-        for name, value in given.items()
-    }
+def _in_its_units(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with radii in units of [0, 1] pixels, and a budget as a share."""
+    unit = dict.fromkeys(_GIVEN_IN_PIXELS, _PIXEL) | {"clean_budget": 100}
+    return {name: value / unit[name] if name in unit and value is not None else value for name, value in given.items()}
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:

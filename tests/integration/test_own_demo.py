@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resq_deploy.cli import own_demo
 from resq_deploy.data import load_dataset, to_model_input
+from resq_deploy.pipeline import own_demo
 
 torch = pytest.importorskip("torch")
 

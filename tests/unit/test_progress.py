@@ -3,7 +3,7 @@
 import pytest
 
 from resq_deploy import progress
-from resq_deploy.cli.training_progress import training_progress
+from resq_deploy.api.training_progress import training_progress
 from resq_deploy.progress import Pace, progress_bar
 
 

@@ -36,7 +36,12 @@ def test_how_a_run_ended_is_recorded(tmp_path, error, status):
 def test_what_is_refused_at_once_does_not_hold_the_folder(tmp_path):
     with pytest.raises(DataError), opened(tmp_path / "run", chips=3):
         raise DataError("no images")
-    with opened(tmp_path / "run", chips=4):
+    assert not (tmp_path / "run").exists(), "nor is an empty folder left"
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(DataError), opened(tmp_path / "kept"):
+        raise DataError("no images")
+    assert (tmp_path / "kept").is_dir(), "a folder that was there stays"
+    with opened(tmp_path / "kept", chips=4):
         pass
     with pytest.raises(DataError), opened(tmp_path / "later") as folder:
         raise DataError(write_json(folder.path / "some.json", {}))

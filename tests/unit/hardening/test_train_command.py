@@ -4,6 +4,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from resq_deploy.api import training
 from resq_deploy.cli import train as train_command
 from resq_deploy.errors import CheckpointError, MissingExtraError, OptionError, RunFolderError
 
@@ -55,7 +56,7 @@ def test_without_torch_the_install_command_is_named(tmp_path, monkeypatch):
         assert "torch" in modules
         raise MissingExtraError(what, extra)
 
-    monkeypatch.setattr(train_command, "need_extra", missing)
+    monkeypatch.setattr(training, "need_extra", missing)
     with pytest.raises(MissingExtraError, match=r"pip install 'resq-deploy\[train\]'"):
         invoke("--out", str(tmp_path / "run"))
 

@@ -1,4 +1,4 @@
-"""`resq-deploy demo --network`: the whole line on a network of the user's own, step by step as commands."""
+"""The whole line on a network of the user's own, step by step as commands."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from resq_deploy.errors import ModelError, OptionError
+from resq_deploy.records import RunFolder, sha256_file, write_atomic, write_json
 
 FILES = ("baseline", "resq", "protected")
 """What is compared; `resq` is the hardened network without protection."""
@@ -20,6 +21,7 @@ _GATES = (*(word for name in ("faults", "transfer-pgd", "square") for word in ("
 """What quantization costs is told, and stops nothing; faults and attacks are measured by steps of their own."""
 
 Say = Callable[[str], None]
+RunCommand = Callable[[Sequence[str]], object]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,42 +98,39 @@ class Step:
             return False
 
 
-def run_own(out: pathlib.Path, options: OwnOptions, *, resume: bool, say: Say) -> dict[str, Any]:
+def run_own(out: pathlib.Path, options: OwnOptions, run: RunCommand, *, resume: bool, say: Say) -> dict[str, Any]:
     """Harden, export, protect and prove a network; return the summary, which the page is made of.
 
     Args:
         out: run folder; gets a folder or file for each step, commands.sh and summary.json.
         options: on what.
+        run: runs a command, given its name and arguments.
         resume: go on where an earlier run stopped.
         say: told each step as it begins.
 
     Raises:
         ResqError: if a step fails.
     """
-    from resq_deploy.records import RunFolder, sha256_file, write_atomic, write_json
-
     sha256 = {"weights": sha256_file(options.weights) if options.weights else None}
     lines: list[str] = []
     with RunFolder.open(out, command="demo", options=options.identity(), sha256=sha256, resume=resume):
         for step in steps(out, options, say):
             lines.append(step.line)
-            _take(step, say)
+            _take(step, run, say)
         summary = {**_summary(out, options), "commands": lines}
         write_json(out / "summary.json", summary)
         write_atomic(out / "commands.sh", "\n".join(["# what `resq-deploy demo` ran, step by step", *lines, ""]))
     return summary
 
 
-def _take(step: Step, say: Say) -> None:
-    """Run one command in this process, unless it has been run; go on with it where it was killed."""
-    from resq_deploy.cli import group
-
+def _take(step: Step, run: RunCommand, say: Say) -> None:
+    """Run one command, unless it has been run; go on with it where it was killed."""
     if step.is_done:
         say(f"done already: {step.line}")
         return
     say(step.line)
     started = step.resumable and (step.out / "manifest.json").exists()
-    group.main([*step.arguments, *(("--resume",) if started else ())], standalone_mode=False)
+    run([*step.arguments, *(("--resume",) if started else ())])
 
 
 def steps(out: pathlib.Path, options: OwnOptions, say: Say) -> Iterator[Step]:
