@@ -10,7 +10,8 @@ from resq_deploy import api
 from resq_deploy.api.words import percent
 from resq_deploy.cli.flip_tables import print_bit_flip, print_fault_attack
 from resq_deploy.cli.gates import junit_option, print_gates
-from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
+from resq_deploy.cli.preprocessing import NAMES, preprocessing_options, read_preprocessing
+from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -29,7 +30,26 @@ if TYPE_CHECKING:
     from resq_deploy.api import AttackOptions
 
 
-@click.command()
+SECTIONS = {
+    "What is attacked, and on what": ("dataset", "data_dir", "split", "images", "out"),
+    "How the network takes its images": NAMES,
+    "Which attacks, and how strong": ("attacks", "norm", "epsilon", "steps", "queries", "seed"),
+    "The float network, for transfer-pgd": ("surrogate", "network", "weights"),
+    "Faults and attacks together": ("with_faults", "fault_chips"),
+    "Attacks that flip bits": (
+        "bit_flip_target",
+        "bit_flip_roles",
+        "bit_flip_loss",
+        "bit_flip_batches",
+        "bit_flip_limit",
+    ),
+    "Gates": ("fail_below", "junit"),
+    "How the campaign runs": ("arithmetic", "resume", "workers"),
+}
+"""Headings of the help, and what is under them."""
+
+
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("model", type=PATH)
 @dataset_option
 @data_dir_option

@@ -9,6 +9,7 @@ import click
 
 from resq_deploy import api
 from resq_deploy.cli.preprocessing import channels_option, mean_option, preprocess_option, scale_option, std_option
+from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -20,8 +21,17 @@ from resq_deploy.cli.shared import (
     split_option,
 )
 
+SECTIONS = {
+    "A network of yours": ("network", "weights", "dataset", "data_dir", "split"),
+    "How it takes its images": ("channels", "scale", "mean", "std", "preprocess"),
+    "How it is hardened": ("clean_budget", "epochs_baseline", "epochs_attack", "epochs_fault", "train_images"),
+    "How it is tested": ("images", "arithmetic", "seed"),
+    "Where": ("out", "resume"),
+}
+"""Headings of the help, and what is under them."""
 
-@click.command()
+
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @out_option("Run folder to write; report.html in it is the page to open.")
 @click.option("--network", metavar="N", help="A network of your own: a name, or module:function as train takes it.")
 @click.option("--weights", type=PATH, metavar="FILE", help="Its weights: a state_dict or .safetensors.")

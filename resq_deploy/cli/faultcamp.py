@@ -8,8 +8,9 @@ import click
 from resq_deploy import api
 from resq_deploy.cli.fault_figures import print_plan, print_summary
 from resq_deploy.cli.gates import junit_option, print_gates
-from resq_deploy.cli.preprocessing import preprocessing_options, read_preprocessing
+from resq_deploy.cli.preprocessing import NAMES, preprocessing_options, read_preprocessing
 from resq_deploy.cli.samples import sample_options
+from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
     PATH,
     arithmetic_option,
@@ -28,7 +29,30 @@ if TYPE_CHECKING:
 _MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
 
 
-@click.command()
+SECTIONS = {
+    "What is run, and on what": ("dataset", "data_dir", "split", "images", "feed", "state", "size", "out"),
+    "How the network takes its images": NAMES,
+    "What counts as wrong": ("judge", "decode", "outputs"),
+    "What is hit": ("faults", "ber", "burst", "fault_list", "roles", "layers", "bits", "draw", "ecc"),
+    "How many faults, on how many images": (
+        "samples",
+        "margin",
+        "exhaustive",
+        "chips",
+        "refine",
+        "images_per_fault",
+        "confidence",
+        "seed",
+    ),
+    "Failures in time": ("fit_per_mbit", "scrub_hours", "lifetime_hours", "failing_share"),
+    "Gates": ("fail_above", "junit"),
+    "How the file is deployed": ("arithmetic", "optimization", "providers", "time_limit"),
+    "How the campaign runs": ("dry_run", "resume", "workers", "scheduler", "memory", "engine", "audit"),
+}
+"""Headings of the help, and what is under them."""
+
+
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("model", type=PATH)
 @sample_options
 @data_dir_option

@@ -11,6 +11,7 @@ from resq_deploy.api.images import unit_normalisation
 from resq_deploy.api.training import first_tells
 from resq_deploy.api.words import percent
 from resq_deploy.cli.preprocessing import channels_option, mean_option, scale_option, std_option
+from resq_deploy.cli.sections import SectionedCommand
 from resq_deploy.cli.shared import (
     PATH,
     data_dir_option,
@@ -49,7 +50,7 @@ def _choice(flag: str, values: tuple[str, ...], text: str) -> _Decorator:
     return click.option(flag, type=click.Choice(values), help=f"{text}  [default: {default}]")
 
 
-class _Command(click.Command):
+class _Command(SectionedCommand):
     """Of several processes that torchrun started, the first tells of options that cannot be read."""
 
     def make_context(self, *args: Any, **settings: Any) -> click.Context:
@@ -57,7 +58,54 @@ class _Command(click.Command):
             return super().make_context(*args, **settings)
 
 
-@click.command(cls=_Command)
+SECTIONS = {
+    "Network and data": ("network", "stem", "dataset", "data_dir", "split", "train_images", "out"),
+    "What it starts from": ("init", "weights", "pretrained"),
+    "How it takes its images": ("channels", "scale", "mean", "std", "preprocess"),
+    "What is trained, and what is kept": ("stages", "keep", "clean_budget"),
+    "All stages": (
+        "augment",
+        "batch_size",
+        "optimizer",
+        "weight_decay",
+        "ema",
+        "epochs_baseline",
+        "rate_baseline",
+        "label_smoothing",
+        "hardening_smoothing",
+    ),
+    "Stage 1, attack resilience": (
+        "epochs_attack",
+        "rate_attack",
+        "epsilon",
+        "epsilon_warmup",
+        "attack",
+        "attack_steps",
+        "attack_step",
+        "adversarial_weight",
+        "feature_weight",
+        "consistency_weight",
+    ),
+    "Stage 2, fault resilience": (
+        "epochs_fault",
+        "rate_fault",
+        "fault_rate",
+        "fault_layers",
+        "critical_layers",
+        "criticality",
+        "criticality_batches",
+        "distill_weight",
+        "perturb_in_fault",
+        "clip",
+        "clip_final",
+    ),
+    "How it is judged": ("validation_images", "test_images", "robust_test_images"),
+    "How it runs": ("device", "precision", "compile", "seed", "resume"),
+}
+"""Headings of the help, and what is under them."""
+
+
+@click.command(cls=_Command, sections=SECTIONS)
 @click.option("--network", required=True, metavar="N", help="A network's name, or module:function of your own.")
 @click.option(
     "--stem",

