@@ -16,6 +16,7 @@ from resq_deploy.api.exporting import export_int8, export_options, gate_options,
 from resq_deploy.api.gates import GateVerdict, junit
 from resq_deploy.api.images import preprocessing
 from resq_deploy.api.inspection import Inspection
+from resq_deploy.api.integrity import Integrity, check_digests, write_digests
 from resq_deploy.api.model import Model, load
 from resq_deploy.api.named import attack_options, fault_options
 from resq_deploy.api.runs import AttackRun, Fault, FaultBit, FaultRun, Run, TrainRun, open_run
@@ -76,6 +77,7 @@ __all__ = [
     "FaultRun",
     "GateVerdict",
     "Inspection",
+    "Integrity",
     "Model",
     "Run",
     "Scrubbed",
@@ -84,6 +86,7 @@ __all__ = [
     "Written",
     "attack_options",
     "attackcamp",
+    "check_digests",
     "check_selftest",
     "compare",
     "dataset",
@@ -107,6 +110,7 @@ __all__ = [
     "task_wish",
     "train_options",
     "write_checker",
+    "write_digests",
     "write_report",
     *_TYPES,
 ]

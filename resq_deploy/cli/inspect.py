@@ -9,6 +9,7 @@ import click
 
 from resq_deploy import api
 from resq_deploy.api.words import printable
+from resq_deploy.cli import integrity
 from resq_deploy.cli.shared import PATH, arithmetic_option, data_dir_option, print_table
 from resq_deploy.errors import FailedError, OptionError
 
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
     metavar="BUNDLE",
     help="With --verify: hold the file against the known answers of this bundle, in place of its sidecar's.",
 )
+@click.option(
+    "--check",
+    "checks",
+    is_flag=True,
+    help="Compare the file's bytes, block by block, with the digests in its sidecar or in FILE.digests.json, and name "
+    "the tensors that are damaged; it need not load any more.",
+)
+@click.option("--against", type=PATH, metavar="DIGESTS", help="With --check: the file that holds the digests.")
+@click.option(
+    "--digests",
+    type=PATH,
+    metavar="OUT",
+    help="Write digests of the file and its external data, by block and tensor, for --check; where no sidecar is.",
+)
 @data_dir_option
 @arithmetic_option
 @click.option(
@@ -43,6 +58,9 @@ def command(
     verifies: bool,
     dataset: str | None,
     selftest: pathlib.Path | None,
+    checks: bool,
+    against: pathlib.Path | None,
+    digests: pathlib.Path | None,
     data_dir: pathlib.Path | None,
     arithmetic: str,
     providers: tuple[str, ...],
@@ -50,7 +68,7 @@ def command(
     """List what an ONNX file stores, takes and gives: roles, layers, bits; what protects it; what to beware of.
 
     With --verify, exit status 1 says that this machine may give other answers than the machine the file was exported
-    on, or that the file is another.
+    on, or that the file is another. With --check it says that bytes of the file are not what they were.
 
     \b
     Examples:
@@ -59,12 +77,24 @@ def command(
       resq-deploy inspect model.int8.onnx --verify --dataset cifar10 --data-dir data
       resq-deploy inspect model.int8.onnx --verify --arithmetic native
       resq-deploy inspect model.int8.onnx --verify --selftest bundle.npz
+      resq-deploy inspect model.int8.onnx --check
+      resq-deploy inspect other.onnx --digests other.digests.json
       resq-deploy inspect model.int8.onnx --json | jq '.surfaces[] | select(.role == "bias")'
     """
     if dataset is not None and not verifies:
         raise OptionError("--dataset goes with --verify: it tells whose calibration images to run")
     if selftest is not None and (dataset is not None or not verifies):
         raise OptionError("--selftest goes with --verify, and without --dataset: the bundle holds its own inputs")
+    if against is not None and not checks:
+        raise OptionError("--against goes with --check: it names what the file is compared with")
+    if (checks and verifies) or (digests is not None and (checks or verifies or as_json)):
+        raise OptionError("--check, --digests and --verify are three questions: ask one at a time")
+    if digests is not None:
+        integrity.write_digests(model, digests)
+        return
+    if checks:
+        integrity.check(model, against, as_json)
+        return
     opened = api.load(model)
     found = opened.inspect(providers=providers or ("CPUExecutionProvider",))
     by_sidecar = verifies and selftest is None

@@ -1,14 +1,48 @@
 """Taking external data into the model: only from the model's folder, and only as much as the shapes say."""
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterable
 
 import onnx
 
-from resq_deploy.deployed.stored import Source
+from resq_deploy.deployed.stored import Source, Stored
 from resq_deploy.deployed.tensors import stored_bytes
 from resq_deploy.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Where an external tensor lies: from byte `offset` of the file at `location` on, `size` bytes."""
+
+    location: str
+    offset: int
+    size: int
+
+
+def parts_of(stored: Iterable[Stored], folder: pathlib.Path) -> dict[str, Part]:
+    """Return where external tensors lie, by their places in the model.
+
+    Args:
+        stored: every stored value of the model; others are let alone.
+        folder: the model's folder, which no location may lead out of.
+
+    Raises:
+        ModelError: if a location leads out of the folder, or a file is missing or too short.
+    """
+    found = {}
+    for each in stored:
+        tensor = each.holder
+        if isinstance(tensor, onnx.TensorProto) and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            location = entries.get("location", "")
+            try:
+                size = inside(folder.resolve(), location).stat().st_size
+                found[each.place] = Part(location, *_extent(tensor, entries, size))
+            except (OSError, ValueError) as error:
+                raise _unread(tensor, location, error) from error
+    return found
 
 
 def take_in(
@@ -38,7 +72,7 @@ def take_in(
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         try:
-            target = _inside(folder.resolve(), location)
+            target = inside(folder.resolve(), location)
             if location not in digests:
                 with target.open("rb") as stream:
                     digests[location] = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -52,15 +86,23 @@ def take_in(
                 stream.seek(offset)
                 tensor.raw_data = stream.read(size)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ModelError(f"external data of {tensor.name!r} in {location!r} cannot be read: {reason}") from error
+            raise _unread(tensor, location, error) from error
         tensor.ClearField("data_location")
         del tensor.external_data[:]
     return [digests[location] for location in sorted(digests)], sources
 
 
-def _inside(folder: pathlib.Path, location: str) -> pathlib.Path:
-    """Return the file a location means, links followed."""
+def _unread(tensor: onnx.TensorProto, location: str, error: Exception) -> ModelError:
+    reason = getattr(error, "strerror", None) or error
+    return ModelError(f"external data of {tensor.name!r} in {location!r} cannot be read: {reason}")
+
+
+def inside(folder: pathlib.Path, location: str) -> pathlib.Path:
+    """Return the file a location means, links followed.
+
+    Raises:
+        ValueError: if it leads out of the folder, which is resolved, or is no regular file.
+    """
     if not isinstance(location, str) or not location:
         raise ValueError("no file is named")
     target = (folder / location).resolve()

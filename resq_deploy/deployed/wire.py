@@ -27,7 +27,8 @@ class Span:
 
     Attributes:
         message: the tensor or attribute that holds it, as a whole.
-        raw: its bytes: a stretch, or, of floats in an attribute, each byte's offset.
+        raw: its bytes: a stretch, or, of floats in an attribute, each byte's offset; of a tensor in typed fields, all
+            of the message.
     """
 
     message: slice
@@ -98,9 +99,13 @@ def _sparse(data: bytes, start: int, stop: int, place: str) -> Iterator[tuple[st
 
 
 def _tensor(data: bytes, start: int, stop: int, place: str) -> Iterator[tuple[str, Span]]:
+    typed = False
     for name, begin, end in _fields(data, onnx.TensorProto.DESCRIPTOR, start, stop):
         if name == "raw_data":
             yield place, Span(slice(start, stop), slice(begin, end))
+        typed = typed or (name.endswith("_data") and name not in ("raw_data", "external_data"))
+    if typed:  # an opened model has none of these but for text
+        yield place, Span(slice(start, stop), slice(start, stop))
 
 
 def _fields(data: bytes, message: Descriptor, start: int, stop: int) -> Iterator[tuple[str, int, int]]:

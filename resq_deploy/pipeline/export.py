@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resq_deploy.data.dataset import Dataset, agreed
 from resq_deploy.data.preprocessing import AS_IS, Preprocessing, Wish
+from resq_deploy.deployed.layout import digests_of
 from resq_deploy.deployed.plausible import accuracy_warnings
 from resq_deploy.errors import DataError
 from resq_deploy.hardening.options import GIVEN
@@ -141,6 +142,7 @@ def _finish(
         "checkpoint": digest,
         "gates": passed,
         "bit_cost": cost,
+        "digests": digests_of(export.int8_file, out.name),
     }
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar

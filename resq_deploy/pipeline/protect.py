@@ -16,6 +16,7 @@ from resq_deploy.data.preprocessing import Wish
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.inputs import Given
+from resq_deploy.deployed.layout import digests_of
 from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Drawn, reference
@@ -162,6 +163,7 @@ def protect_source(
         "stored_bits": _stored_bits(serialised),
         **measured,
         "verification": verification,
+        "digests": digests_of(serialised, out.name),
         "provenance": provenance(),
     }
     write_json(out.with_suffix(".json"), sidecar)

@@ -16,6 +16,7 @@ from resq_deploy.data.sources import load_parts
 from resq_deploy.data.splits import permutation
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.graph import read_model
+from resq_deploy.deployed.layout import digests_of
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.pipeline.gates import GateOptions
@@ -183,6 +184,7 @@ def export_of_task(
         "checkpoint": None,
         "gates": passed,
         "bit_cost": cost,
+        "digests": digests_of(export.int8_file, out.name),
     }
     write_json(out.with_suffix(".json"), sidecar)
     return sidecar
