@@ -235,28 +235,24 @@ def make(
         split: which share of an undivided data set is the test set, where its sidecar does not say.
 
     Returns:
-        What the bundle's header says of the choice, and `notes`.
+        What the bundle's header says of the choice, and the levels of optimisation at which the file `passed`.
 
     Raises:
         InputError: if the campaign, the file or the samples cannot be used.
         FailedError: if no fault does harm, or the fault-free file does not pass.
     """
     evidence = _evidence(campaign, model, load, split)
-    harmful = evidence.harm > options.harm_above
-    digests = evidence.digests()
     if isinstance(options.held_out, pathlib.Path):
         other = _evidence(options.held_out, model, load, split)
         _check_alike(evidence, other, options.held_out)
-        known, training = set(digests), harmful
-        fresh = np.array([name not in known for name in other.digests()])
-        held = (other.harm > options.harm_above) & fresh
     else:
-        mark = marked(digests, options.held_out, options.seed)
-        other, training, held = evidence, harmful & ~mark, harmful & mark
+        other = evidence
+    training, held = divided(evidence, other, options)
     if not training.any() or not held.any():
+        harmful = int((evidence.harm > options.harm_above).sum())
         raise FailedError(
-            f"{campaign}: {int(harmful.sum())} of its {len(harmful)} faults do harm, too few to choose inputs by some "
-            "and measure them on others: run more faults (--samples)"
+            f"{campaign}: {harmful} of its {len(evidence.harm)} faults do harm, and a self-test takes some to choose "
+            "inputs by and others to measure them on: run more faults (--samples)"
         )
     file = model.patcher().golden
     ways = spreads(evidence.golden, file)
@@ -280,6 +276,20 @@ def make(
         raise FailedError("the fault-free file does not pass its own self-test: no bundle is written")
     write_atomic(out, written)
     return {**report, "passed": passed}
+
+
+def divided(evidence: Evidence, other: Evidence, options: SelfTestOptions) -> tuple[Flags, Flags]:
+    """Return which harmful faults of a campaign choose inputs, and which of the other one measure what these reveal.
+
+    No fault does both: of a second campaign those count that the first one did not draw.
+    """
+    harmful, digests = evidence.harm > options.harm_above, evidence.digests()
+    if isinstance(options.held_out, pathlib.Path):
+        known = set(digests)
+        fresh = np.array([name not in known for name in other.digests()])
+        return harmful, (other.harm > options.harm_above) & fresh
+    mark = marked(digests, options.held_out, options.seed)
+    return harmful & ~mark, harmful & mark
 
 
 def _evidence(campaign: pathlib.Path, model: DeployedModel, load: Load, split: float | None) -> Evidence:

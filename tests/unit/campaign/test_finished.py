@@ -93,7 +93,7 @@ def test_records_hold_how_far_each_image_moves_as_a_reload_shows_it(finished, mo
         fault = campaign.plan.fault(record.number)
         session = Session(patcher.apply(patcher.masks(fault)), campaign.options.deployment)
         faulty = session.run(golden.inputs)
-        apart = np.abs(faulty.astype(np.float64) - golden.outputs[name]).max(axis=1)
+        apart = np.abs(faulty - golden.outputs[name]).max(axis=1).astype(np.float64)
         expected = encoded(apart / np.abs(golden.outputs[name]).max())
         expected[(faulty.view(np.uint32) == golden.outputs[name].view(np.uint32)).all(axis=1)] = 0
         assert record.gaps == (expected.tobytes() if expected.any() else b"")

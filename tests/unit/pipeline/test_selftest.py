@@ -135,7 +135,7 @@ class TestHeldOut:
 
     def test_faults_that_chose_the_inputs_measure_nothing(self, run, digits_int8, tmp_path):
         """A second campaign that is the first leaves no fault to measure by."""
-        with pytest.raises(FailedError, match="too few to choose inputs by some and measure them on others"):
+        with pytest.raises(FailedError, match="takes some to choose inputs by and others to measure them on"):
             rd.selftest(digits_int8, "digits", campaign=run[0], out=tmp_path / "b.npz", held_out=run[0])
         assert not (tmp_path / "b.npz").exists()
 
