@@ -308,6 +308,7 @@ def _check_attacks(options: "AttackOptions") -> None:
         if attack in needs:
             extra, module = needs[attack]
             need_extra(f"the attack {attack} (--attacks square does without)", extra, module)
+    options.check_files()
     if options.surrogate is not None:
         FloatSource(source=options.surrogate, network=options.network)
 

@@ -189,13 +189,16 @@ def task_wish(
     import numpy as np
 
     from resq_deploy.data.samples import parse_feeds
-    from resq_deploy.faults.judges.registry import with_decoder
+    from resq_deploy.faults.judges.registry import check_judge, with_decoder
     from resq_deploy.pipeline.task_export import TaskWish, listed
 
     feeds = (
         {name: np.asarray(value) for name, value in feed.items()} if isinstance(feed, Mapping) else parse_feeds(feed)
     )
-    return TaskWish(judge=with_decoder(judge, decode), outputs=listed(outputs), feeds=feeds)
+    asked = with_decoder(judge, decode)
+    if asked is not None:
+        check_judge(asked)
+    return TaskWish(judge=asked, outputs=listed(outputs), feeds=feeds)
 
 
 def protect(

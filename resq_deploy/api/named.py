@@ -39,7 +39,7 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
         parse_rates,
         parse_roles,
     )
-    from resq_deploy.faults.judges.registry import with_decoder
+    from resq_deploy.faults.judges.registry import check_judge, with_decoder
 
     if (decode := named.pop("decode", None)) is not None:
         named["judge"] = with_decoder(named.get("judge", options and options.judge), decode)
@@ -63,6 +63,8 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
         values |= {"fault_list": as_path(values["fault_list"]), "faults": FaultModel.LIST}
     elif "faults" in values:
         values["faults"] = _one_of(FaultModel, "--faults", values["faults"])
+    if values.get("judge") is not None:
+        check_judge(values["judge"])
     return as_options(CampaignOptions, options, _deployed(values, options))
 
 

@@ -81,6 +81,7 @@ class Dataset:
         whole: "Dataset | None" = None,
         split: float | None = None,
         divide: "Callable[[float], Dataset] | None" = None,
+        load_first: Callable[[], NDArray[Any]] | None = None,
     ) -> None:
         self.name = name
         self.classes = tuple(classes)
@@ -96,6 +97,7 @@ class Dataset:
         self._load_calibration = load_calibration
         self._load_tracks = load_tracks
         self._load_validation = load_validation
+        self._load_first = load_first
         self._digests: dict[str, str] = {}
 
     @functools.cached_property
@@ -106,6 +108,21 @@ class Dataset:
         tracks = self._load_tracks() if self._load_tracks else None
         train, validation = split_off(images.labels, _VALIDATION_SHARE, _VALIDATION_SEED, tracks)
         return images.take(train), images.take(validation)
+
+    @functools.cached_property
+    def first(self) -> NDArray[Any]:
+        """One image, [1, ...], by which all others go in type, size and channels; costs no more than itself."""
+        return self.test.images[:1] if self._load_first is None or "test" in vars(self) else self._load_first()
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images, which are as wide: of [N, H, W, C] as of [N, C, H, W]."""
+        return int(self.first.shape[2])
+
+    @property
+    def image_channels(self) -> int:
+        """How many channels the images have: uint8 ones lie last, those of floats behind the images' number."""
+        return int(self.first.shape[3] if self.first.dtype == np.uint8 else self.first.shape[1])
 
     @property
     def train(self) -> Split:
@@ -235,10 +252,18 @@ class _Recoloured(Dataset):
         self._source = source
 
     def _converted(self, split: Split) -> Split:
-        if split.images.dtype != np.uint8:
-            return split  # fed as they are
-        have: Channels = "gray" if split.images.shape[-1] == 1 else self._source.channels
-        return Split(images=in_channels(split.images, have, self.channels), labels=split.labels)
+        return Split(images=self._reordered(split.images), labels=split.labels)
+
+    def _reordered(self, images: NDArray[Any]) -> NDArray[Any]:
+        if images.dtype != np.uint8:
+            return images  # fed as they are
+        have: Channels = "gray" if images.shape[-1] == 1 else self._source.channels
+        return in_channels(images, have, self.channels)
+
+    @functools.cached_property
+    def first(self) -> NDArray[Any]:
+        """One image of the source."""
+        return self._reordered(self._source.first)
 
     @functools.cached_property
     def _training(self) -> tuple[Split, Split]:

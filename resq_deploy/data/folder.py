@@ -78,6 +78,7 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation, in_tracks:
         if unknown:
             raise DataError(f"{root / split} has the class {unknown[0]!r}, which {root / 'train'} lacks")
     classes = sorted({name for names in found.values() for name in names})
+    held = next(split for split in ("test", "train") if split in found)
     frames = _files(root, "train", classes)[0] if in_tracks and "train" in found else []
     return Dataset(
         name=name,
@@ -88,6 +89,7 @@ def load_folder(root: Path, *, name: str, augmentation: Augmentation, in_tracks:
         load_test=functools.partial(_load_split, root, "test", classes),
         load_tracks=functools.partial(tracks, frames) if frames else None,
         notes=() if are_told(frames) else (UNTOLD,),
+        load_first=lambda: decode(_files(root, held, classes)[0][:1]),
     )
 
 
@@ -117,6 +119,7 @@ def _load_undivided(root: Path, *, name: str, augmentation: Augmentation, share:
         augmentation=augmentation,
         load_training=lambda: load(training),
         load_test=lambda: load(test),
+        load_first=lambda: decode(files[:1]),
         notes=(
             f"{name} is not divided into train/ and test/: {part} of each class, {len(test)} of {len(files)} "
             "images, is the test set, in every command",

@@ -12,6 +12,7 @@ from resq_deploy.data.preprocessing import Channels
 from resq_deploy.errors import CheckpointError, ModelError
 from resq_deploy.hardening.checkpoint import FORMAT, Checkpoint
 from resq_deploy.hardening.options import GIVEN
+from resq_deploy.networks.base import Network
 from resq_deploy.networks.fitting import Fitted, fit
 from resq_deploy.networks.registry import build_network
 from resq_deploy.networks.torchvision_nets import pretrained_weights
@@ -48,19 +49,21 @@ def given_start(
         CheckpointError: if they do not fit the network.
         ModelError: if the network cannot be built.
     """
-    mean, std = normalisation or dataset.mean_std()
-    size = dataset.test.images.shape[2]  # images are square: [N, H, W, C], or [N, C, H, W] as floats
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        built = build_network(network, num_classes=len(dataset.classes), mean=mean, std=std, image_size=size)
-    fitted = fit(state, built.body, built.head, origin=origin, adapt=":" not in network)
+    adapt = ":" not in network
+    plain = ((0.0,) * dataset.image_channels, (1.0,) * dataset.image_channels)
+    built = _built(network, dataset, normalisation or plain, seed)
+    fitted = fit(state, built.body, built.head, origin=origin, adapt=adapt)
+    mean, std = normalisation or dataset.mean_std()  # once the weights fit: it takes all training images
+    if normalisation is None:
+        built = _built(network, dataset, (mean, std), seed)
+        fitted = fit(state, built.body, built.head, origin=origin, adapt=adapt)
     built.body.load_state_dict(fitted.state)
     start = Checkpoint(
         network=network,
         classes=tuple(dataset.classes),
         mean=tuple(mean),
         std=tuple(std),
-        image_size=size,
+        image_size=dataset.image_size,
         dataset=dataset.name,
         stage=GIVEN,
         lineage=(),
@@ -71,6 +74,26 @@ def given_start(
         split=dataset.split,
     )
     return start, fitted
+
+
+def _built(network: str, dataset: "Dataset", normalisation: Normalisation, seed: int) -> Network:
+    """Return a network with fresh weights of a seed, which leaves torch's generator as it was."""
+    mean, std = normalisation
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(
+            network, num_classes=len(dataset.classes), mean=mean, std=std, image_size=dataset.image_size
+        )
+
+
+def check_network(network: str, dataset: "Dataset") -> None:
+    """Build a network of the user's own for the images of a data set, before all of these are read.
+
+    Raises:
+        ModelError: if it cannot be built, or does not turn such images into logits.
+    """
+    channels = dataset.image_channels
+    _built(network, dataset, ((0.0,) * channels, (1.0,) * channels), 0)
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:

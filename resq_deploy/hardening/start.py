@@ -77,7 +77,7 @@ def read_start(
         ModelError: if the network cannot be built, or has no ImageNet weights to be had.
     """
     from resq_deploy.hardening.checkpoint import load_checkpoint
-    from resq_deploy.hardening.given_weights import given_start, imagenet_weights, read_weights
+    from resq_deploy.hardening.given_weights import check_network, given_start, imagenet_weights, read_weights
     from resq_deploy.records import sha256_file
 
     everything = "baseline,attack,fault"
@@ -85,6 +85,8 @@ def read_start(
     digest = sha256_file(path) if path and path.is_file() else None
     if not (source.weights or source.pretrained):
         checkpoint = load_checkpoint(source.init, network=network) if source.init else None
+        if checkpoint is None and ":" in network:
+            check_network(network, dataset)
         return Start(checkpoint=checkpoint, new_head=False, notes=(), sha256=digest, stages=everything)
     origin = str(source.weights) if source.weights else f"ImageNet weights of {network}"
     state = read_weights(source.weights) if source.weights else imagenet_weights(network)
@@ -143,8 +145,7 @@ def for_channels(asked: "Normalisation | str", dataset: "Dataset") -> "Normalisa
     """
     from resq_deploy.data.preprocessing import IMAGENET
 
-    images = dataset.train.images
-    channels = images.shape[3] if images.dtype == "uint8" else images.shape[1]
+    channels = dataset.image_channels
     if asked == "dataset":
         return None
     if asked == "none":

@@ -32,6 +32,7 @@ from resq_deploy.pipeline.attack_options import (
     AttackOptions,
 )
 from resq_deploy.pipeline.attack_scene import Progress, Report, Scene
+from resq_deploy.pipeline.bit_flip_options import class_number
 from resq_deploy.pipeline.corruptions import Corruptions
 from resq_deploy.pipeline.fault_attack import fault_attack, plan_faults
 from resq_deploy.pipeline.float_source import FloatSource
@@ -65,17 +66,20 @@ class AttackCampaign:
         self._gates = gates
         self._model = model
         self._dataset = dataset
-        self._test = dataset.evaluation(options.images)
-        check_reachable(gates, options, len(self._test))
-        self.golden = classifier_run(model.patcher().golden, options.deployment, dataset, self._test)
+        check_reachable(gates, options, options.images)  # at most so many
+        # What needs no image comes first: a slip is not to wait for a data set to be decoded.
         self._attacks = tuple(name for name in options.chosen if name in ON_IMAGES)
         self._faults = (
             None
             if options.with_faults is None
             else plan_faults(model, options.with_faults, options.fault_chips, options.deployment)
         )
-        self._bit_flip = _bit_flip(model, dataset, options) if "bit-flip" in options.chosen else None
+        class_number(options.bit_flip.target, dataset)  # told now if there is none
         self._surrogate = _surrogate(model, dataset, options) if set(SURROGATE) & set(self._attacks) else None
+        self._test = dataset.evaluation(options.images)
+        check_reachable(gates, options, len(self._test))
+        self.golden = classifier_run(model.patcher().golden, options.deployment, dataset, self._test)
+        self._bit_flip = _bit_flip(model, dataset, options) if "bit-flip" in options.chosen else None
         self._corruptions = Corruptions(model, dataset, self._test, options) if CORRUPTIONS in options.chosen else None
         self.notes = (
             *_of_outputs(model, options),

@@ -95,6 +95,23 @@ class AttackOptions:
         if self.with_faults is not None and not set(self.chosen) & {*ON_IMAGES, CORRUPTIONS}:
             raise OptionError("--with-faults crosses faults with attacks on images: name one in --attacks")
 
+    def check_files(self) -> None:
+        """Check, before anything is loaded, that the fault list is there, where one is named.
+
+        Raises:
+            OptionError: if it is not, or what is named is neither a file nor a bit error rate.
+        """
+        if self.with_faults is None:
+            return
+        try:
+            float(self.with_faults)
+        except ValueError as error:
+            if not pathlib.Path(self.with_faults).is_file():
+                raise OptionError(
+                    f"--with-faults {self.with_faults}: cannot read fault list {self.with_faults}, as there is no such "
+                    "file, and it is no bit error rate either"
+                ) from error
+
     def _epsilon_example(self) -> str:
         return ",".join(f"{value:g}" for value in DEFAULT_EPSILON[self.norm])
 

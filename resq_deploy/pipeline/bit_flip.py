@@ -24,12 +24,12 @@ from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Surface
-from resq_deploy.errors import DataError, OptionError, RunFolderError
+from resq_deploy.errors import DataError, RunFolderError
 from resq_deploy.faults.outcomes import Judge, top1
 from resq_deploy.faults.statistics import cluster, share
 from resq_deploy.pipeline.attack_options import AttackOptions
 from resq_deploy.pipeline.attack_scene import Progress, Report
-from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
+from resq_deploy.pipeline.bit_flip_options import BitFlipOptions, class_number
 from resq_deploy.records import read_json, write_atomic, write_json
 from resq_deploy.twin import read_twin
 from resq_deploy.twin.bitflip import BitSearch, Prey, find_prey
@@ -68,7 +68,7 @@ class BitFlipAttack:
         self._dataset = dataset
         self._campaign = options
         self._options = options.bit_flip
-        self._target = _class_number(self._options.target, dataset)
+        self._target = class_number(self._options.target, dataset)
         self._sample = _sample(dataset, self._options, options.seed)
         self._twin = read_twin(model, deployment=options.deployment)
         self._prey = find_prey(model, self._twin, self._options.roles)
@@ -269,25 +269,6 @@ def _read_state(path: pathlib.Path) -> list[Batch]:
 
 def _flips(batch: Batch) -> list[Flip]:
     return [Flip(*flip) for step in batch["steps"] for flip in step["flips"]]
-
-
-def _class_number(target: str | None, dataset: Dataset) -> int | None:
-    """Return the class an attacker wants, given by name or else by number.
-
-    Raises:
-        OptionError: if there is no such class.
-    """
-    if target is None:
-        return None
-    if target in dataset.classes:
-        return dataset.classes.index(target)
-    if target.isdecimal() and int(target) < len(dataset.classes):
-        return int(target)
-    examples = ", ".join(dataset.classes[:3])
-    raise OptionError(
-        f"--bit-flip-target {target!r}: {dataset.name} has no such class; give a name, such as {examples}, "
-        f"or a number from 0 to {len(dataset.classes) - 1}"
-    )
 
 
 def _sample(dataset: Dataset, options: BitFlipOptions, seed: int) -> list[Split]:

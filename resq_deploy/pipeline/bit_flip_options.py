@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 
@@ -33,3 +34,22 @@ class BitFlipOptions:
                 raise OptionError(f"--bit-flip-{name} {getattr(self, name)}: give a whole number from 1 up")
         if self.batch_images < 1:
             raise OptionError(f"bit-flip: an attack batch of {self.batch_images} images; it needs at least 1")
+
+
+def class_number(target: str | None, dataset: Dataset) -> int | None:
+    """Return the class an attacker wants, given by name or else by number.
+
+    Raises:
+        OptionError: if there is no such class.
+    """
+    if target is None:
+        return None
+    if target in dataset.classes:
+        return dataset.classes.index(target)
+    if target.isdecimal() and int(target) < len(dataset.classes):
+        return int(target)
+    examples = ", ".join(dataset.classes[:3])
+    raise OptionError(
+        f"--bit-flip-target {target!r}: {dataset.name} has no such class; give a name, such as {examples}, "
+        f"or a number from 0 to {len(dataset.classes) - 1}"
+    )

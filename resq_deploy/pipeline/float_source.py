@@ -43,6 +43,8 @@ class FloatSource:
             raise OptionError(f"--weights {self.weights} are tensors by name: say with --network what they are of")
         if not self.given.exists():
             raise InputError(f"no such file or folder: {self.given}")
+        if self.source is not None:
+            _most_hardened(self.source)
         if self.weights is not None and self.weights.is_dir():
             raise OptionError(f"--weights {self.weights} is a folder: give the file in it")
         if self.network is not None and not self.needs_torch:
@@ -68,13 +70,7 @@ class FloatSource:
         Raises:
             CheckpointError: if the folder holds none.
         """
-        if not self.given.is_dir():
-            return self.given
-        for stage in STAGES:
-            if (self.given / f"{stage}.pt").is_file():
-                return self.given / f"{stage}.pt"
-        names = ", ".join(f"{stage}.pt" for stage in STAGES)
-        raise CheckpointError(f"{self.given} holds none of {names}: give a train folder, a checkpoint or a float .onnx")
+        return _most_hardened(self.given)
 
     def load(self, dataset: "Dataset", wish: Wish, *, tolerant: bool = False) -> "tuple[Checkpoint, tuple[str, ...]]":
         """Read a checkpoint, or make one of weights; return what is to be said of it, too. Needs torch.
@@ -107,7 +103,7 @@ class FloatSource:
         if wish.layout is not None:
             raise OptionError("--input-layout is for float ONNX files: networks of torch take [N, C, H, W]")
         seen = dataset.in_channels(wish.channels)
-        normalisation = normalisation_of(wish, channels_of(seen))
+        normalisation = normalisation_of(wish, seen.image_channels)
         checkpoint, fitted = given_start(
             read_weights(path),
             self.network,
@@ -130,6 +126,21 @@ class FloatSource:
         return checkpoint, tuple(notes)
 
 
+def _most_hardened(given: pathlib.Path) -> pathlib.Path:
+    """Return a file, or of a train folder its most hardened checkpoint.
+
+    Raises:
+        CheckpointError: if the folder holds none.
+    """
+    if not given.is_dir():
+        return given
+    for stage in STAGES:
+        if (given / f"{stage}.pt").is_file():
+            return given / f"{stage}.pt"
+    names = ", ".join(f"{stage}.pt" for stage in STAGES)
+    raise CheckpointError(f"{given} holds none of {names}: give a train folder, a checkpoint or a float .onnx")
+
+
 def needs_torch(source: pathlib.Path) -> bool:
     """Return whether something is a checkpoint, a folder of some, or weights, by its name."""
     return source.is_dir() or source.suffix in _OF_TORCH
@@ -150,9 +161,3 @@ def normalisation_of(wish: Wish, channels: int) -> tuple[tuple[float, ...], tupl
         )
     mean, std = (tuple(value / scale for value in part) for part in parts)
     return mean, std
-
-
-def channels_of(dataset: "Dataset") -> int:
-    """Return how many channels the test images of a data set have."""
-    images = dataset.test.images
-    return int(images.shape[3] if images.dtype == "uint8" else images.shape[1])

@@ -12,7 +12,7 @@ from resq_deploy.faults.judges.embedding import Embedding
 from resq_deploy.faults.judges.judge import Judge
 from resq_deploy.faults.judges.labels import ClassLabels
 from resq_deploy.faults.judges.maps import Map
-from resq_deploy.faults.judges.own import Own, source_digest
+from resq_deploy.faults.judges.own import Own, source_digest, user_function
 from resq_deploy.faults.judges.top1 import Top1
 from resq_deploy.faults.judges.values import Values
 from resq_deploy.faults.outcomes import COUNTS
@@ -37,14 +37,26 @@ def parse(text: str, outputs: Sequence[str], like: Judge | None = None) -> Judge
     Raises:
         OptionError: if there is no such judge or option, or a value makes no sense.
     """
+    asked = _asked(text)
+    if asked is None:
+        return Own(outputs=tuple(outputs), function=text)
+    kind, given = asked
+    kept = {key: getattr(like, key) for key in _options(kind)} if like is not None and type(like) is kind else {}
+    return kind(outputs=tuple(outputs), **{**kept, **given})
+
+
+def _asked(text: str) -> tuple[type[Judge], dict[str, Any]] | None:
+    """Return the kind of judge that a text asks for, with its options; None for one of the user's own.
+
+    Raises:
+        OptionError: as `parse`.
+    """
     name, _, rest = text.partition(":")
     if name not in JUDGES:
         if rest and "=" not in rest:
-            return Own(outputs=tuple(outputs), function=text)
+            return None
         raise OptionError(f"no judge {name!r}: give one of {', '.join(JUDGES)}, or module:function of your own")
     kind, options = JUDGES[name], dict[str, Any]()
-    if like is not None and type(like) is kind:
-        options = {key: getattr(like, key) for key in _options(kind)}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         field = _options(kind).get(key.strip())
@@ -52,7 +64,17 @@ def parse(text: str, outputs: Sequence[str], like: Judge | None = None) -> Judge
             known = ", ".join(_options(kind)) or "none"
             raise OptionError(f"--judge {text}: cannot read {part!r}; options of {name}: {known}, as option=value")
         options[field.name] = _read(text, field, value.strip())
-    return kind(outputs=tuple(outputs), **options)
+    return kind, options
+
+
+def check_judge(text: str) -> None:
+    """Check what can be known of a judge that a text asks for before there is a file to judge.
+
+    Raises:
+        OptionError: as `parse`.
+    """
+    if _asked(text) is None:
+        user_function(text, "--judge")
 
 
 def with_decoder(text: str | None, decode: str | None) -> str | None:
