@@ -20,6 +20,7 @@ TOPICS = {
     "tasks": "detectors, segmentation, sequences: any network, and how it is judged",
     "studies": "grids of runs, the paper's tables, and what ours gave",
     "selftest": "few inputs that reveal most faults, as a test for start-up: chosen, measured, checked on the device",
+    "safety": "from an int8 file to an FMEDA row and a self-test: what standards ask, what the evidence does not show",
     "exact": "why replay equals reload, why any CPU gives the same figures, and how fast it is",
     "cluster": "campaigns on Dask, SLURM, Kubernetes",
     "contributing": "the rooms of the house, and how to work in it",

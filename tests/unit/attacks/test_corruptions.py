@@ -217,6 +217,24 @@ def test_severities_go_by_the_size_of_images(size, found):
     assert definitions_for(*size) is found
 
 
+PUBLISHED = {
+    32: "0.04 0.06 0.08 0.09 0.1|500 250 100 75 50|0.01 0.02 0.03 0.05 0.07|0.4 0.6 0.7 0.8 1|0.05 0.1 0.15 0.2 0.3|"
+    "0.75 0.5 0.4 0.3 0.15|80 65 58 50 40|0.2,3 0.5,3 0.75,2.5 1,2 1.5,1.75",
+    224: "0.08 0.12 0.18 0.26 0.38|60 25 12 5 3|0.03 0.06 0.09 0.17 0.27|1 2 3 4 6|0.1 0.2 0.3 0.4 0.5|"
+    "0.4 0.3 0.2 0.1 0.05|25 18 15 10 7|1.5,2 2,2 2.5,1.7 2.5,1.5 3,1.4",
+}
+"""What the authors' make_cifar_c.py and make_imagenet_c.py say, in the order of `CORRUPTIONS`."""
+
+
+@pytest.mark.parametrize("found", [CIFAR_10_C, IMAGENET_C], ids=lambda found: found.name)
+def test_severities_are_the_published_ones(found):
+    told = [
+        " ".join(",".join(f"{value:g}" for value in np.atleast_1d(constant)) for constant in row)
+        for row in found.constants.values()
+    ]
+    assert "|".join(told) == PUBLISHED[found.made_for]
+
+
 def test_both_tables_hold_five_severities_of_every_corruption():
     for found in (CIFAR_10_C, IMAGENET_C):
         assert tuple(found.constants) == CORRUPTIONS

@@ -188,6 +188,12 @@ def test_what_cannot_be_read_is_one_line(digests, spoil):
         files_named(digests)
 
 
+def test_a_file_without_tensors_is_all_outside():
+    digests = make_digests([("n", AWAY)], [])
+    assert int(digests["files"][0]["outside"], 16) == zlib.crc32(AWAY)
+    assert told(compare(digests, [flipped(AWAY, 3)])) == [("", "n", ((0, BLOCK),))]
+
+
 def test_a_file_of_nothing_and_one_of_tensors_alone():
     nothing = make_digests([("n", b"")], [])
     assert compare(nothing, [b""]).sound
