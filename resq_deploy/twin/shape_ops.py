@@ -107,6 +107,17 @@ def gather(node: Node, values: Tensor, places: Tensor) -> Tensor:
     return taken.reshape((*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]))
 
 
+def gather_nd(node: Node, values: Tensor, places: Tensor) -> Tensor:
+    """GatherND: slices of each batch, found by their first coordinates; negative ones count from the end."""
+    batch, depth = node.get("batch_dims", 0), places.shape[-1]
+    sizes = values.shape[batch : batch + depth]
+    batches = values.reshape(-1, *values.shape[batch:])
+    wanted = places.long().reshape(len(batches), -1, depth) % torch.tensor(sizes, device=places.device)
+    number = torch.arange(len(batches), device=places.device)[:, None].expand(wanted.shape[:2])
+    taken = batches[(number, *wanted.unbind(-1))]
+    return taken.reshape((*places.shape[:-1], *values.shape[batch + depth :]))
+
+
 def shape_of(node: Node, values: Tensor) -> Tensor:
     """Shape, or a part of it."""
     return torch.tensor(values.shape[node.get("start", 0) : node.get("end")], dtype=torch.int64)
@@ -154,6 +165,7 @@ SHAPE_OPERATORS: dict[str, Operator] = {
     "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
+    "GatherND": gather_nd,
     "Identity": identity,
     "Pad": pad,
     "Range": range_,

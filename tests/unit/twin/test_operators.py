@@ -223,3 +223,25 @@ def _weights(models, kind):
     scale = 0.004 if kind == "tensor" else [0.004, 0.003, 0.002, 0.005]
     weight = models.stored("w", 4, 3, 3, 3, dtype=np.int8)
     return [weight, models.constant("w_s", scale), models.constant("s", 0.004), models.constant("t", 0.02)]
+
+
+@pytest.mark.parametrize(
+    ("places", "batches", "back"),
+    [
+        ([[0, 7], [-1, 2], [3, 3], [5, -8], [6, 1]], 0, [1, 2, 0]),
+        ([[[1], [-1]]] * 4 + [[[5], [0]]] * 4, 1, [2, 3, 0, 1]),
+    ],
+    ids=["places", "by batch"],
+)
+def test_values_found_by_their_coordinates(models, pair, logits, places, batches, back):
+    """As an adaptive pooling is exported whose windows are not alike."""
+    nodes = [
+        models.node("Sub", "x half", "c"),
+        models.node("Transpose", "c", "last", perm=[2, 3, 0, 1]),
+        models.node("GatherND", "last places", "taken", batch_dims=batches),
+        models.node("Transpose", "taken", "y", perm=back),
+    ]
+    held = [models.constant("half", np.float32(0.5)), models.constant("places", places, np.int64)]
+    twin, session = pair(models.model(nodes, held))
+    images = models.images(4)
+    np.testing.assert_array_equal(logits(twin, images), session.run(images))
