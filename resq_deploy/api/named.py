@@ -1,6 +1,7 @@
 """Options by name, as a user gives them: numbers, text as on the command line, or the values themselves."""
 
 import enum
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +25,21 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
     Args:
         options: what holds where nothing else is named; None for the defaults.
         named: fields of `CampaignOptions` by name, and of its deployment `providers`, `optimization` and `arithmetic`.
-            Roles, bits, rates and outputs may be text, as on the command line; a `fault_list` needs no `faults`;
-            `decode` is the decoder of judge `boxes`. None says nothing.
+            Roles, bits, rates, outputs and shares of upsets may be text, as on the command line; a `fault_list` needs
+            no `faults`; `decode` is the decoder of judge `boxes`. None says nothing.
 
     Raises:
         OptionError: if there is no such option, or one, or a combination of them, makes no sense.
     """
     from resq_deploy.campaign.options import (
         CampaignOptions,
+        Direction,
         FaultModel,
         parse_bits,
         parse_draw,
         parse_images_per_fault,
+        parse_layout,
+        parse_patterns,
         parse_rates,
         parse_roles,
     )
@@ -49,9 +53,15 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
         "ber": parse_rates,
         "images_per_fault": parse_images_per_fault,
         "draw": parse_draw,
+        "cluster_shares": parse_patterns,
+        "memory_layout": parse_layout,
         "outputs": _names,
     }
     values = _read({name: value for name, value in named.items() if value is not None}, readers)
+    if "flip_direction" in values:
+        values["flip_direction"] = _one_of(Direction, "--flip-direction", values["flip_direction"])
+    if isinstance(values.get("memory_layout"), pathlib.Path):
+        values["memory_layout"] = parse_layout(str(values["memory_layout"]))
     if isinstance(values.get("ber"), float):
         values["ber"] = (values["ber"],)
     for name in ("roles", "bits", "ber", "outputs"):

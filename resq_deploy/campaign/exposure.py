@@ -41,6 +41,7 @@ _NO_EXPOSURE = {
     FaultModel.BER: "the curve over bit error rates is what exposure estimates to first order",
     FaultModel.LIST: "the faults of a list are no sample of the stored bits",
     FaultModel.BURST: "exposure adds up faults of one bit each, and a burst flips several",
+    FaultModel.CLUSTER: "exposure adds up faults of one bit each, and an upset strikes several cells",
     FaultModel.WORD: "exposure adds up faults of one bit each, and a replaced word changes several",
 }
 _LAYERS_DRAWN = (

@@ -13,7 +13,7 @@ import numpy as np
 
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.golden import Golden, golden_of
-from resq_deploy.campaign.options import CampaignOptions, FaultModel, Refinement
+from resq_deploy.campaign.options import ADJACENT, INTERLEAVED, CampaignOptions, FaultModel, Refinement
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.store import FILE, read_records
@@ -28,6 +28,7 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.faults.judges.registry import from_identity
+from resq_deploy.faults.upsets import Pattern
 from resq_deploy.records import read_manifest
 
 _TABLE = "faults.csv"
@@ -135,6 +136,13 @@ def _options(kept: Mapping[str, Any], path: pathlib.Path) -> CampaignOptions:
     values["refines"] = tuple(Refinement(**step) for step in kept.get("refines", ()))
     if values["faults"] is FaultModel.LIST:
         values["fault_list"] = path / _TABLE
+    if values["faults"] is FaultModel.CLUSTER:
+        values["cluster_shares"] = tuple(Pattern(*pattern) for pattern in kept["cluster_shares"])
+        if values["memory_layout"] != ADJACENT and not values["memory_layout"].startswith(INTERLEAVED):
+            raise OptionError(
+                f"{path}: its memory layout was a table, of which only the digest is kept: run its faults.csv by "
+                "--fault-list, and give that run"
+            )
     return CampaignOptions(**values)
 
 

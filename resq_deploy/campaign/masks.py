@@ -5,28 +5,27 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import Draw
+from resq_deploy.campaign.options import CampaignOptions, Draw
+from resq_deploy.campaign.population import STRIKES
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.faults.bit_errors import drawn_by_layer, flipped_bits
-from resq_deploy.faults.fault import Edit, Op
+from resq_deploy.faults.fault import Edit
 
 Integers = NDArray[np.int64]
 
 
-def mask(surfaces: Sequence[Surface], bits: Sequence[int], draw: Draw, rate: float, chip: int) -> tuple[Edit, ...]:
+def mask(surfaces: Sequence[Surface], options: CampaignOptions, rate: float, chip: int) -> tuple[Edit, ...]:
     """Return what a chip flips, one edit for each surface that is hit, in their order.
 
     Args:
         surfaces: the chosen surfaces.
-        bits: positions that may flip; empty for all.
-        draw: whether every bit flips alike, or layers are drawn.
+        options: bit positions that may flip, whether every bit flips alike or layers are drawn, and which way.
         rate: bit error rate.
         chip: the chip's number.
     """
-    flips = dict(_by_layer(surfaces, bits, rate, chip) if draw is Draw.LAYERS else _alike(surfaces, bits, rate, chip))
-    return tuple(
-        Edit(surface.tensor, Op.FLIP, *flips[surface.tensor]) for surface in surfaces if surface.tensor in flips
-    )
+    drawn = _by_layer if options.draw is Draw.LAYERS else _alike
+    flips, op = dict(drawn(surfaces, options.bits, rate, chip)), STRIKES[options.flip_direction]
+    return tuple(Edit(surface.tensor, op, *flips[surface.tensor]) for surface in surfaces if surface.tensor in flips)
 
 
 def _alike(

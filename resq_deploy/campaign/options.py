@@ -9,7 +9,9 @@ from typing import Any, Literal
 from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role
-from resq_deploy.errors import OptionError
+from resq_deploy.errors import InputError, OptionError
+from resq_deploy.faults.upsets import Pattern
+from resq_deploy.records import sha256_file
 
 DEFAULT_MARGIN = 0.01
 PART = 20
@@ -34,6 +36,7 @@ class FaultModel(enum.StrEnum):
     STUCK_AT_0 = "stuck-at-0"
     STUCK_AT_1 = "stuck-at-1"
     WORD = "word"
+    CLUSTER = "cluster"
     LIST = "list"
 
 
@@ -43,6 +46,24 @@ class Draw(enum.StrEnum):
     BITS = "bits"
     LAYERS = "layers"
 
+
+class Direction(enum.StrEnum):
+    """Which way a stored bit may flip."""
+
+    BOTH = "both"
+    UP = "0to1"
+    DOWN = "1to0"
+
+
+ADJACENT = "file"
+"""The layout of words one behind the other, as the file stores them."""
+INTERLEAVED = "interleaved:"
+"""Followed by how many words are interleaved, bit by bit."""
+_MOST_WAYS = 1024
+_LARGEST_PATTERN = 16
+
+DIRECTED = ("single", "ber", "burst", "cluster")
+"""Models whose flips may be one-directional."""
 
 ONE_BIT = frozenset({FaultModel.SINGLE, FaultModel.STUCK_AT_0, FaultModel.STUCK_AT_1})
 """The models whose faults hit one stored bit each, which exposure and failures in time add up."""
@@ -91,6 +112,11 @@ class CampaignOptions:
         burst: adjacent bits that a burst flips.
         draw: what is drawn evenly. Figures of `layers` are means over the layers of the mean over each layer's faults;
             a chip of `ber` has as many draws as bits times rate, each a layer and then one of its bits.
+        flip_direction: which way bits may flip; a strike on a cell that holds the value already changes nothing, and is
+            one of the faults all the same.
+        cluster_shares: the patterns of cells that upsets have, and how often each occurs; shares sum to 1.
+        memory_layout: where stored bits lie next to each other, for upsets: `file`, `interleaved:N`, or the path of a
+            table.
         fault_list: file whose faults are evaluated, for the model `list`.
         samples: faults to draw evenly from the population, or from each layer; None where the margin decides.
         margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached,
@@ -128,6 +154,9 @@ class CampaignOptions:
     chips: int = 20
     burst: int = 2
     draw: Draw = Draw.BITS
+    flip_direction: Direction = Direction.BOTH
+    cluster_shares: tuple[Pattern, ...] = (Pattern(1, 2, 1.0),)
+    memory_layout: str = ADJACENT
     fault_list: pathlib.Path | None = None
     samples: int | None = None
     margin: float | None = None
@@ -161,6 +190,25 @@ class CampaignOptions:
             self._check_ber()
         if self.faults is FaultModel.LIST:
             self._check_list()
+        self._check_physics()
+
+    def _check_physics(self) -> None:
+        if self.flip_direction is not Direction.BOTH and self.faults not in DIRECTED:
+            raise OptionError(
+                f"--flip-direction {self.flip_direction} does not apply to {self.faults}, which says itself what bits "
+                f"become: leave it out, or run one of --faults {', '.join(DIRECTED)}"
+            )
+        if self.faults is not FaultModel.CLUSTER:
+            for name, default in (("cluster_shares", (Pattern(1, 2, 1.0),)), ("memory_layout", ADJACENT)):
+                if getattr(self, name) != default:
+                    option = name.replace("_", "-")
+                    raise OptionError(f"--{option} is about upsets of several cells: add --faults cluster")
+        sides = [side for pattern in self.cluster_shares for side in (pattern.rows, pattern.columns)]
+        if not sides or min(sides) < 1 or max(sides) > _LARGEST_PATTERN:
+            raise OptionError(f"--cluster-shares: give patterns of 1 to {_LARGEST_PATTERN} rows and columns")
+        shares = [pattern.share for pattern in self.cluster_shares]
+        if not all(0.0 < share <= 1.0 for share in shares) or abs(math.fsum(shares) - 1.0) > 1e-9:
+            raise OptionError("--cluster-shares: give shares above 0 that sum to 1, such as 2=0.6,3=0.25,4=0.15")
 
     def _check_numbers(self) -> None:
         for name, value in (("images", self.images), ("chips", self.chips), ("samples", self.samples)):
@@ -266,12 +314,69 @@ class CampaignOptions:
         del values["fault_list"]  # its digest counts, not its path
         if not self.refines:
             del values["refines"]
+        if self.flip_direction is Direction.BOTH:
+            del values["flip_direction"]
+        if self.faults is FaultModel.CLUSTER:
+            values["cluster_shares"] = [
+                [pattern.rows, pattern.columns, pattern.share] for pattern in self.cluster_shares
+            ]
+            values["memory_layout"] = _identity_of(self.memory_layout)
+        else:
+            del values["cluster_shares"], values["memory_layout"]
         if self.draw is Draw.BITS:  # as campaigns drew before they could draw otherwise
             del values["draw"]
         values["deployment"] = self.deployment.identity()
         values["faults"] = str(self.faults)
         values["roles"] = [str(role) for role in self.roles]
         return values
+
+
+def parse_patterns(text: str) -> tuple[Pattern, ...]:
+    """Read patterns of upsets with their shares, such as `2=0.6,3=0.4` (cells of one row) or `1x2=0.9,2x2=0.1`.
+
+    Raises:
+        OptionError: if the text is not of that form.
+    """
+    found = []
+    try:
+        for part in text.split(","):
+            size, _, share = part.partition("=")
+            rows, _, columns = size.rpartition("x")
+            found.append(Pattern(int(rows or 1), int(columns), float(share)))
+    except ValueError as error:
+        raise OptionError(
+            f"--cluster-shares {text!r}: give cells and shares such as 2=0.6,3=0.25,4=0.15, or 1x2=0.9,2x2=0.1"
+        ) from error
+    if len({(pattern.rows, pattern.columns) for pattern in found}) < len(found):
+        raise OptionError(f"--cluster-shares {text!r}: give each pattern once")
+    return tuple(found)
+
+
+def parse_layout(text: str) -> str:
+    """Read a memory layout: `file`, `interleaved:N`, or the path of a table.
+
+    Raises:
+        OptionError: if it is none of these.
+    """
+    if text.startswith(INTERLEAVED):
+        ways = text.removeprefix(INTERLEAVED)
+        if not ways.isdecimal() or not 2 <= int(ways) <= _MOST_WAYS:
+            raise OptionError(f"--memory-layout {text!r}: interleave from 2 to {_MOST_WAYS} words, interleaved:4")
+    elif text != ADJACENT and not pathlib.Path(text).is_file():
+        raise OptionError(
+            f"--memory-layout {text!r}: there is no such file; give {ADJACENT}, interleaved:N, or a CSV file"
+        )
+    return text
+
+
+def _identity_of(layout: str) -> str:
+    """Return what decides upsets of a layout: of a table what is in it, and not where it lies."""
+    if layout == ADJACENT or layout.startswith(INTERLEAVED):
+        return layout
+    try:
+        return sha256_file(pathlib.Path(layout))
+    except OSError as error:
+        raise InputError(f"cannot read memory layout {layout}: {error}") from error
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

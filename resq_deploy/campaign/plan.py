@@ -41,6 +41,7 @@ class Plan:
     Attributes:
         options: what was asked for.
         surfaces: the chosen surfaces.
+        stored: all that the file stores; empty where no fault can reach beyond the chosen surfaces.
         population: the faults that are drawn from; None for a fault list.
         positions: population number of each fault, shape [n]; empty for random bit errors and lists.
         masks: (bit error rate, chip) of each fault; empty for other models.
@@ -57,6 +58,7 @@ class Plan:
 
     options: CampaignOptions
     surfaces: tuple[Surface, ...]
+    stored: tuple[Surface, ...] = ()
     population: Population | None = None
     positions: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int64))
     masks: tuple[tuple[float, int], ...] = ()
@@ -94,12 +96,12 @@ class Plan:
         """Return a fault by its number, 0 ... len - 1."""
         if self.masks:
             rate, chip = self.masks[number]
-            flips = mask(self.surfaces, self.options.bits, self.options.draw, rate, chip)
+            flips = mask(self.surfaces, self.options, rate, chip)
             return Fault(number, flips, ber=rate, chip=chip)
         if self.population is None:
             listed = self.listed[number]
             return dataclasses.replace(listed, share=self._share(listed.edits, number))
-        edits = (self.population.edit(int(self.positions[number])),)
+        edits = self.population.edits(int(self.positions[number]))
         return Fault(number, edits, share=self._share(edits, number))
 
     def _share(self, edits: Sequence[Edit], number: int) -> Share | None:
@@ -182,7 +184,7 @@ class Plan:
             return ()
         if self.population is None:
             return self.listed[number].tensors
-        return (self.population.cell_of(int(self.positions[number])).surface.tensor,)
+        return self.population.tensors(int(self.positions[number]))
 
     def label(self, number: int) -> str:
         """Return what a fault is called in the table of faults."""
@@ -210,8 +212,8 @@ class Plan:
         return None if self.strata is None else self.strata.inside(key, name)
 
     def surface(self, tensor: str) -> Surface:
-        """Return the surface of a tensor the plan may hit."""
-        return next(surface for surface in self.surfaces if surface.tensor == tensor)
+        """Return the surface of a tensor that the plan may hit, or an upset that begins in another."""
+        return next(surface for surface in self.stored or self.surfaces if surface.tensor == tensor)
 
     def continued(self, rates: NDArray[np.float64]) -> "Plan | None":
         """Return the plan with its next phase of faults, or None when nothing is left to do.
@@ -297,8 +299,8 @@ def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
     if options.fault_list is not None:
         labels, faults, digest = read_fault_list(options.fault_list, chosen)
         return Plan(options=options, surfaces=chosen, listed=tuple(faults), labels=tuple(labels), list_digest=digest)
-    population = Population(chosen, options)
-    plan = Plan(options=options, surfaces=chosen, population=population)
+    population = Population(chosen, options, surfaces)
+    plan = Plan(options=options, surfaces=chosen, stored=tuple(surfaces), population=population)
     if options.faults is FaultModel.BER:
         return dataclasses.replace(plan, masks=_masks(options, 0, _first_chips(options)))
     if not options.stratified or eq7_sample(population.size, options) >= population.size:

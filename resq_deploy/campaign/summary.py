@@ -1,5 +1,6 @@
 """From records to the figures of `summary.json`."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.detection import detection, detections
 from resq_deploy.campaign.golden import MEANS, Golden
-from resq_deploy.campaign.options import FaultModel
+from resq_deploy.campaign.options import Direction, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.health import Health
@@ -175,6 +176,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
             "reloaded": sum(record.reloaded for record in records),
         },
     }
+    summary |= _physics(plan)
     figure = _figure(golden, figures)
     if plan.model is FaultModel.BER:
         rates = sorted({rate for rate, _ in plan.masks})
@@ -199,6 +201,20 @@ def _judge(golden: Golden) -> dict[str, Any]:
         "reason": golden.reason,
         "ladder": list(golden.ladder),
     }
+
+
+def _physics(plan: Plan) -> dict[str, Any]:
+    """Return what cells are struck together, and which way bits flip, where that is not any way."""
+    options, found = plan.options, dict[str, Any]()
+    if options.flip_direction is not Direction.BOTH:
+        found["flip_direction"] = str(options.flip_direction)
+    if plan.model is FaultModel.CLUSTER:
+        layout = options.identity()["memory_layout"]
+        found["upsets"] = {
+            "layout": layout,
+            "patterns": [dataclasses.asdict(pattern) for pattern in options.cluster_shares],
+        }
+    return found
 
 
 def _golden(golden: Golden, confidence: float) -> dict[str, Any]:

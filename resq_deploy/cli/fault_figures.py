@@ -57,6 +57,8 @@ def print_summary(run: FaultRun) -> None:
         f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits{how}, "
         f"{faults['due']} due{under}"
     )
+    if direction := summary.get("flip_direction"):
+        click.echo(f"bits flip one way, {direction}: a strike on a cell that holds the value already is a masked fault")
     if refined := summary["refined"]:
         click.echo(f"{refined['kept']:,} faults were kept, and {refined['added']:,} added; {_widest(summary)}")
     if summary["images"]["not_known"]:

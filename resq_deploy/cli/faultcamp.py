@@ -26,7 +26,7 @@ from resq_deploy.cli.shared import (
 if TYPE_CHECKING:
     from resq_deploy.api import CampaignOptions
 
-_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
+_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word", "cluster")
 
 
 SECTIONS = {
@@ -83,7 +83,8 @@ SECTIONS = {
     "--faults",
     type=click.Choice(_MODELS),
     help="single: one flipped bit a fault; ber: every bit flips with a given probability, one mask a chip; burst: "
-    "adjacent bits of one value; stuck-at: a bit forced to 0 or 1; word: a value replaced.  [default: single]",
+    "adjacent bits of one value; stuck-at: a bit forced to 0 or 1; word: a value replaced; cluster: neighbouring cells "
+    "of the memory, as one particle upsets them.  [default: single]",
 )
 @click.option(
     "--draw",
@@ -94,6 +95,28 @@ SECTIONS = {
     "published campaigns do: figures are then means over layers, and --ber counts draws.",
 )
 @click.option("--burst", type=int, default=2, show_default=True, metavar="N", help="Bits of a burst.")
+@click.option(
+    "--flip-direction",
+    type=click.Choice(["both", "0to1", "1to0"]),
+    default="both",
+    show_default=True,
+    help="Which way bits may flip; a strike on a cell that holds the value already counts as a fault that is masked.",
+)
+@click.option(
+    "--cluster-shares",
+    metavar="CELLS=SHARE,...",
+    default="2=1",
+    show_default=True,
+    help="Of cluster: how many cells of a row, or ROWSxCOLUMNS, and how often, such as 2=0.6,3=0.25,2x2=0.15.",
+)
+@click.option(
+    "--memory-layout",
+    metavar="file|interleaved:N|CSV",
+    default="file",
+    show_default=True,
+    help="Of cluster: which bits are neighbours; words as the file has them, N words interleaved bit by bit, or a "
+    "table tensor,byte,bytes,row,column.",
+)
 @click.option("--fault-list", type=PATH, metavar="CSV", help="Faults to run: tensor,index,bit[,fault,op,value].")
 @click.option("--roles", default="all", show_default=True, help="Roles to hit, such as weight,bias.")
 @click.option("--layers", metavar="GLOB", default="*", show_default=True, help="Layers to hit, by shell pattern.")
@@ -213,6 +236,8 @@ def command(model: pathlib.Path, dataset: str, **given: Any) -> None:
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --data-dir data --margin 0.02 --out run
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --faults ber --ber 1e-4,1e-3,1e-2 --out run
       resq-deploy faultcamp net.int8.onnx --dataset cifar10 --faults ber --ber 1e-5,3e-4 --draw layers --out even
+      resq-deploy faultcamp net.int8.onnx --dataset digits --faults cluster --cluster-shares 2=0.7,3=0.2,4=0.1 \
+          --memory-layout interleaved:4 --ecc secded --out upsets
       resq-deploy faultcamp net.int8.onnx --dataset digits --fault-list run/faults.csv --out again
       resq-deploy faultcamp net.int8.onnx --dataset digits --out run --margin 0.005 --fail-above sdc1=0.01
       resq-deploy faultcamp net.int8.onnx --dataset digits --faults ber --dry-run --fail-above sdc1@1e-5=0.01

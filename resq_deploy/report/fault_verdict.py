@@ -15,6 +15,7 @@ _FAULTS = {
     "burst": ("{burst} adjacent stored bits{} are flipped", "bursts"),
     "stuck-at-0": ("one stored bit{} is stuck at 0", "stuck bits"),
     "stuck-at-1": ("one stored bit{} is stuck at 1", "stuck bits"),
+    "cluster": ("one particle upsets {cells} neighbouring memory cells{}", "upsets"),
     "word": ("one stored value{} is replaced", "replaced values"),
     "list": ("a fault of the list is applied", "faults of the list"),
 }
@@ -183,8 +184,20 @@ def _statement(run: Run, tone: Tone, label: str, text: str, reservations: Sequen
 
 def _faults(run: Run) -> tuple[str, str]:
     when, several = _FAULTS[run.summary["fault_model"]]
-    burst = run.options.get("burst", "several")
-    return when.format(_where(run), burst=burst), several
+    burst, cells = run.options.get("burst", "several"), _cells(run.summary.get("upsets"))
+    return when.format(_where(run), burst=burst, cells=cells) + _one_way(run), several
+
+
+def _cells(upsets: Mapping[str, Any] | None) -> str:
+    """Say how many cells an upset strikes, at least and at most."""
+    sizes = sorted(pattern["rows"] * pattern["columns"] for pattern in (upsets or {"patterns": []})["patterns"])
+    return "several" if not sizes else str(sizes[0]) if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+
+
+def _one_way(run: Run) -> str:
+    """Say that flips go one way; a strike on a cell that holds the value already is counted, and changes nothing."""
+    ends = {"0to1": "0 to 1", "1to0": "1 to 0"}.get(run.summary.get("flip_direction", ""))
+    return f" (only from {ends}: a strike on another bit counts, and changes nothing)" if ends else ""
 
 
 def _where(run: Run) -> str:

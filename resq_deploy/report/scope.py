@@ -9,7 +9,7 @@ from resq_deploy.report.task import synthetic, task_of
 from resq_deploy.report.text import count, listed, share, short
 
 OUT_OF_SCOPE = "Transient faults in activations, in the arithmetic, and in memory after the file was loaded."
-FAULT_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word")
+FAULT_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word", "cluster")
 _NAMED = 10
 ATTACKS = ("square", "hopskipjump", "transfer-pgd", "twin-pgd", "twin-apgd", "bit-flip")
 

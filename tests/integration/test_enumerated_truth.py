@@ -8,12 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.faults.stratified import estimate
+from resq_deploy.faults.upsets import Pattern
 from resq_deploy.quantization.export import ExportOptions, export_int8
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,30 @@ def test_stratified_estimates_are_unbiased_and_their_intervals_hold(campaign):
     assert abs(found.bias) < 3 * found.error
     assert max(found.below, found.above) <= 0.027
     assert found.units < 0.5 * len(rates)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(1, 2, 0.6), Pattern(1, 4, 0.4))},
+        {"flip_direction": Direction.DOWN},
+    ],
+    ids=["upsets of several cells", "flips from 1 to 0"],
+)
+def test_so_do_those_of_upsets_and_of_flips_that_go_one_way(campaign, tmp_path, asked):
+    model, _, single = campaign
+    whole = Campaign(model, load_dataset("digits"), CampaignOptions(exhaustive=True, images=40, **asked))
+    whole.run(tmp_path / "run")
+    rates = np.zeros(len(single))
+    with (tmp_path / "run" / "faults.csv").open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            rates[whole.plan.positions[int(row["fault"])]] = int(row["sdc1"]) / 40
+    assert (rates != single).any()
+    found = check_coverage.stratified(
+        lambda seed: make_plan(model.surfaces, CampaignOptions(margin=MARGIN, seed=seed, **asked)), rates, 100
+    )
+    assert abs(found.bias) < 3 * found.error
+    assert found.below + found.above <= 0.08
 
 
 def test_a_stratified_plan_reaches_its_margin_and_draws_no_fault_twice(campaign):

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from resq_deploy.campaign import run
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.gates import parse_gate
-from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
@@ -22,8 +22,10 @@ from resq_deploy.errors import FailedError, OptionError
 from resq_deploy.faults.fault import Op
 from resq_deploy.faults.outcomes import COUNTS
 from resq_deploy.faults.stratified import estimate
+from resq_deploy.faults.upsets import Pattern
 
 IMAGES = 40
+PATTERNS = (Pattern(1, 2, 0.5), Pattern(1, 3, 0.3), Pattern(1, 4, 0.2))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,13 @@ def patched_by_hand(path, rows):
         pytest.param({"faults": FaultModel.STUCK_AT_0}, id="stuck-at-0"),
         pytest.param({"faults": FaultModel.STUCK_AT_1}, id="stuck-at-1"),
         pytest.param({"faults": FaultModel.WORD}, id="word"),
+        pytest.param({"flip_direction": Direction.UP}, id="single-0to1"),
+        pytest.param({"faults": FaultModel.BURST, "burst": 4, "flip_direction": Direction.DOWN}, id="burst-1to0"),
+        pytest.param({"faults": FaultModel.CLUSTER, "cluster_shares": PATTERNS}, id="cluster"),
+        pytest.param(
+            {"faults": FaultModel.CLUSTER, "cluster_shares": PATTERNS, "memory_layout": "interleaved:4"},
+            id="cluster-interleaved",
+        ),
         pytest.param({"roles": (Role.BIAS, Role.WEIGHT_SCALE)}, id="single-in-biases-and-scales"),
     ],
 )
@@ -96,7 +105,9 @@ def _outputs(model, images):
     return session.run(None, {"input": images})[0]
 
 
-@pytest.mark.parametrize("model", [FaultModel.SINGLE, FaultModel.BURST, FaultModel.WORD, FaultModel.STUCK_AT_1])
+@pytest.mark.parametrize(
+    "model", [FaultModel.SINGLE, FaultModel.BURST, FaultModel.WORD, FaultModel.STUCK_AT_1, FaultModel.CLUSTER]
+)
 def test_a_table_of_faults_is_a_fault_list_with_the_same_outcomes(prepare, tmp_path, model):
     prepare(samples=12, faults=model).run(tmp_path / "drawn")
     listed = prepare(faults=FaultModel.LIST, fault_list=tmp_path / "drawn" / "faults.csv").run(tmp_path / "listed")

@@ -3,13 +3,23 @@ import math
 import numpy as np
 import pytest
 
-from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_bits, parse_rates, parse_roles
+from resq_deploy.campaign.options import (
+    CampaignOptions,
+    Direction,
+    FaultModel,
+    parse_bits,
+    parse_layout,
+    parse_patterns,
+    parse_rates,
+    parse_roles,
+)
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import PILOT
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.statistics import cluster
+from resq_deploy.faults.upsets import Pattern
 
 
 def surface(tensor, role, layer, shape, width=8):
@@ -31,7 +41,7 @@ def options(**values):
 
 def positions(population):
     """Every fault of a population as (tensor, op, ((index, bit), ...))."""
-    edits = map(population.edit, range(population.size))
+    edits = [edit for number in range(population.size) for edit in population.edits(number)]
     return [(e.tensor, str(e.op), tuple(zip(e.index.tolist(), e.bit.tolist(), strict=True))) for e in edits]
 
 
@@ -70,7 +80,7 @@ def test_stuck_at_covers_every_bit(model, op):
 
 def test_a_word_is_replaced_whole_by_a_value_of_its_own():
     population = Population(SURFACES, options(faults=FaultModel.WORD))
-    edits = [population.edit(number) for number in range(population.size)]
+    edits = [edit for number in range(population.size) for edit in population.edits(number)]
     assert [(e.tensor, int(e.index[0])) for e in edits] == [
         *(("w1", i) for i in range(12)),
         *(("b1", i) for i in range(4)),
@@ -78,7 +88,7 @@ def test_a_word_is_replaced_whole_by_a_value_of_its_own():
     ]
     assert all(int(e.value[0]) < 1 << (32 if e.tensor == "b1" else 8) for e in edits)
     assert len({int(e.value[0]) for e in edits}) > 20
-    again = Population(SURFACES, options(faults=FaultModel.WORD)).edit(5)
+    (again,) = Population(SURFACES, options(faults=FaultModel.WORD)).edits(5)
     assert int(again.value[0]) == int(edits[5].value[0])
 
 
@@ -219,11 +229,36 @@ def test_a_plan_that_cannot_be(values, message):
         ({"faults": FaultModel.BER, "fit_per_mbit": 100.0}, "those of ber are others"),
         ({"faults": FaultModel.BURST, "fit_per_mbit": 100.0}, "those of burst are others"),
         ({"faults": FaultModel.LIST}, "--fault-list"),
+        ({"faults": FaultModel.WORD, "flip_direction": Direction.UP}, "--flip-direction 0to1 does not apply to word"),
+        ({"cluster_shares": (Pattern(1, 3, 1.0),)}, "--cluster-shares is about upsets of several cells"),
+        ({"memory_layout": "interleaved:4"}, "--memory-layout is about upsets of several cells"),
+        ({"faults": FaultModel.CLUSTER, "cluster_shares": ()}, "--cluster-shares: give patterns"),
+        ({"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(17, 1, 1.0),)}, "1 to 16 rows and columns"),
+        ({"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(1, 2, 0.9),)}, "shares above 0 that sum to 1"),
+        ({"faults": FaultModel.CLUSTER, "fit_per_mbit": 100.0}, "those of cluster are others"),
     ],
 )
 def test_options_that_make_no_sense(values, message):
     with pytest.raises(OptionError, match=message):
         options(**values)
+
+
+def test_patterns_and_layouts_are_read(tmp_path):
+    assert parse_patterns("2=0.6,3=0.4") == (Pattern(1, 2, 0.6), Pattern(1, 3, 0.4))
+    assert parse_patterns("1x2=0.5,2x2=0.5") == (Pattern(1, 2, 0.5), Pattern(2, 2, 0.5))
+    for text in ("2", "2=x", "x=1", "2=0.5,1x2=0.5", ""):
+        with pytest.raises(OptionError, match="--cluster-shares"):
+            parse_patterns(text)
+    table = tmp_path / "layout.csv"
+    table.write_text("tensor")
+    assert [parse_layout(text) for text in ("file", "interleaved:2", str(table))] == [
+        "file",
+        "interleaved:2",
+        str(table),
+    ]
+    for text in ("interleaved:1", "interleaved:", "interleaved:4096", "nowhere.csv"):
+        with pytest.raises(OptionError, match="--memory-layout"):
+            parse_layout(text)
 
 
 def test_parsers():

@@ -98,7 +98,7 @@ def test_margins_take_parts_of_twenty_images_by_themselves(campaign):
     assert {record.images for record in records if record.outcome != "due"} == {16, 17}
 
 
-@pytest.mark.parametrize("model", [FaultModel.BURST, FaultModel.STUCK_AT_1, FaultModel.WORD])
+@pytest.mark.parametrize("model", [FaultModel.BURST, FaultModel.STUCK_AT_1, FaultModel.WORD, FaultModel.CLUSTER])
 def test_every_fault_model_is_replayed_as_it_is_reloaded(campaign, model):
     assert campaign(faults=model, samples=25, audit=1.0)[0]["audit"]["mismatches"] == 0
 

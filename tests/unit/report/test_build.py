@@ -213,7 +213,7 @@ def test_what_was_not_tested_is_said_plainly(report):
     assert said.startswith("Transient faults in activations, in the arithmetic, and in memory")
     plain, coarse = said.splitlines()[1:]
     assert re.match(
-        r"digits.int8.onnx \(\w{12}\): no faults of the models burst, stuck-at-0, stuck-at-1 or word;", plain
+        r"digits.int8.onnx \(\w{12}\): no faults of the models burst, stuck-at-0, stuck-at-1, word or cluster;", plain
     )
     assert "; in curve, no faults in roles other than weight;" in plain
     assert "; no more than 60 images under faults;" in plain

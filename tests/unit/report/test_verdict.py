@@ -118,6 +118,7 @@ def test_no_harm_seen_is_no_proof_of_none():
             "when one stored bit of weight and zero point is stuck at 1",
         ),
         ("word", {}, "when one stored value is replaced,"),
+        ("cluster", {}, "when one particle upsets several neighbouring memory cells,"),
         ("list", {}, "when a fault of the list is applied, on average over the 400 faults of it"),
     ],
 )

@@ -12,7 +12,8 @@ from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
-from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.proofs import same
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.model import DeployedModel
@@ -22,6 +23,7 @@ from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op
+from resq_deploy.faults.upsets import Pattern
 from resq_deploy.protection import guards
 from resq_deploy.protection.guards import guard
 
@@ -116,6 +118,26 @@ def test_bursts_and_many_flips_in_one_tensor(name, testbed):
         everywhere = list(range(surface.elements))
         faults.append(Fault(len(faults), (Edit.of(surface.tensor, everywhere, [0] * len(everywhere)),)))
     compare(bed, faults)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(1, 2, 0.5), Pattern(1, 4, 0.5))},
+        {"faults": FaultModel.CLUSTER, "memory_layout": "interleaved:4", "flip_direction": Direction.UP},
+        {"flip_direction": Direction.DOWN},
+        {"faults": FaultModel.BURST, "burst": 4, "flip_direction": Direction.UP},
+        {"faults": FaultModel.BER, "ber": (1e-3,), "flip_direction": Direction.DOWN},
+    ],
+    ids=["upsets", "upsets-interleaved-0to1", "single-1to0", "burst-0to1", "ber-1to0"],
+)
+def test_upsets_and_flips_that_go_one_way(name, asked, testbed):
+    bed, surfaces = testbed(name, **asked)
+    drawn = {"chips": 4} if asked.get("faults") is FaultModel.BER else {"samples": 24}
+    plan = make_plan(surfaces, CampaignOptions(**asked, **drawn))
+    records = compare(bed, [plan.fault(number) for number in range(len(plan))])
+    assert len({record.logits for record in records}) > 2  # faults are seen
 
 
 @pytest.mark.parametrize("name", QUANTISED)

@@ -1,0 +1,173 @@
+"""Where stored bits lie next to each other: the cells of a memory in rows and columns.
+
+A file's tensors lie in memory one behind the other, each beginning at a 64-bit word of its own, which are the words
+that an error-correcting code counts by. A bit's address is its place in that string of bits. What one particle upsets
+is not neighbours in this string, but in the array of cells: a layout says which cell holds which bit.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORD = 64
+"""Bits of a word, that codes protect and that interleaving sets apart."""
+
+_NOWHERE = -1
+
+Integers = NDArray[np.int64]
+
+
+class Layout(Protocol):
+    """The cells of a memory."""
+
+    def cell(self, address: Integers) -> tuple[Integers, Integers]:
+        """Return row and column of the cells that hold some bits; -1 for bits that no cell holds. [n] each."""
+
+    def address(self, row: Integers, column: Integers) -> Integers:
+        """Return which bits some cells hold; -1 for cells that are not there. [n] each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interleaved:
+    """All cells in one row, words interleaved: the first bits of `ways` words, then their second bits, and so on.
+
+    With one way, words lie one behind the other, as the file has them. Up to `ways` neighbouring cells then belong to
+    different words (Baeg et al., SRAM Interleaving Distance Selection, IEEE TNS 56(4), 2009). Where the last words are
+    fewer than that, cells between theirs hold nothing.
+
+    Attributes:
+        bits: of the memory, whole words.
+        ways: how many words are interleaved.
+    """
+
+    bits: int
+    ways: int = 1
+
+    def cell(self, address: Integers) -> tuple[Integers, Integers]:
+        """Return row and column of the cells that hold some bits; -1 for bits that are not there."""
+        block, inside = np.divmod(address, self.ways * WORD)
+        word, bit = np.divmod(inside, WORD)
+        there = (address >= 0) & (address < self.bits)
+        column = block * self.ways * WORD + bit * self.ways + word
+        return np.where(there, 0, _NOWHERE), np.where(there, column, _NOWHERE)
+
+    def address(self, row: Integers, column: Integers) -> Integers:
+        """Return which bits some cells hold; -1 for cells that hold none."""
+        block, inside = np.divmod(column, self.ways * WORD)
+        bit, word = np.divmod(inside, self.ways)
+        address = (block * self.ways + word) * WORD + bit
+        return np.where((row == 0) & (column >= 0) & (address < self.bits), address, _NOWHERE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Neighbouring bytes of the memory that lie in neighbouring cells of one row.
+
+    Attributes:
+        first: address of the first bit; a whole byte.
+        bytes: how many bytes.
+        row: of the cells.
+        column: of the first cell.
+    """
+
+    first: int
+    bytes: int
+    row: int
+    column: int
+
+    @property
+    def bits(self) -> int:
+        """How many cells it has."""
+        return 8 * self.bytes
+
+
+class Mapped:
+    """Cells as a table has them: runs of bytes in rows and columns.
+
+    Args:
+        runs: what lies where.
+
+    Raises:
+        ValueError: if two runs share a bit or a cell; holds the places of both.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+        self._by_bit = sorted(range(len(runs)), key=lambda place: runs[place].first)
+        self._by_cell = sorted(range(len(runs)), key=lambda place: (runs[place].row, runs[place].column))
+        for before, after in itertools.pairwise(self._by_bit):
+            if runs[before].first + runs[before].bits > runs[after].first:
+                raise ValueError(*sorted((before, after)), "bytes")
+        for before, after in itertools.pairwise(self._by_cell):
+            left, right = runs[before], runs[after]
+            if left.row == right.row and left.column + left.bits > right.column:
+                raise ValueError(*sorted((before, after)), "cells")
+        self._first, self._bits = (
+            np.array([getattr(runs[place], name) for place in self._by_bit], dtype=np.int64)
+            for name in ("first", "bits")
+        )
+        self._rows, self._columns = (
+            np.array([getattr(run, name) for run in runs], dtype=np.int64) for name in ("row", "column")
+        )
+        self._of_row: dict[int, tuple[Integers, Integers]] = {}
+        for row, places in itertools.groupby(self._by_cell, key=lambda place: runs[place].row):
+            inside = np.array(list(places))
+            self._of_row[row] = inside, self._columns[inside]
+
+    def cell(self, address: Integers) -> tuple[Integers, Integers]:
+        """Return row and column of the cells that hold some bits; -1 for bits that no cell holds."""
+        place = np.searchsorted(self._first, address, side="right") - 1
+        offset = address - self._first[place]
+        there = (place >= 0) & (offset < self._bits[place])
+        run = np.array(self._by_bit)[place]
+        return np.where(there, self._rows[run], _NOWHERE), np.where(there, self._columns[run] + offset, _NOWHERE)
+
+    def address(self, row: Integers, column: Integers) -> Integers:
+        """Return which bits some cells hold; -1 for cells that are not there."""
+        return np.array(
+            [self._address(*cell) for cell in zip(row.tolist(), column.tolist(), strict=True)], dtype=np.int64
+        )
+
+    def _address(self, row: int, column: int) -> int:
+        places, columns = self._of_row.get(row, (np.empty(0, np.int64), np.empty(0, np.int64)))
+        at = int(np.searchsorted(columns, column, side="right")) - 1
+        if at < 0:
+            return _NOWHERE
+        run = self._runs[int(places[at])]
+        return run.first + column - run.column if column < run.column + run.bits else _NOWHERE
+
+
+class Memory:
+    """The tensors of a file in the order in which they are stored.
+
+    Args:
+        sizes: stored bits of each tensor, by its name.
+
+    Attributes:
+        bits: of all, whole words.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._names = list(sizes)
+        words = [-(-bits // WORD) for bits in sizes.values()]
+        self._starts = WORD * np.cumsum([0, *words])
+        self._sizes = np.array(list(sizes.values()), dtype=np.int64)
+        self._place = {name: number for number, name in enumerate(self._names)}
+        self.bits = int(self._starts[-1])
+
+    def address(self, tensor: str, bit: int) -> int:
+        """Return the address of a bit of a tensor, counted from its first."""
+        return int(self._starts[self._place[tensor]]) + bit
+
+    def split(self, addresses: Iterable[int]) -> dict[str, list[int]]:
+        """Return the bits of each tensor at some addresses, counted from its first; what lies between is left out."""
+        found: dict[str, list[int]] = {}
+        for address in addresses:
+            place = int(np.searchsorted(self._starts, address, side="right")) - 1
+            if 0 <= place < len(self._names) and address - self._starts[place] < self._sizes[place]:
+                found.setdefault(self._names[place], []).append(int(address - self._starts[place]))
+        return found
