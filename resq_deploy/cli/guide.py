@@ -10,6 +10,7 @@ from resq_deploy.errors import OptionError
 TOPICS = {
     "own": "your own network, from weights and images to a proven file: the whole way on one page",
     "figures": "what SDC-1, masked, a fault and an interval mean; how many faults to ask for",
+    "memory": "the memory behind the file: neighbouring cells, layouts, flips that go one way",
     "judges": "what counts as wrong, task by task: classes, maps, boxes, numbers, a rule of your own",
     "hardening": "your weights or fresh ones through stages 1 and 2; what it costs; training at scale",
     "export": "float to int8: ranges, corrections, gates; votes and codes in the file",

@@ -71,6 +71,7 @@ def test_export_and_campaign_run_without_torch(digits_float, tmp_path):
     ids=lambda arguments: arguments[0],
 )
 def test_a_missing_extra_says_what_to_install(arguments, tmp_path):
+    (tmp_path / "run.pt").write_bytes(b"a checkpoint")
     code = "from resq_deploy.cli import main; import os; os.chdir(sys.argv.pop(1)); main()"
     done = without_torch(code, tmp_path, *arguments)
     assert done.returncode == 2
