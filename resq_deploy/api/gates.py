@@ -97,7 +97,7 @@ def of_audit(audit: Mapping[str, Any], confidence: float) -> GateVerdict:
 
 def of_attacks(gate: Mapping[str, Any]) -> GateVerdict:
     """Return what became of a gate of an attack campaign, as `summary.json` has it."""
-    place = gate["severity"] if gate["epsilon"] is None else gate["epsilon"]
+    place = gate.get("severity") if gate["epsilon"] is None else gate["epsilon"]  # older runs know none
     at = "" if place is None else f"@{place}"
     bound = "" if gate["bound"] is None else f"={gate['bound']:g}"
     figure = [f"{percent(gate['estimate'])}, bound {100 * gate['bound']:g} %"] if gate["estimate"] else []

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import resq_deploy as rd
+from resq_deploy.api.gates import of_attacks
 from resq_deploy.errors import MissingExtraError, ModelError, OptionError, RunFolderError
 
 FILES = pathlib.Path(__file__).parents[3] / "models"
@@ -163,3 +164,13 @@ def test_an_extra_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match="notebook"):
         rd.load(PLAIN).surfaces()
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [({}, "clean=0.5"), ({"severity": 3}, "clean@3=0.5"), ({"epsilon": "4", "severity": None}, "clean@4=0.5")],
+    ids=["of an older run", "at a severity", "at a radius"],
+)
+def test_gates_of_attacks_are_named_as_they_were_asked_for(place, name):
+    gate = {"metric": "clean", "epsilon": None, "bound": 0.5, "estimate": None, "passed": False, "reason": "below"}
+    assert of_attacks(gate | place).name == name

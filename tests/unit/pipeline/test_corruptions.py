@@ -161,6 +161,24 @@ def test_blue_green_red_is_corrupted_as_red_green_blue(model, dataset):
         assert np.array_equal(back.mixed()[severity], images[..., ::-1])
 
 
+@pytest.mark.parametrize("as_floats", [False, True], ids=["uint8", "floats in [0, 1]"])
+def test_files_that_take_other_images(models, tmp_path, as_floats):
+    """Whole levels in [N, H, W, C], and floats as an `.npz` may hold them for a file that takes these."""
+    name = "float_cnn" if as_floats else "nhwc_uint8"
+    other = DeployedModel.load(models.save(getattr(models, name)(), tmp_path / "other.onnx"))
+    images = models.images(8, name)
+    if as_floats:
+        images = np.rint((images - images.min()) / np.ptp(images) * 255).astype(np.float32) / np.float32(255)
+    levels = np.rint(images.transpose(0, 2, 3, 1) * 255).astype(np.uint8) if as_floats else images
+    split = Split(images=images, labels=np.zeros(8, dtype=np.int64))
+    digits = load_dataset("digits")
+    found = Corruptions(other, digits, split, options(images=8))
+    figures = found.run(tmp_path / "run", lambda _: None)
+    made = corrupted(levels, "fog", 3, definitions=definitions_for(8, 8), seed=0)
+    assert figures["accuracy"]["fog"]["3"]["value"] == answered_right(other, made, split.labels).mean()
+    assert np.array_equal(found.mixed()["3"][7], made[7])
+
+
 def test_means_count_images_and_not_corruptions():
     right = {name: np.zeros((5, 4), dtype=bool) for name in ("a", "b")}
     right["a"][:, :2] = True
