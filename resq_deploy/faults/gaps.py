@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.faults.judges.outputs import Outputs, Rows, count
+from resq_deploy.faults.judges.outputs import Flags, Outputs, Rows, count
 
 Codes = NDArray[np.uint8]
 
@@ -76,6 +76,13 @@ def least(codes: Codes) -> NDArray[np.float64]:
     values[codes <= 1] = 0.0
     values[codes == BEYOND] = np.inf
     return values
+
+
+def at_least(codes: Codes, difference: float) -> Flags:
+    """Return whether a difference is sure to be that large, by its code; as many bytes as there are codes."""
+    every = np.arange(BEYOND + 1, dtype=np.uint8)
+    found: Flags = (least(every) >= difference)[codes]
+    return found
 
 
 def most(codes: Codes) -> NDArray[np.float64]:

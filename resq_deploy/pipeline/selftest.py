@@ -28,7 +28,7 @@ from resq_deploy.faults import draws, stratified
 from resq_deploy.faults.cover import covered, greedy_cover
 from resq_deploy.faults.coverage import coverage
 from resq_deploy.faults.fault import digest
-from resq_deploy.faults.gaps import Codes, gaps, least, most
+from resq_deploy.faults.gaps import Codes, at_least, gaps, most
 from resq_deploy.faults.judges.outputs import Flags, same
 from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.statistics import Estimate, proportion
@@ -258,7 +258,7 @@ def make(
     ways = spreads(evidence.golden, file)
     spread = np.max([most(codes) for codes in ways.values()], axis=0) if ways else np.zeros(len(evidence.golden))
     tolerance, qualified = settled_tolerance(spread, options.tolerance, options.images)
-    seen = least(evidence.codes[training]) >= 2.0 * tolerance
+    seen = at_least(evidence.codes[training], 2.0 * tolerance)
     chosen = greedy_cover(seen, evidence.weights()[training], options.images, qualified)
     report = {
         "campaign": _told(evidence, training),
@@ -322,7 +322,7 @@ def _figures(
     confidence: float,
 ) -> dict[str, Any]:
     """Return what the inputs reveal: one by one, by role, and weighed by harm; and what all samples would."""
-    shows, shown = (least(each.codes) >= 2.0 * tolerance for each in (evidence, other))
+    shows, shown = (at_least(each.codes, 2.0 * tolerance) for each in (evidence, other))
     before, after = covered(shows, chosen), covered(shown, chosen)
     curve = [
         {

@@ -51,6 +51,17 @@ def test_weights_decide_and_not_numbers():
     assert greedy_cover(reveals, np.array([1.0, 1.0, 1.0]), 1, np.ones(2, bool)) == [0]
 
 
+def test_weights_of_any_size_decide_alike():
+    reveals = np.array([[1, 0], [0, 1]], bool)
+    for size in (1e-15, 1.0, 1e15):
+        assert greedy_cover(reveals, size * np.array([1.0, 3.0]), 1, np.ones(2, bool)) == [1]
+
+
+def test_faults_that_are_revealed_already_add_nothing():
+    reveals = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0]], bool)
+    assert greedy_cover(reveals, np.ones(4), 2, np.ones(3, bool)) == [0, 1]
+
+
 def test_only_what_is_allowed_is_chosen():
     reveals = np.array([[1, 0, 1], [1, 0, 0]], bool)
     allowed = np.array([False, True, True])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resq_deploy.faults import gaps as module
-from resq_deploy.faults.gaps import BEYOND, encoded, gaps, least, most, scales
+from resq_deploy.faults.gaps import BEYOND, at_least, encoded, gaps, least, most, scales
 from resq_deploy.faults.judges.outputs import ragged
 
 EVERY = np.arange(256, dtype=np.uint8)
@@ -49,6 +49,13 @@ def test_the_upper_bound_of_a_code_is_where_the_next_begins():
     assert most(EVERY)[0] == 0.0
     assert (most(EVERY)[1 : BEYOND - 1] == least(EVERY)[2:BEYOND]).all()
     assert np.isinf(most(EVERY)[BEYOND - 1 :]).all()
+
+
+def test_a_code_is_sure_of_a_difference_from_its_lower_bound_on():
+    bound = least(EVERY)[100]
+    assert at_least(EVERY, bound).tolist() == [False] * 100 + [True] * 156
+    assert at_least(EVERY, np.nextafter(bound, np.inf)).tolist() == [False] * 101 + [True] * 155
+    assert at_least(np.array([[99, 100], [0, BEYOND]], np.uint8), bound).tolist() == [[False, True], [False, True]]
 
 
 def test_each_output_is_measured_by_its_own_largest_magnitude():

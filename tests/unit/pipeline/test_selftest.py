@@ -1,5 +1,6 @@
 """Self-tests: which inputs qualify, what is held out, what coverage is told, and bundles of files of all kinds."""
 
+import ast
 import dataclasses
 import importlib.util
 import io
@@ -20,6 +21,7 @@ from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.data.sources import load_samples
+from resq_deploy.deployed import known_answers
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.known_answers import Bundle, differences, main
 from resq_deploy.deployed.model import DeployedModel
@@ -37,7 +39,7 @@ from resq_deploy.pipeline.selftest import (
 )
 from resq_deploy.pipeline.selftest_bundle import check, packed
 
-ASKED = {"images": 100, "workers": 1, "audit": 0.0, "samples": 1000, "bits": (6, 7, 20, 22)}
+ASKED = {"images": 60, "workers": 1, "audit": 0.0, "samples": 600, "bits": (6, 7, 20, 22)}
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +152,13 @@ class TestHeldOut:
 
 class TestCoverage:
     def test_a_part_of_a_simple_sample_has_clopper_pearsons_interval(self, evidence):
-        domain, revealed = np.zeros(1000, bool), np.zeros(1000, bool)
+        domain, revealed = np.zeros(600, bool), np.zeros(600, bool)
         domain[:20], revealed[:15], revealed[30:] = True, True, True
         found = share_of(evidence, revealed, domain, 0.95)
         assert (found.value, found.n) == (0.75, 20)
         assert found.low == pytest.approx(0.5090, abs=1e-4)
         assert found.high == pytest.approx(0.9134, abs=1e-4)
-        assert share_of(evidence, revealed, np.zeros(1000, bool), 0.95) is None
+        assert share_of(evidence, revealed, np.zeros(600, bool), 0.95) is None
 
     def test_faults_drawn_in_strata_are_weighed_by_what_they_stand_for(self, digits_int8, digits, tmp_path):
         model = DeployedModel.load(digits_int8)
@@ -176,8 +178,8 @@ class TestCoverage:
         held = marked(evidence.digests(), 0.5, 0) & (evidence.harm > 0)
         training = ~marked(evidence.digests(), 0.5, 0) & (evidence.harm > 0)
         seen = covered(least(evidence.codes) >= 2 * said["tolerance"], said["chosen"])
-        assert said["held_out"]["harmful"] == held.sum() > 20
-        assert said["campaign"]["harmful"] == training.sum() > 20
+        assert said["held_out"]["harmful"] == held.sum() > 10
+        assert said["campaign"]["harmful"] == training.sum() > 10
         for point, revealed in zip(said["curve"], seen, strict=True):
             assert point["held_out"]["value"] == pytest.approx(revealed[held].mean())
             assert point["training"] == pytest.approx(revealed[training].mean())
@@ -311,6 +313,10 @@ def unpacked(path):
     return bundle.header, dict(bundle.arrays)
 
 
+def test_the_program_is_one_that_python_38_reads():
+    ast.parse(pathlib.Path(known_answers.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
 class _Drifting:
     """A session whose outputs are off by a little, or are others altogether."""
 
@@ -390,7 +396,7 @@ class TestRefused:
             SelfTestOptions(**values)
 
 
-def _kind(kinds, task_files, name, folder):
+def _kind(kinds, task_files, models, name, folder):
     """A file of some task, and samples for it."""
     rng = np.random.default_rng(0)
     path = folder / "file.onnx"
@@ -406,20 +412,23 @@ def _kind(kinds, task_files, name, folder):
     elif name == "boxes":
         proto = task_files.detector()
         arrays = {"images": rng.random((12, 1, 16, 16)).astype(np.float32)}
+    else:
+        proto = models.fixed_batch()
+        arrays = {"x": models.images(12)}
     onnx.save(proto, path)
     np.savez(folder / "samples.npz", **arrays)
     return path, folder / "samples.npz", extra
 
 
-@pytest.mark.parametrize("name", ["states", "words", "boxes"])
-def test_files_of_other_tasks(kinds, task_files, name, tmp_path):
-    """Sequences with states, several inputs and outputs, a detector: the same campaign, bundle and check."""
-    path, samples, extra = _kind(kinds, task_files, name, tmp_path)
-    asked = {"images": 12, "samples": 200, "workers": 1, "audit": 0.0}
+@pytest.mark.parametrize("name", ["states", "words", "boxes", "fixed_batch"])
+def test_files_of_other_tasks(kinds, task_files, models, name, tmp_path):
+    """Sequences with states, several inputs and outputs, a detector, batches of a fixed size: the same campaign, bundle and check."""
+    path, samples, extra = _kind(kinds, task_files, models, name, tmp_path)
+    asked = {"images": 12, "samples": 110, "workers": 1, "audit": 0.0}
     asked["bits"] = (5, 6, 7) if name == "states" else range(23, 31)
     run = rd.faultcamp(path, samples, out=tmp_path / "run", **asked, **extra)
     said = rd.selftest(path, samples, campaign=run.path, out=tmp_path / "b.npz", images=3, **extra)
-    assert said["coverage"]["n"] > 5
+    assert said["coverage"]["n"] > 1
     assert rd.check_selftest(tmp_path / "b.npz", path).passed
     model = DeployedModel.load(path)
     patcher = model.patcher()
