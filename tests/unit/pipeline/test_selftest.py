@@ -422,7 +422,7 @@ def _kind(kinds, task_files, models, name, folder):
 
 @pytest.mark.parametrize("name", ["states", "words", "boxes", "fixed_batch"])
 def test_files_of_other_tasks(kinds, task_files, models, name, tmp_path):
-    """Sequences with states, several inputs and outputs, a detector, batches of a fixed size: the same campaign, bundle and check."""
+    """Sequences, several inputs and outputs, a detector, fixed batches: the same campaign, bundle and check."""
     path, samples, extra = _kind(kinds, task_files, models, name, tmp_path)
     asked = {"images": 12, "samples": 110, "workers": 1, "audit": 0.0}
     asked["bits"] = (5, 6, 7) if name == "states" else range(23, 31)
