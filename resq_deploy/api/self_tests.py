@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resq_deploy.api.given import PathLike, as_deployed, as_options, as_path
+from resq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -67,6 +68,11 @@ def selftest(
     from resq_deploy.pipeline.campaign_data import SYNTHETIC, data_for
     from resq_deploy.pipeline.selftest import SelfTestOptions, make
 
+    target = as_path(out)
+    if target.suffix != ".npz":
+        raise OptionError(f"--out {target}: the file's name must end in .npz")
+    if not target.parent.is_dir():
+        raise OptionError(f"--out {target}: there is no folder {target.parent}")
     values = dict(named)
     if isinstance(values.get("held_out"), str | os.PathLike):
         values["held_out"] = as_path(values["held_out"])
@@ -93,7 +99,7 @@ def selftest(
         made_up = source == SYNTHETIC and as_samples(usual).digest != finished.sha256.get("data")
         return found(finished.options.images) if made_up else usual
 
-    return make(as_deployed(model), as_path(campaign), as_path(out), chosen, load, split=split)
+    return make(as_deployed(model), as_path(campaign), target, chosen, load, split=split)
 
 
 def check_selftest(bundle: PathLike, model: PathLike, *, arithmetic: str | None = None) -> "Checked":

@@ -28,8 +28,9 @@ from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.faults.judges.registry import from_identity
+from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.upsets import Pattern
-from resq_deploy.records import read_manifest
+from resq_deploy.records import read_json, read_manifest
 
 _TABLE = "faults.csv"
 _BESIDE = frozenset({"dataset", "onnxruntime", "judge", "outputs"})
@@ -45,6 +46,7 @@ class Finished:
         options: what it was asked to do, as far as that decided its figures.
         judge: what told its judge, as its manifest has it.
         sha256: digests of what it read.
+        images: how many samples its fault-free file was run on.
         records: of all its faults, in the order of its plan.
     """
 
@@ -52,6 +54,7 @@ class Finished:
     options: CampaignOptions
     judge: Mapping[str, Any]
     sha256: Mapping[str, str | None]
+    images: int
     records: Sequence[Record]
 
     @classmethod
@@ -68,9 +71,10 @@ class Finished:
         try:
             options = _options(manifest["options"], path)
             judge = manifest["options"]["judge"]
+            images = int(read_json(path / "summary.json")["golden"]["images"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
-                f"{path}/manifest.json tells of options that this resq-deploy does not read "
+                f"{path} tells of options or figures that this resq-deploy does not read "
                 f"({type(error).__name__}: {error}): run the campaign anew"
             ) from error
         return cls(
@@ -78,18 +82,32 @@ class Finished:
             options=options,
             judge=judge,
             sha256=manifest["sha256"],
+            images=images,
             records=read_records(path / FILE),
         )
 
-    def check(self, model: DeployedModel, data: Data) -> None:
-        """Check that a file and samples are those of the campaign.
+    @property
+    def some_images(self) -> bool:
+        """Whether faults were judged on a part of the samples each."""
+        return any(record.images < self.images for record in self.records if record.outcome is not Outcome.DUE)
+
+    def check_model(self, model: DeployedModel) -> None:
+        """Check that a file is the one of the campaign.
+
+        Raises:
+            OptionError: if it is another.
+        """
+        if self.sha256.get("model") != model.digest:
+            raise OptionError(f"{self.path}: that campaign was run on another file (SHA-256 differs)")
+
+    def check_data(self, data: Data) -> None:
+        """Check that samples are those of the campaign.
 
         Raises:
             OptionError: if they are others.
         """
-        for what, name, digest in (("file", "model", model.digest), ("data", "data", as_samples(data).digest)):
-            if self.sha256.get(name) != digest:
-                raise OptionError(f"{self.path}: that campaign was run on another {what} (SHA-256 differs)")
+        if self.sha256.get("data") != as_samples(data).digest:
+            raise OptionError(f"{self.path}: that campaign was run on other data (SHA-256 differs)")
 
     def golden(self, model: DeployedModel, data: Data) -> Golden:
         """Run the fault-free file once more, over the campaign's samples.

@@ -98,29 +98,15 @@ class Evidence:
 
     @classmethod
     def read(cls, finished: Finished, model: DeployedModel, data: Data) -> "Evidence":
-        """Read it, and run the fault-free file once more.
+        """Run the fault-free file once more, over the samples of a campaign that `usable_run` has read.
 
         Raises:
-            InputError: if the campaign does not tell, or was run on another file or other samples.
+            InputError: if these are other samples, or the file cannot be run.
         """
-        where, records = finished.path, finished.records
-        if finished.options.faults is FaultModel.BER:
-            raise OptionError(
-                f"{where}: random bit errors hit many bits at a time, and rates are never pooled: give a campaign of "
-                "another --faults, such as single"
-            )
-        if any(record.gaps is None for record in records):
-            raise OptionError(
-                f"{where}: an earlier version ran that campaign, and did not keep how far outputs move: run it again"
-            )
-        finished.check(model, data)
+        records = finished.records
+        finished.check_data(data)
         golden = finished.golden(model, data)
         judged = [record.outcome is not Outcome.DUE for record in records]
-        if any(seen and record.images != len(golden) for seen, record in zip(judged, records, strict=True)):
-            raise OptionError(
-                f"{where}: its faults were judged on some of the samples each, and which inputs reveal a fault takes "
-                "all: run it with --images-per-fault all, or with --samples"
-            )
         codes = np.zeros((len(records), len(golden)), dtype=np.uint8)
         for row, record in zip(codes, records, strict=True):
             if record.gaps:
@@ -241,12 +227,12 @@ def make(
         InputError: if the campaign, the file or the samples cannot be used.
         FailedError: if no fault does harm, or the fault-free file does not pass.
     """
-    evidence = _evidence(campaign, model, load, split)
+    runs = [usable_run(campaign, model)]
     if isinstance(options.held_out, pathlib.Path):
-        other = _evidence(options.held_out, model, load, split)
-        _check_alike(evidence, other, options.held_out)
-    else:
-        other = evidence
+        runs.append(usable_run(options.held_out, model))
+        _check_alike(*runs)
+    evidence = _evidence(runs[0], model, load, split)
+    other = evidence if len(runs) == 1 else _evidence(runs[1], model, load, split)
     training, held = divided(evidence, other, options)
     if not training.any() or not held.any():
         harmful = int((evidence.harm > options.harm_above).sum())
@@ -292,22 +278,45 @@ def divided(evidence: Evidence, other: Evidence, options: SelfTestOptions) -> tu
     return harmful & ~mark, harmful & mark
 
 
-def _evidence(campaign: pathlib.Path, model: DeployedModel, load: Load, split: float | None) -> Evidence:
-    finished = Finished.read(campaign)
+def usable_run(path: pathlib.Path, model: DeployedModel) -> Finished:
+    """Read a campaign that tells which of its samples reveal each of its faults.
+
+    Raises:
+        InputError: if it does not, was run on another file, or is not finished.
+    """
+    finished = Finished.read(path)
+    finished.check_model(model)
+    if finished.options.faults is FaultModel.BER:
+        raise OptionError(
+            f"{path}: random bit errors hit many bits at a time, and rates are never pooled: give a campaign of "
+            "another --faults, such as single"
+        )
+    if any(record.gaps is None for record in finished.records):
+        raise OptionError(
+            f"{path}: an earlier version ran that campaign, and did not keep how far outputs move: run it again"
+        )
+    if finished.some_images:
+        raise OptionError(
+            f"{path}: its faults were judged on some of the samples each, and which inputs reveal a fault takes all: "
+            "run it with --images-per-fault all, or with --samples"
+        )
+    return finished
+
+
+def _evidence(finished: Finished, model: DeployedModel, load: Load, split: float | None) -> Evidence:
     wanted = finished.options.deployment.preprocessing
     data, options, _ = made_ready(finished.options, model, load(model, finished), Wish(**vars(wanted)), split=split)
     if options.deployment != finished.options.deployment:
-        raise OptionError(f"{campaign}: its images were made ready otherwise than the file's sidecar says now")
+        raise OptionError(f"{finished.path}: its images were made ready otherwise than the file's sidecar says now")
     return Evidence.read(finished, model, data)
 
 
-def _check_alike(one: Evidence, other: Evidence, path: pathlib.Path) -> None:
+def _check_alike(one: Finished, other: Finished) -> None:
     """Check that both campaigns were judged alike on the same samples."""
-    same_way = one.golden.deployment == other.golden.deployment and one.golden.judge == other.golden.judge
-    if not same_way or len(one.golden) != len(other.golden):
+    if (one.options.deployment, one.judge, one.images) != (other.options.deployment, other.judge, other.images):
         raise OptionError(
-            f"--held-out {path}: it was run or judged otherwise, or on another number of samples: both campaigns must "
-            "differ in their faults alone, such as in --seed"
+            f"--held-out {other.path}: it was run or judged otherwise, or on another number of samples: both campaigns "
+            "must differ in their faults alone, such as in --seed"
         )
 
 

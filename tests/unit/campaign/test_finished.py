@@ -55,7 +55,8 @@ def finished(model, digits, tmp_path_factory):
 def test_options_golden_run_and_plan_are_those_of_the_campaign(kind, finished, model, digits):
     campaign, out = finished(kind)
     found = Finished.read(out)
-    found.check(model, digits)
+    found.check_model(model)
+    found.check_data(digits)
     assert found.options.identity() == campaign.options.identity()
     golden = found.golden(model, digits)
     assert golden.judge == campaign.golden.judge
@@ -104,10 +105,10 @@ def test_records_hold_how_far_each_image_moves_as_a_reload_shows_it(finished, mo
 def test_another_file_and_other_data_are_refused(finished, model, digits):
     found = Finished.read(finished("simple")[1])
     with pytest.raises(OptionError, match=r"run on another file \(SHA-256 differs\)"):
-        found.check(dataclasses.replace(model, digest="0" * 64), digits)
+        found.check_model(dataclasses.replace(model, digest="0" * 64))
     fewer = dataclasses.replace(found, sha256={**found.sha256, "data": "0" * 64})
-    with pytest.raises(OptionError, match="run on another data"):
-        fewer.check(model, digits)
+    with pytest.raises(OptionError, match="run on other data"):
+        fewer.check_data(digits)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +116,15 @@ def test_another_file_and_other_data_are_refused(finished, model, digits):
     [
         ({"command": "attackcamp"}, "give the run folder of a faultcamp that is done, and not of attackcamp, done"),
         ({"status": "running"}, "and not of faultcamp, running"),
-        ({"options": {"faults": "cosmic"}}, "tells of options that this resq-deploy does not read"),
-        ({"options": {"gamma": 1}}, "tells of options that this resq-deploy does not read"),
+        ({"options": {"faults": "cosmic"}}, "tells of options or figures that this resq-deploy does not read"),
+        ({"options": {"gamma": 1}}, "tells of options or figures that this resq-deploy does not read"),
     ],
     ids=["command", "status", "value", "name"],
 )
 def test_what_is_no_finished_campaign_is_refused(finished, tmp_path, change, told):
     manifest = json.loads((finished("simple")[1] / "manifest.json").read_text())
     options = {**manifest["options"], **change.pop("options", {})}
+    (tmp_path / "summary.json").write_bytes((finished("simple")[1] / "summary.json").read_bytes())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change, "options": options}))
     with pytest.raises(RunFolderError, match=told):
         Finished.read(tmp_path)

@@ -7,6 +7,8 @@ import io
 import json
 import pathlib
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -36,6 +38,7 @@ from resq_deploy.pipeline.selftest import (
     marked,
     settled_tolerance,
     share_of,
+    usable_run,
 )
 from resq_deploy.pipeline.selftest_bundle import check, packed
 
@@ -366,17 +369,25 @@ class TestRefused:
         with pytest.raises(OptionError, match="run it with --images-per-fault all"):
             rd.selftest(digits_int8, digits, campaign=tmp_path / "run", out=tmp_path / "b.npz")
 
-    def test_random_bit_errors(self, run):
-        found = Finished.read(run[0])
-        options = CampaignOptions(faults=FaultModel.BER)
+    def test_random_bit_errors(self, digits_int8, digits, tmp_path):
+        options = CampaignOptions(images=20, workers=1, audit=0.0, faults=FaultModel.BER, ber=(1e-4,), chips=2)
+        Campaign(DeployedModel.load(digits_int8), digits, options).run(tmp_path / "run")
         with pytest.raises(OptionError, match="rates are never pooled"):
-            Evidence.read(dataclasses.replace(found, options=options), None, None)
+            usable_run(tmp_path / "run", DeployedModel.load(digits_int8))
 
-    def test_a_campaign_of_an_earlier_version(self, run, digits_int8, digits):
-        found = Finished.read(run[0])
-        records = [dataclasses.replace(found.records[0], gaps=None), *found.records[1:]]
+    def test_a_campaign_of_an_earlier_version(self, run, digits_int8, tmp_path):
+        shutil.copytree(run[0], tmp_path / "run")
+        with sqlite3.connect(tmp_path / "run" / "campaign.sqlite") as database:
+            database.execute("ALTER TABLE faults DROP COLUMN gaps")
+            database.execute("PRAGMA user_version = 5")
+        database.close()
         with pytest.raises(OptionError, match="an earlier version ran that campaign"):
-            Evidence.read(dataclasses.replace(found, records=records), DeployedModel.load(digits_int8), digits)
+            usable_run(tmp_path / "run", DeployedModel.load(digits_int8))
+
+    def test_a_bundle_is_an_archive_and_lies_in_a_folder_that_is_there(self, run, digits_int8, tmp_path):
+        for out in (digits_int8, tmp_path / "none" / "b.npz"):
+            with pytest.raises(OptionError, match=r"must end in \.npz|there is no folder"):
+                rd.selftest(digits_int8, "digits", campaign=run[0], out=out)
 
     @pytest.mark.parametrize(
         ("values", "told"),
