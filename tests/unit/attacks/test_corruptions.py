@@ -109,7 +109,7 @@ def test_the_border_is_continued_by_its_last_pixels():
     assert found[0, 0] > 150  # with a black border it would be darker
 
 
-def test_kernels_end_at_four_sigma():
+def test_a_line_is_blurred_to_a_gaussian():
     image = np.zeros((1, 21, 21, 1), dtype=np.uint8)
     image[0, :, 10] = 255
     sigma = 2

@@ -1,5 +1,6 @@
 """Where stored tensors lie in a file: the bytes there are theirs, in every way a file can store them."""
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
@@ -30,6 +31,7 @@ def test_every_stored_bit_of_a_surface_lies_in_a_range_of_its_tensor(digits_int8
 def test_a_file_has_the_digests_that_it_was_written_with(digits_int8):
     record = record_of(digits_int8)
     assert record["digests"] == digests_of(digits_int8.read_bytes(), digits_int8.name)
+    assert (record["schema"], record["command"]) == (1, "inspect")
     assert record["model"]["bytes"] == digits_int8.stat().st_size
 
 
@@ -99,3 +101,24 @@ def test_text_is_no_stretch_of_bytes_but_counts(models, tmp_path):
     data, digests = path.read_bytes(), record_of(path)["digests"]
     held = {one["tensor"]: one for one in digests["tensors"]}["words"]
     assert b"a" in data[held["begin"] : held["end"]]
+
+
+def test_numbers_of_nodes_are_named_by_node_and_attribute(models, tmp_path):
+    proto = models.float_cnn()
+    count = proto.graph.node[0].output[0]
+    scale, bias, mean, variance = (
+        numpy_helper.from_array(np.ones(proto.graph.initializer[0].dims[0], np.float32), name) for name in "sbmv"
+    )
+    proto.graph.initializer.extend([scale, bias, mean, variance])
+    norm = onnx.helper.make_node("BatchNormalization", [count, *"sbmv"], ["normed"], "norm", momentum=0.75, epsilon=0.5)
+    for reader in proto.graph.node[1:]:
+        for place, name in enumerate(reader.input):
+            reader.input[place] = "normed" if name == count else name
+    proto.graph.node.insert(1, norm)
+    path = models.save(proto, tmp_path / "m.onnx")
+    data, found = path.read_bytes(), {held["tensor"]: held for held in record_of(path)["digests"]["tensors"]}
+    epsilon, momentum = found["norm.epsilon"], found["norm.momentum"]
+    assert data[epsilon["begin"] : epsilon["end"]] == np.float32(0.5).tobytes()
+    assert data[momentum["begin"] : momentum["end"]] == np.float32(0.75).tobytes()
+    assert (epsilon["role"], epsilon["layer"]) == ("constant", "norm")
+    assert (momentum["role"], momentum["layer"]) == ("", "")  # training alone reads it
