@@ -84,7 +84,8 @@ def attack_options(options: "AttackOptions | None" = None, **named: Any) -> "Att
     Args:
         options: what holds where nothing else is named; None for the defaults.
         named: fields of `AttackOptions` by name, those of its deployment as for `fault_options`, and those of its
-            bit-flip attack with `bit_flip_` before them. Attacks, radii and roles may be text, as on the command line.
+            bit-flip attack with `bit_flip_` before them (but `flippable`). Attacks, radii and roles may be text, as on
+            the command line.
             `weights` of a `network` stand in place of a `surrogate`. None says nothing.
 
     Raises:
@@ -107,6 +108,8 @@ def attack_options(options: "AttackOptions | None" = None, **named: Any) -> "Att
         if "network" not in values:
             raise OptionError(f"--weights {weights} are tensors by name: say with --network what they are of")
         values["surrogate"] = as_path(weights)
+    if (flippable := values.pop("flippable", None)) is not None:
+        values["bit_flip_flippable"] = as_path(flippable)
     values = _with_bit_flip(values, options)
     return as_options(AttackOptions, options, _deployed(values, options))
 

@@ -42,6 +42,7 @@ SECTIONS = {
         "bit_flip_loss",
         "bit_flip_batches",
         "bit_flip_limit",
+        "flippable",
     ),
     "Gates": ("fail_below", "junit"),
     "How the campaign runs": ("arithmetic", "resume", "workers"),
@@ -112,6 +113,13 @@ SECTIONS = {
     show_default=True,
     help="What flips raise: the cross-entropy, as published, or capped for images that are answered wrong already, "
     "or that until half of the margin is lost and then the commonest class.",
+)
+@click.option(
+    "--flippable",
+    type=PATH,
+    metavar="CSV",
+    help="Fault list tensor,index,bit of the only bits that can be flipped, such as hammering rows finds.  [default: "
+    "all]",
 )
 @click.option("--bit-flip-roles", default="weight", show_default=True, help="Roles whose bits may be flipped, or all.")
 @click.option(

@@ -137,5 +137,5 @@ class AttackOptions:
         values = dataclasses.asdict(self)
         for how in ("workers", "surrogate", "network"):  # of the surrogate its digest counts, not its path
             del values[how]
-        values["deployment"] = self.deployment.identity()
+        values |= {"deployment": self.deployment.identity(), "bit_flip": self.bit_flip.identity()}
         return {**values, "attacks": list(self.chosen), "epsilon": list(self.radii), "norm": str(self.norm)}

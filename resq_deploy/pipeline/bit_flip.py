@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from resq_deploy.campaign.fault_list import read_fault_list
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.model import DeployedModel
@@ -70,8 +71,10 @@ class BitFlipAttack:
         self._options = options.bit_flip
         self._target = class_number(self._options.target, dataset)
         self._sample = _sample(dataset, self._options, options.seed)
+        listed = self._options.flippable
+        bits = None if listed is None else read_fault_list(listed, model.surfaces)[1]
         self._twin = read_twin(model, deployment=options.deployment)
-        self._prey = find_prey(model, self._twin, self._options.roles)
+        self._prey = find_prey(model, self._twin, self._options.roles, bits)
         self._jury = _Jury(model, dataset, options, self._target)
 
     def run(self, folder: pathlib.Path, report: Report) -> dict[str, Any]:
@@ -315,7 +318,7 @@ def _attacked(prey: Sequence[Prey], options: BitFlipOptions) -> dict[str, Any]:
     return {
         "roles": [str(role) for role in options.roles] or "all",
         "tensors": len(prey),
-        "bits": sum(one.surface.bits for one in prey),
+        "bits": sum(one.surface.bits if one.allowed is None else int(one.allowed.sum()) for one in prey),
         "voted_tensors": sum(one.voted for one in prey),
         "coded_tensors": sum(one.coded for one in prey),
     }

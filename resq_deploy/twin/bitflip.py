@@ -8,11 +8,15 @@ kept, and by how much it raised the objective, the session says.
 A tensor that is voted from three stored copies cannot be changed through one of them, whatever the gradient that runs
 through the vote: its bits are flipped in two copies at once, and count as two flips. A weight that is stored under a
 code is changed by the cheapest flips of the words that its code cannot correct (`coded_flips`), each of which counts.
+
+A template limits the attacker to bits that were found to flip, as hammering rows finds them (Kim et al., ISCA 2014;
+Yao, Rakin and Fan, DeepHammer, USENIX Security 2020). Of a voted tensor any two of the three copies then do.
 """
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +39,7 @@ from resq_deploy.twin.flip_objective import Aim, AttackBatch, Harm, Objective
 from resq_deploy.twin.twin import Twin
 
 Scores = NDArray[np.float32]
+Template = NDArray[np.bool_]
 
 _REFUSED: tuple[type[Exception], ...] = (ModelError, *RUNTIME_ERRORS)
 _MOST_BITS = 10  # flipped at once in one tensor before the search gives up: each more is a trial of all tensors
@@ -50,12 +55,36 @@ class Prey:
             or those that hold code words.
         read: the tensors of the twin whose slopes add up to that of the value read: itself, or all three copies.
         coded: whether it is stored under a code.
+        template: which bits can be flipped at all in each tensor of `read`, shape [elements, bits]; None for all.
     """
 
     surface: Surface
     flipped: tuple[str, ...]
     read: tuple[str, ...]
     coded: bool = False
+    template: Mapping[str, Template] | None = None
+
+    @property
+    def allowed(self) -> Template | None:
+        """Which bits can be flipped as it is read, shape [elements, bits]; None for all."""
+        if self.template is None:
+            return None
+        pairs: list[Template] = [np.all(self._templates(pair), axis=0) for pair in self._pairs]
+        found: Template = np.any(pairs, axis=0)
+        return found
+
+    def places(self, index: int, bit: int) -> tuple[str, ...]:
+        """Return the stored tensors in which a bit is to be flipped: of a voted one the first two that can be."""
+        if self.template is None:
+            return self.flipped
+        return next(pair for pair in self._pairs if all(one[index, bit] for one in self._templates(pair)))
+
+    @property
+    def _pairs(self) -> list[tuple[str, ...]]:
+        return list(itertools.combinations(self.read, 2)) if self.voted else [self.read]
+
+    def _templates(self, tensors: Sequence[str]) -> list[Template]:
+        return [(self.template or {})[name] for name in tensors]
 
     @property
     def voted(self) -> bool:
@@ -63,7 +92,9 @@ class Prey:
         return len(self.read) > 1
 
 
-def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tuple[Prey, ...]:
+def find_prey(
+    model: DeployedModel, twin: Twin, roles: Collection[Role], flippable: Iterable[Fault] | None = None
+) -> tuple[Prey, ...]:
     """Return every tensor that the attack may change, in the order of the file.
 
     Left out are tensors that the twin does not read as numbers, and those of elements below a byte.
@@ -72,9 +103,10 @@ def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tupl
         model: the file.
         twin: its twin.
         roles: roles to attack; empty for all.
+        flippable: the only bits that can be flipped; None for all.
 
     Raises:
-        OptionError: if there is none.
+        OptionError: if there is none, or some of it is stored under a code while bits are named.
     """
     copies = {name: vote.copies for vote in model.votes() for name in vote.copies}
     codes = model.codes()
@@ -93,6 +125,37 @@ def find_prey(model: DeployedModel, twin: Twin, roles: Collection[Role]) -> tupl
         wanted = ", ".join(roles) or "any role"
         present = ", ".join(sorted({str(surface.role) for surface in model.surfaces}))
         raise OptionError(f"bit-flip: the model stores nothing to attack in {wanted}; it stores {present}")
+    return tuple(found) if flippable is None else _templated(found, flippable)
+
+
+def _templated(prey: Sequence[Prey], flippable: Iterable[Fault]) -> tuple[Prey, ...]:
+    """Return those tensors of which bits can be flipped, with these bits.
+
+    Raises:
+        OptionError: if there is none, or some tensor is stored under a code.
+    """
+    if coded := next((one for one in prey if one.coded), None):
+        raise OptionError(
+            f"--flippable: {coded.surface.tensor} is stored under a code, whose words are broken by any of many bits "
+            "together: name roles without codes by --bit-flip-roles, or leave it out"
+        )
+    named: dict[str, list[Edit]] = {}
+    for edit in (edit for fault in flippable for edit in fault.edits):
+        named.setdefault(edit.tensor, []).append(edit)
+    found = []
+    for one in prey:
+        template = {name: np.zeros((one.surface.elements, one.surface.width), dtype=bool) for name in one.read}
+        for name, bits in template.items():
+            for edit in named.get(name, ()):
+                bits[edit.index, edit.bit] = True
+        limited = dataclasses.replace(one, template=template)
+        if limited.allowed is not None and limited.allowed.any():
+            found.append(limited)
+    if not found:
+        raise OptionError(
+            "--flippable names no bit that the attack could use: name bits of --bit-flip-roles, of voted tensors in "
+            "two copies"
+        )
     return tuple(found)
 
 
@@ -291,9 +354,14 @@ def _proposal(
         return coded[prey.read[0]].best(prey.read[0], count)
     name = prey.flipped[0]
     slope = np.sum([slopes.slopes[copy] for copy in prey.read], axis=0)
-    taken = {(flip.index, flip.bit) for flip in done if flip.tensor == name}
-    best = best_flips(slopes.stored[name], slope, count, taken)
-    return tuple(Flip(copy, gain.index, gain.bit) for copy in prey.flipped for gain in best)
+    taken = {(flip.index, flip.bit) for flip in done if flip.tensor in prey.read}
+    best = best_flips(slopes.stored[name], slope, count, taken, prey.allowed)
+    places = [prey.places(gain.index, gain.bit) for gain in best]
+    return tuple(
+        Flip(where[copy], gain.index, gain.bit)
+        for copy in range(len(prey.flipped))
+        for gain, where in zip(best, places, strict=True)
+    )
 
 
 def _as_fault(flips: Sequence[Flip]) -> Fault:

@@ -50,7 +50,11 @@ def flip_changes(stored: NDArray[Any], bit: int) -> NDArray[np.float64]:
 
 
 def best_flips(
-    stored: NDArray[Any], slope: NDArray[np.float64], count: int, taken: Collection[tuple[int, int]] = ()
+    stored: NDArray[Any],
+    slope: NDArray[np.float64],
+    count: int,
+    taken: Collection[tuple[int, int]] = (),
+    allowed: NDArray[np.bool_] | None = None,
 ) -> list[Gain]:
     """Return the bits of a tensor with the largest gains, best first; only gains above 0.
 
@@ -59,6 +63,7 @@ def best_flips(
         slope: derivative of the objective with respect to each value, shape [n].
         count: how many bits are wanted.
         taken: (element, bit) pairs that must not be flipped (again).
+        allowed: the only bits that may be flipped, shape [n, bits of an element]; None for all.
     """
     best: list[Gain] = []
     steepest = float(np.abs(slope).max(initial=0.0))
@@ -69,6 +74,8 @@ def best_flips(
         with np.errstate(invalid="ignore", over="ignore"):
             gains = slope * flip_changes(stored, bit)
         gains[[index for index, used in taken if used == bit]] = 0.0
+        if allowed is not None:
+            gains[~allowed[:, bit]] = 0.0
         gains[np.isnan(gains)] = 0.0
         places = np.argpartition(gains, -count)[-count:] if count < len(gains) else np.arange(len(gains))
         found = (Gain(float(gains[place]), int(place), bit) for place in places if gains[place] > 0.0)

@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import math
 
@@ -157,6 +156,21 @@ def test_no_batches_or_flips_make_no_attack(given):
 def test_the_options_are_part_of_what_is_resumed():
     options = AttackOptions(attacks=("bit-flip",), bit_flip=BitFlipOptions(roles=(Role.BIAS,)))
     assert json.loads(json.dumps(options.identity()))["bit_flip"] == {
-        **dataclasses.asdict(BitFlipOptions()),
+        **BitFlipOptions().identity(),
         "roles": ["bias"],
     }
+
+
+def test_a_template_of_flippable_bits_is_kept_to_and_known_by_what_is_in_it(attack, attacked, tmp_path):
+    listed = tmp_path / "flippable.csv"
+    bits = [(row["tensor"], row["index"], row["bit"]) for row in rows(attacked[1])]
+    listed.write_text("tensor,index,bit\n" + "".join(f"{','.join(bit)}\n" for bit in sorted(set(bits))))
+    summary = attack(batches=1, batch_images=64, limit=5, flippable=listed).run(tmp_path / "run", quiet)
+    assert {(row["tensor"], row["index"], row["bit"]) for row in rows(tmp_path / "run")} <= set(bits)
+    assert summary["attacked"]["bits"] == len(set(bits))
+    one = BitFlipOptions(flippable=listed).identity()
+    (tmp_path / "again.csv").write_bytes(listed.read_bytes())
+    assert BitFlipOptions(flippable=tmp_path / "again.csv").identity() == one
+    assert "flippable" not in BitFlipOptions().identity()
+    with pytest.raises(OptionError, match=r"--flippable .*nowhere.csv: there is no such file"):
+        BitFlipOptions(flippable=tmp_path / "nowhere.csv")

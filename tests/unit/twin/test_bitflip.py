@@ -8,12 +8,12 @@ import pytest
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
-from resq_deploy.deployed.surfaces import Role
+from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.twin import read_twin
-from resq_deploy.twin.bitflip import BitSearch, find_prey
+from resq_deploy.twin.bitflip import BitSearch, Prey, find_prey
 from resq_deploy.twin.flip_objective import AttackBatch
 
 QUANTIZED = (
@@ -172,6 +172,58 @@ def test_a_voted_bit_takes_two_flips(attack):
     single = Fault(0, (Edit.of(one.tensor, [one.index], [one.bit]),))
     np.testing.assert_array_equal(scores(patcher.apply(patcher.masks(single)), images), golden)
     assert (scores(search.file(step.flips), images) != golden).any()
+
+
+def flippable(surfaces, share=0.02, seed=0):
+    """A fault list of bits that can be flipped, some in every tensor."""
+    rng = np.random.default_rng(seed)
+    faults = []
+    for surface in surfaces:
+        index, bit = np.nonzero(rng.random((surface.elements, surface.width)) < share)
+        faults.append(Fault(len(faults), (Edit.of(surface.tensor, index, bit),)))
+    return faults
+
+
+def test_an_attacker_with_a_template_flips_nothing_else(model_file, models):
+    model = DeployedModel.load(model_file("cnn-qdq-channel-s8"))
+    images = models.images(24)
+    twin = read_twin(model)
+    named = flippable(model.surfaces)
+    prey = find_prey(model, twin, (Role.WEIGHT,), named)
+    batch = AttackBatch(images=images, labels=top1(scores(model.patcher().golden, images)))
+    search = BitSearch(model, twin, prey, batch, deployment=Deployment(), workers=1)
+    flips = {(flip.tensor, flip.index, flip.bit) for step in itertools.islice(search.steps(), 4) for flip in step.flips}
+    allowed = {
+        (edit.tensor, int(index), int(bit))
+        for fault in named
+        for edit in fault.edits
+        for index, bit in zip(edit.index, edit.bit, strict=True)
+    }
+    assert flips
+    assert flips <= allowed
+
+
+def test_of_a_vote_any_two_copies_do():
+    three = ("a", "b", "c")
+    surface = Surface(tensor="a", role=Role.BIAS, layer="l", dtype="int8", shape=(2,), width=8)
+    template = {name: np.zeros((2, 8), dtype=bool) for name in three}
+    template["a"][0, 1] = template["c"][0, 1] = True
+    template["b"][1, 7] = template["c"][1, 7] = True
+    template["a"][1, 3] = True  # one copy alone is outvoted
+    prey = Prey(surface=surface, flipped=("a", "b"), read=three, template=template)
+    assert np.argwhere(prey.allowed).tolist() == [[0, 1], [1, 7]]
+    assert prey.places(0, 1) == ("a", "c")
+    assert prey.places(1, 7) == ("b", "c")
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [([], "--flippable names no bit that the attack could use"), (None, "stores nothing to attack in float")],
+)
+def test_no_bit_to_flip_is_one_line(model_file, named, message):
+    model = DeployedModel.load(model_file("cnn-qdq-tensor-u8"))
+    with pytest.raises(OptionError, match=message):
+        find_prey(model, read_twin(model), (Role.FLOAT if named is None else Role.WEIGHT,), named)
 
 
 def test_nothing_to_attack_is_one_line(model_file):

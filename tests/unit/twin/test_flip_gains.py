@@ -57,3 +57,14 @@ def test_a_float_that_becomes_infinite_gains_most_and_one_that_becomes_nan_nothi
     largest = np.array([1.0, 1.5], np.float32)  # flipping bit 30 makes them infinite and NaN
     assert best_flips(largest, np.array([1.0, 1.0]), 1)[0] == Gain(np.inf, 0, 30)
     assert (1, 30) not in {(gain.index, gain.bit) for gain in best_flips(largest, np.array([1.0, 1.0]), 64)}
+
+
+def test_only_bits_that_are_allowed_are_flipped():
+    stored = np.array([3, -4, 100, 7], dtype=np.int8)
+    slope = np.array([1.0, -2.0, -0.5, 4.0])
+    allowed = np.random.default_rng(0).random((4, 8)) < 0.3
+    every = best_flips(stored, slope, 32)
+    found = best_flips(stored, slope, 32, allowed=allowed)
+    assert found == [gain for gain in every if allowed[gain.index, gain.bit]]
+    assert 0 < len(found) < len(every)
+    assert best_flips(stored, slope, 2, allowed=allowed) == found[:2]
