@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import xxhash
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.record import WHOLE, Record, Way
@@ -21,11 +22,12 @@ from resq_deploy.deployed.outputs import Form
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
-from resq_deploy.faults.gaps import gaps, scales
+from resq_deploy.faults.gaps import Codes, gaps, scales
 from resq_deploy.faults.judges.judge import Bench, Judge
-from resq_deploy.faults.judges.outputs import Labels, Outputs, count, flat, is_ragged, take
+from resq_deploy.faults.judges.outputs import Labels, Outputs, Rows, count, flat, is_ragged, pieces, take
 from resq_deploy.faults.judges.quality import FIGURES, Contributions
 from resq_deploy.faults.judges.registry import parse
+from resq_deploy.faults.judges.verdict import Verdict
 from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.partition import Partition
 
@@ -33,6 +35,9 @@ _FEW = 64
 """Samples that a judge is guessed from."""
 
 _RUN_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError, MemoryError)
+
+DIGEST = "XXH3-128"
+"""What digests of outputs are made by: records with others cannot be compared with them."""
 
 MEANS = frozenset({"accuracy", "within", "quality"})
 """Figures that are means over samples: those of some samples, drawn evenly, estimate those of all."""
@@ -106,7 +111,7 @@ class Golden:
     def record(
         self,
         number: int,
-        outputs: Outputs,
+        outputs: Outputs | Sequence[Outputs],
         changed: int,
         *,
         way: Way = Way.RELOAD,
@@ -117,7 +122,8 @@ class Golden:
 
         Args:
             number: the fault's number in the plan.
-            outputs: what the faulty file gives for the images of the share, in the order of its parts.
+            outputs: what the faulty file gives for the images of the share, in the order of its parts; or that for
+                some images after the other.
             changed: stored bits that the fault really changed.
             way: how it was evaluated.
             share: the images it is judged on; None for all.
@@ -127,26 +133,41 @@ class Golden:
             ValueError: if an output is not of the golden type or shape.
         """
         first, parts = share or WHOLE
-        verdict = self.bench_on(share)(outputs)
+        found = _apart(outputs)
+        verdict = self._judged(found, self.bench_on(share))
         rating = verdict.contributions
         unlike = np.flatnonzero(~verdict.flags["masked"])
         return Record(
             number=number,
             outcome=verdict.outcome,
-            images=count(outputs),
+            images=sum(map(count, found)),
             counts=verdict.counts,
             amounts=verdict.totals,
             quality=self._figure_of(rating) if self.whole(share) or self.judge.figure in MEANS else None,
-            logits=_digest(outputs, self.judge.outputs),
+            logits=_digest(found, self.judge.outputs),
             right=b"" if verdict.right is None else np.packbits(verdict.right).tobytes(),
             changed=changed,
-            gaps=gaps(self.outputs_on(share), outputs, self.scales, unlike).tobytes() if len(unlike) else b"",
+            gaps=self._gaps(found, share, unlike).tobytes() if len(unlike) else b"",
             way=way,
             share=first,
             parts=parts,
             health=health,
             detected=health != self.health,
         )
+
+    def _gaps(self, parts: Sequence[Outputs], share: Share | None, unlike: Rows) -> Codes:
+        """Return how far outputs lie from the golden ones, given which images' are not bit-equal."""
+        known, codes = self.outputs_on(share), []
+        for part, begin, end in _placed(parts):
+            mine = unlike[(unlike >= begin) & (unlike < end)] - begin
+            codes.append(gaps(take(known, np.arange(begin, end)), part, self.scales, mine))
+        return np.concatenate(codes)
+
+    def _judged(self, parts: Sequence[Outputs], bench: Bench) -> Verdict:
+        """Judge outputs that are given for some images after the other."""
+        if len(parts) == 1:
+            return bench(parts[0])
+        return Verdict.joined([bench.among(np.arange(begin, end))(part) for part, begin, end in _placed(parts)])
 
     def due(
         self, number: int, changed: int, reason: str, *, way: Way = Way.RELOAD, share: Share | None = None
@@ -169,18 +190,22 @@ class Golden:
             parts=parts,
         )
 
-    def differs(self, outputs: Outputs, share: Share | None = None) -> str | None:
+    def differs(self, outputs: Outputs | Sequence[Outputs], share: Share | None = None) -> str | None:
         """Return why outputs for the images of a share are none that can be judged; None if they can.
 
         Those of a file that a fault has hit may have another type or shape than the golden ones.
         """
+        parts = _apart(outputs)
         for name, known in self.outputs_on(share).items():
-            found = outputs[name]
-            if found.dtype != known.dtype or found.shape != known.shape:
+            arrays = [part[name] for part in parts]
+            found, total = arrays[0], sum(map(len, arrays)) if arrays[0].ndim else 0
+            alike = all((one.dtype, one.shape[1:]) == (known.dtype, known.shape[1:]) for one in arrays)
+            if not alike or total != len(known):
                 where = "outputs" if len(self.outputs) == 1 else f"output {name!r}"
-                return f"{where} of shape {found.shape}"
+                return f"{where} of shape {found.shape if len(arrays) == 1 else (total, *found.shape[1:])}"
             if is_ragged(known) and any(
-                one.dtype != other.dtype or one.ndim != other.ndim for one, other in zip(known, found, strict=True)
+                one.dtype != other.dtype or one.ndim != other.ndim
+                for one, other in zip(known, np.concatenate(arrays), strict=True)
             ):
                 return f"output {name!r} with another number of axes"
         return None
@@ -217,11 +242,24 @@ class Golden:
         return int(flat(next(iter(self.outputs.values()))).shape[1])
 
 
-def _digest(outputs: Outputs, names: Sequence[str]) -> str:
-    """Return 128 bits of BLAKE2b over outputs, one after the other, hexadecimal."""
-    state = hashlib.blake2b(digest_size=16)
-    for name in names:
-        values = outputs[name]
+def _apart(outputs: Outputs | Sequence[Outputs]) -> Sequence[Outputs]:
+    return pieces(outputs) if isinstance(outputs, Mapping) else outputs
+
+
+def _placed(parts: Sequence[Outputs]) -> Iterator[tuple[Outputs, int, int]]:
+    """Yield outputs for some images after the other, with the first of these and the end."""
+    ends = np.cumsum([0, *map(count, parts)]).tolist()
+    for part, (begin, end) in zip(parts, itertools.pairwise(ends), strict=True):
+        yield part, begin, end
+
+
+def _digest(parts: Sequence[Outputs], names: Sequence[str]) -> str:
+    """Return 128 bits of XXH3 over outputs, one after the other, hexadecimal, however they are parted.
+
+    It tells whether two engines agree, where nobody has a hand in what is digested: speed counts, and no secrecy.
+    """
+    state = xxhash.xxh3_128()
+    for values in (part[name] for name in names for part in parts):
         if values.dtype != object:
             state.update(np.ascontiguousarray(values).data if values.size else b"")
             continue

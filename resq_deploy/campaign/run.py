@@ -19,7 +19,7 @@ from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
 from resq_deploy.campaign.forecast import forecast
 from resq_deploy.campaign.gates import Gate, check_reachable, check_rungs, held
-from resq_deploy.campaign.golden import golden_run
+from resq_deploy.campaign.golden import DIGEST, golden_run
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
@@ -137,6 +137,7 @@ class Campaign:
         runtime = provenance()["versions"]["onnxruntime"]
         judge = identity(self.golden.judge)
         self._identity = {"dataset": samples.name, "onnxruntime": runtime, **options.identity(), "judge": judge}
+        self._identity["digest"] = DIGEST
         if base is not None:
             base.check(self._identity, self._sha256)
             base.check_plan(self.plan)

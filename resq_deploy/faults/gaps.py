@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.faults.judges.outputs import Flags, Outputs, Rows, count
+from resq_deploy.faults.judges.outputs import Flags, Outputs, Rows, count, take
 
 Codes = NDArray[np.uint8]
 
@@ -53,7 +53,7 @@ def gaps(golden: Outputs, faulty: Outputs, scale: Mapping[str, float], rows: Row
             if _is_packed(known):
                 differences = np.array([_largest(known[part[0]][None], found[part[0]][None])[0]])
             else:
-                differences = _largest(known[part], found[part])
+                differences = _largest(*(take({name: values}, part)[name] for values in (known, found)))
             chunk = worst[start : start + step]
             np.maximum(chunk, differences / scale[name], out=chunk)
     codes = np.zeros(count(golden), dtype=np.uint8)

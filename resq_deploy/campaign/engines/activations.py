@@ -1,7 +1,7 @@
 """Golden activations: values of the fault-free graph, computed by segments when needed, kept while there is room."""
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,19 @@ class Activations:
     def images(self, batch: int) -> slice:
         """Return which images a batch holds."""
         return slice(int(self._starts[batch]), int(self._starts[batch + 1]))
+
+    def feeds(self, batch: int) -> Values:
+        """Return what a batch is fed."""
+        return dict(self._batches[batch].feeds)
+
+    def stages(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Part]]:
+        """Yield for each segment what later ones read of it, all that it gives, and what makes that, ready to run."""
+        earlier = set[str]()
+        for segment in self._segments:
+            names = (*segment.border, *segment.inner)
+            if names:
+                yield segment.border, names, self._part(earlier, names)
+            earlier |= segment.made
 
     def get(self, batch: int, names: Collection[str]) -> Values:
         """Return golden values of one batch."""

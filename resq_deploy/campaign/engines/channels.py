@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from resq_deploy.campaign.engines.activations import Values
-from resq_deploy.campaign.engines.rest import Overlay, differing, joined, split
+from resq_deploy.campaign.engines.rows import Overlay, differing, joined, split
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import Deployment
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import Cut, cut, with_cheap_readers
-from resq_deploy.campaign.engines.rest import differing
+from resq_deploy.campaign.engines.rows import differing
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
 from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment
 from resq_deploy.errors import ModelError

@@ -52,7 +52,8 @@ from resq_deploy.faults.fault import Fault
 from resq_deploy.faults.judges.outputs import same
 
 _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all of them together, about
-_FEW = 32  # images, for which a session takes longer to make than to run: what is only saved at runs is not worth it
+_FEW = 32  # pictures of CIFAR's size; for no more a session takes longer to make than to run, and nothing is saved
+_OF_CIFAR = 3 * 32 * 32  # numbers of such a picture
 _OUTVOTED = 64  # faults of a portion that need no run
 _OF_VALUES, _OF_SESSIONS = 0.5, 0.2  # shares of the memory that is left: for golden values, and for stored ones
 _LEAST_ROOM = 2**25
@@ -244,7 +245,9 @@ class ReplayEngine:
 
     def _few(self, fault: Fault) -> bool:
         """Return whether a fault is judged on so few images that reload-and-run is as fast as optimising anew."""
-        return sum(int(piece.stop - piece.start) for piece in self._golden.pieces(fault.share)) <= _FEW
+        images = sum(int(piece.stop - piece.start) for piece in self._golden.pieces(fault.share))
+        numbers = sum(array[:1].size for array in self._golden.inputs.arrays.values())
+        return images * max(1.0, numbers / _OF_CIFAR) <= _FEW
 
     def _layer_of(self, left: Leaving) -> _Path | None:
         """Return the layer whose channels can be computed by themselves for new bytes that it reads, if any."""
@@ -311,6 +314,7 @@ class ReplayEngine:
         try:
             faulty, health = self._protection.optimised(injection, left, self._optimised)
             changed = changed_nodes(faulty.signatures(self._graph), self._signatures)
+            outputs: Values | Sequence[Values]
             if changed:
                 outputs = self._behind(faulty, changed, self._batches(injection.fault))
             else:
@@ -331,8 +335,8 @@ class ReplayEngine:
         except (ModelError, KeyError) as error:
             raise NotReplayableError("the faulty file cannot be optimised") from error
 
-    def _behind(self, faulty: RuntimeGraph, changed: Collection[int], batches: Sequence[int]) -> Values:
-        """Return the outputs of a faulty graph for the images of some batches, by name, [n, ...] each."""
+    def _behind(self, faulty: RuntimeGraph, changed: Collection[int], batches: Sequence[int]) -> Sequence[Values]:
+        """Return the outputs of a faulty graph for the images of some batches, [n, ...] each, some after the other."""
         where = cut(faulty, with_cheap_readers(faulty, changed), self._graph)
         try:
             faulty.take_types(self._graph)
@@ -345,7 +349,9 @@ class ReplayEngine:
             raise NotReplayableError("the faulty graph cannot be run")
         return found[0]
 
-    def _record(self, fault: Fault, changed: int, outputs: Values, way: Way, health: Health | None) -> Record:
+    def _record(
+        self, fault: Fault, changed: int, outputs: Values | Sequence[Values], way: Way, health: Health | None
+    ) -> Record:
         if self._golden.differs(outputs, fault.share):
             return self._truth.run(self._injector.inject(fault))
         return self._golden.record(fault.number, outputs, changed, way=way, share=fault.share, health=health)

@@ -1,59 +1,33 @@
 """The rest of the network behind a fault: golden nodes, run only for the images whose values the fault changed.
 
-Changed images of many batches and faults are collected into full batches. That is exact where an image's outputs do
-not depend on which images share its batch, and on its place in it. Integer kernels have that property, float kernels
-often; whether this rest has it is tried out with golden values before it is relied on. Where it has not, a batch in
-which any image changed is run as the whole file would run it.
+Changed images of many batches and faults are collected into batches of their own. That is exact where an image's
+outputs do not depend on which images share its batch, which is tried out before it is relied on (`company`). Where they
+do, a batch in which any image changed is run as the whole file would run it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations, Values
+from resq_deploy.campaign.engines.company import Company
 from resq_deploy.campaign.engines.cuts import Cut
+from resq_deploy.campaign.engines.rows import Overlay, Rows, differing, joined, split
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment
-from resq_deploy.errors import ModelError
-from resq_deploy.faults.judges.outputs import same, take
+from resq_deploy.deployed.session import Deployment
+from resq_deploy.faults.judges.outputs import large, take
 
 _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 """Operators that look at all images of a batch at once."""
 
-_TRIALS = 2
-
-_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)
-
 _MOST_CHANGED = 0.9
 """Share of changed images from which on a batch is run as it is: copying rows costs more than it saves."""
 
-Rows = NDArray[np.int64]
 Blocks = Mapping[str, NDArray[Any] | None]
-Overlay = Callable[[Values, Rows], None]
-
-
-def split(value: NDArray[Any], images: int) -> NDArray[Any] | None:
-    """Return a value as one block an image, shape [images, ...]; None if it cannot be read so."""
-    if not value.ndim or not images or not value.size or len(value) % images:
-        return None
-    return value.reshape(images, -1, *value.shape[1:])
-
-
-def joined(blocks: NDArray[Any]) -> NDArray[Any]:
-    """Return blocks of images as the value they were split from."""
-    return blocks.reshape(-1, *blocks.shape[2:])
-
-
-def differing(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return in which blocks two values differ in any bit. [images, ...] each -> [images]."""
-    if left.dtype.kind == "f":  # by bits: a NaN equals itself, and -0 is not 0
-        left, right = (np.ascontiguousarray(value).view(f"u{value.dtype.itemsize}") for value in (left, right))
-    different: NDArray[np.bool_] = (left != right).reshape(len(left), -1).any(axis=1)
-    return different
 
 
 class Rest:
@@ -65,13 +39,15 @@ class Rest:
         activations: golden values.
         golden: the fault-free run.
         deployment: how the file is run.
-        pooled: whether images may be collected, as tried out earlier; None to try.
+        tried: the batches that images may be collected into, where they keep their values, the best first.
 
     Attributes:
         dirty: values the faulty head gives it.
         clean: golden values it reads beside them.
         outputs: those of the graph that it makes.
         pooled: whether images may be collected into batches of their own.
+        size: images of such a batch.
+        whole: whether it runs a batch of the file faster than its images by themselves.
     """
 
     def __init__(
@@ -81,7 +57,7 @@ class Rest:
         activations: Activations,
         golden: Golden,
         deployment: Deployment,
-        pooled: bool | None = None,
+        tried: Sequence[Company],
     ) -> None:
         self.dirty, self.clean = cut.dirty, cut.clean
         self.outputs = [output for output in graph.outputs if graph.makers[output] in cut.rest]
@@ -90,9 +66,12 @@ class Rest:
         self._golden = golden
         self._activations = activations
         self._varying = graph.varying
-        self.size = activations.rows(0)
-        batch_wide = any(graph.nodes[place].op_type in _BATCH_WIDE for place in cut.rest)
-        self.pooled = not batch_wide and (self._independent() if pooled is None else pooled)
+        of_images = not any(graph.nodes[place].op_type in _BATCH_WIDE for place in cut.rest)
+        read = (*self.names, *self.outputs)
+        company = next((one for one in tried if one.holds(read)), None) if of_images else None
+        self.pooled = company is not None
+        self.size = company.size if company else activations.rows(0)
+        self.whole = self.size == activations.rows(0)
 
     @property
     def names(self) -> list[str]:
@@ -107,31 +86,6 @@ class Rest:
         """Return outputs for a full batch as arrays whose first axis is that of the images."""
         return by_sample(self._golden, outputs, self.size)
 
-    def _independent(self) -> bool:
-        """Try whether golden images, mixed and moved, keep their golden outputs bit by bit."""
-        counts = self._activations.counts
-        tried = sorted({0, min(1, len(counts) - 1), len(counts) - 1})
-        source = np.random.default_rng(0)  # any mixture will do; a fixed one keeps runs alike
-        values = {batch: self._activations.get(batch, self.names) for batch in tried}
-        blocks = {batch: self.blocks(values[batch], batch) for batch in tried}
-        if any(blocks[0][name] is None for name in self.dirty):
-            return False
-        for _ in range(_TRIALS):
-            batch = source.choice(tried, self.size)
-            image = np.array([source.integers(counts[at]) for at in batch])
-            pool = Pool(self)
-            answers = []
-            try:
-                for at in tried:
-                    answers += pool.add(blocks[at], image[batch == at], 0, self._activations.images(at).start)
-                answers += pool.flush()
-                known = {name: self._golden.outputs[name] for name in self.outputs}
-                if not all(same(take(known, one.place), one.outputs).all() for one in answers):
-                    return False
-            except _FAILURES:  # shapes that do not fit: the values are no rows of images
-                return False
-        return True
-
     def blocks(self, values: Values, batch: int) -> Blocks:
         """Return those of its values as blocks of images, where they can be read so.
 
@@ -142,7 +96,10 @@ class Rest:
         return {name: split(values[name], rows) if name in self._varying else None for name in given}
 
     def of_full_batch(self, name: str) -> NDArray[Any]:
-        """Return a golden value that is the same whatever the images, as it is for a batch that is full."""
+        """Return a golden value that is the same whatever the images, as it is for a batch that is full.
+
+        For smaller batches, too, or images could not be collected into them.
+        """
         return self._activations.get(0, [name])[name]
 
 
@@ -220,7 +177,7 @@ class Pool:
 
 
 class Outputs:
-    """Outputs of the faults behind one cut, in the making: golden until a fault is seen to change them.
+    """Outputs of the faults behind one cut, in the making: golden where no fault is seen to change them.
 
     Args:
         dirty: the values in front of the cut that faults change.
@@ -243,10 +200,8 @@ class Outputs:
         self._in_front = [name for name in dirty if name in golden.outputs]
         self._rest = rest
         self._activations = activations
-        self._outputs = [
-            {name: np.concatenate([values[activations.images(batch)] for batch in of]) for name, values in known}
-            for known, of in ((golden.outputs.items(), of) for of in batches)
-        ]
+        self._images = [np.concatenate([_all(activations.images(batch)) for batch in of]) for of in batches]
+        self._found: list[list[tuple[Rows | slice, Values]]] = [[] for _ in batches]
         self._first = [
             dict(zip(of, np.cumsum([0, *(activations.counts[batch] for batch in of)]).tolist(), strict=False))
             for of in batches
@@ -280,28 +235,70 @@ class Outputs:
             blocks = self._rest.blocks(golden, batch)
             self._put(self._pool.add(blocks, changed, owner, self._first[owner][batch], overlay))
 
-    def done(self) -> list[Values]:
-        """Return the outputs of each fault for the images of its batches, by name, [n, ...] each."""
+    def done(self) -> list[Sequence[Values]]:
+        """Return the outputs of each fault for the images of its batches, [n, ...] each, some after the other."""
         if self._pool:
             self._put(self._pool.flush())
-        return self._outputs
+        return [self._in_order(images, found) for images, found in zip(self._images, self._found, strict=True)]
 
     def _is_whole(self, batch: int, changed: Rows) -> bool:
         """Return whether to run a batch as it is: where images cannot be collected, or hardly any would be left out."""
-        enough = 1 if self._pool is None else _MOST_CHANGED * self._activations.rows(batch)
-        return len(changed) >= enough
+        if self._pool is None or self._rest is None:
+            return len(changed) > 0
+        return self._rest.whole and len(changed) >= _MOST_CHANGED * self._activations.rows(batch)
 
     def _put_whole(self, owner: int, batch: int, outputs: Values) -> None:
         rows, count, first = self._activations.rows(batch), self._activations.counts[batch], self._first[owner][batch]
-        for name, value in by_sample(self._golden, outputs, rows).items():
-            _put_in(self._outputs[owner][name], slice(first, first + count), value[:count])
+        found = {name: value[:count] for name, value in by_sample(self._golden, outputs, rows).items()}
+        self._keep(owner, slice(first, first + count), found)
 
     def _put(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             for owner in np.unique(answer.owner):
                 mine = answer.owner == owner
-                for name, value in answer.outputs.items():
-                    _put_in(self._outputs[owner][name], answer.place[mine], value[mine])
+                if mine.all():
+                    self._keep(owner, answer.place, answer.outputs)
+                else:
+                    self._keep(owner, answer.place[mine], {name: value[mine] for name, value in answer.outputs.items()})
+
+    def _keep(self, owner: int, places: Rows | slice, outputs: Values) -> None:
+        """Keep what a fault makes of some images.
+
+        Raises:
+            ValueError: if it is not of the golden type or shape: numpy would convert or repeat it.
+        """
+        for name, value in outputs.items():
+            known = self._golden.outputs[name]
+            if value.dtype != known.dtype or value.shape[1:] != known.shape[1:]:
+                raise ValueError(f"an output of {value.dtype.name} {list(value.shape)}")
+        if outputs:
+            self._found[owner].append((places, outputs))
+
+    def _in_order(self, images: Rows, found: Sequence[tuple[Rows | slice, Values]]) -> Sequence[Values]:
+        """Return the outputs of a fault for all its images, each for itself where they are large: they are not copied.
+
+        Args:
+            images: which images they are.
+            found: places among these, and what the fault makes of them.
+        """
+        known = take(self._golden.outputs, images)
+        if not found:
+            return [known]
+        if not large(known):
+            whole = {name: value.copy() for name, value in known.items()}
+            for places, outputs in found:
+                for name, value in outputs.items():
+                    whole[name][places] = value
+            return [whole]
+        apart = [{name: value[place : place + 1] for name, value in known.items()} for place in range(len(images))]
+        for places, outputs in found:
+            for row, place in enumerate(np.arange(len(images))[places]):
+                apart[place].update((name, value[row : row + 1]) for name, value in outputs.items())
+        return apart
+
+
+def _all(images: slice) -> Rows:
+    return np.arange(images.start, images.stop)
 
 
 def by_sample(golden: Golden, outputs: Values, rows: int) -> Values:
@@ -311,17 +308,6 @@ def by_sample(golden: Golden, outputs: Values, rows: int) -> Values:
         ModelError: if they cannot be read so.
     """
     return {name: golden.forms[name].by_sample(name, value, rows) for name, value in outputs.items()}
-
-
-def _put_in(whole: NDArray[Any], places: Rows | slice, values: NDArray[Any]) -> None:
-    """Put what a fault makes of some images into the outputs for all.
-
-    Raises:
-        ValueError: if it is not of the golden type or shape: numpy would convert or repeat it.
-    """
-    if values.dtype != whole.dtype or values.shape[1:] != whole.shape[1:]:
-        raise ValueError(f"an output of {values.dtype.name} {list(values.shape)}")
-    whole[places] = values
 
 
 def _changed(blocks: Blocks, golden: Blocks, count: int) -> Rows | None:

@@ -1,9 +1,10 @@
 """What faults that are replayed share: the golden graph and its values, and sessions of parts of it."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.channels import ChannelLayer
+from resq_deploy.campaign.engines.company import Company, companies
 from resq_deploy.campaign.engines.cuts import COSTLY, Cut, cut, with_cheap_readers
 from resq_deploy.campaign.engines.fed import Fed
 from resq_deploy.campaign.engines.recent import Recent
@@ -48,7 +49,7 @@ class Stage:
         self._links: Recent[tuple[Cut, Part | None]] = Recent(_LAYERS)
         self._rests: Recent[Rest] = Recent(sessions, room)
         self._fed: Recent[Fed] = Recent(_LAYERS)
-        self._pooled: dict[Hashable, bool] = {}  # what was tried out outlives the sessions
+        self._companies: list[Company] | None = None
         self._agreeing: dict[int, bool] = {}
         self._stretches = self._find_stretches()
 
@@ -112,10 +113,9 @@ class Stage:
         key = where.dirty, where.rest
 
         def make() -> Rest:
-            tried = self._pooled.get(key)
-            rest = Rest(self.graph, where, self.activations, self._golden, self._deployment, tried)
-            self._pooled[key] = rest.pooled
-            return rest
+            if self._companies is None:
+                self._companies = list(companies(self.graph, self.activations))
+            return Rest(self.graph, where, self.activations, self._golden, self._deployment, self._companies)
 
         return self._rests.get(key, make, self._stored(where.rest))
 

@@ -38,8 +38,8 @@ class Run(Protocol):
             Exception: whatever onnxruntime raises.
         """
 
-    def done(self) -> list[Values]:
-        """Return the outputs of each fault for the images of its batches, by name, [n, ...] each."""
+    def done(self) -> list[Sequence[Values]]:
+        """Return the outputs of each fault for the images of its batches, [n, ...] each, some after the other."""
 
 
 class InLayer(NamedTuple):
@@ -90,7 +90,7 @@ class LayerRun:
             elif len(changed):
                 self._outputs.add_rows(owner, batch, golden, changed, overlay)
 
-    def done(self) -> list[Values]:
+    def done(self) -> list[Sequence[Values]]:
         """Return the outputs of each fault."""
         return self._outputs.done()
 
@@ -120,7 +120,7 @@ class ValueRun:
         for owner in owners:
             self._outputs.add(owner, batch, golden, self._fed.run(self._faults[owner], golden))
 
-    def done(self) -> list[Values]:
+    def done(self) -> list[Sequence[Values]]:
         """Return the outputs of each fault."""
         return self._outputs.done()
 
@@ -149,12 +149,12 @@ class GraphRun:
         for owner in owners:
             self._outputs.add(owner, batch, golden, self._head.run_named(golden))
 
-    def done(self) -> list[Values]:
+    def done(self) -> list[Sequence[Values]]:
         """Return the outputs of the fault."""
         return self._outputs.done()
 
 
-def run_together(runs: Sequence[Run], activations: Activations) -> list[list[Values] | None]:
+def run_together(runs: Sequence[Run], activations: Activations) -> list[list[Sequence[Values]] | None]:
     """Run faults batch by batch.
 
     Args:
@@ -184,7 +184,7 @@ def run_together(runs: Sequence[Run], activations: Activations) -> list[list[Val
                     runs[number].add(batch, owners, golden)
             except FAILURES:
                 failed.add(number)
-    found: list[list[Values] | None] = []
+    found: list[list[Sequence[Values]] | None] = []
     for number, run in enumerate(runs):
         try:
             found.append(None if number in failed else run.done())

@@ -15,6 +15,7 @@ Numbers = NDArray[np.float64]
 LEAST_MOVED = 0.1
 """IoU from which an unmatched detection of the same class counts as moved, rather than lost here and a ghost there."""
 
+_AT_ONCE = 256  # detections whose overlaps are all computed at once
 _PER_CLASS = 100  # detections of one class and sample that mAP looks at, as COCO's evaluation
 
 
@@ -78,13 +79,13 @@ def _areas(boxes: Numbers) -> Numbers:
 
 def suppressed(found: Detections, iou: float) -> Detections:
     """Return what non-maximum suppression leaves: none that overlaps a better one of its class by more than `iou`."""
-    alive = np.ones(len(found), dtype=bool)
+    alive, boxes, classes = np.ones(len(found), dtype=bool), found.boxes, found.classes
+    of_all = overlaps(boxes, boxes) if len(found) <= _AT_ONCE else None
     for place in range(len(found)):
         if alive[place]:
-            later = (
-                place + 1 + np.flatnonzero(alive[place + 1 :] & (found.classes[place + 1 :] == found.classes[place]))
-            )
-            alive[later] = overlaps(found.boxes[place : place + 1], found.boxes[later])[0] <= iou
+            later = place + 1 + np.flatnonzero(alive[place + 1 :] & (classes[place + 1 :] == classes[place]))
+            overlap = overlaps(boxes[place : place + 1], boxes[later])[0] if of_all is None else of_all[place, later]
+            alive[later] = overlap <= iou
     return found.take(alive)
 
 

@@ -18,11 +18,36 @@ Labels = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
+_PIECE = 2**21
+"""Bytes of outputs that are judged at a time: what is read of them several times stays in the cache of the CPU."""
+
+
+_LONG = 2**15
+"""Values of a sample that are compared at a time."""
+
+
 def take(outputs: Outputs, rows: Rows) -> dict[str, NDArray[Any]]:
-    """Return the outputs for some of the samples, in the order given; not copied if that is all of them."""
-    if len(rows) == count(outputs) and (rows == np.arange(len(rows))).all():
-        return dict(outputs)
+    """Return the outputs for some of the samples, in the order given; not copied if these follow one another."""
+    if len(rows) and (rows == np.arange(rows[0], rows[0] + len(rows))).all():
+        return {name: values[rows[0] : rows[0] + len(rows)] for name, values in outputs.items()}
     return {name: values[rows] for name, values in outputs.items()}
+
+
+def large(outputs: Outputs) -> bool:
+    """Return whether outputs are too large to be judged at once."""
+    return count(outputs) > 1 and _bytes(outputs) > _PIECE
+
+
+def pieces(outputs: Outputs) -> list[dict[str, NDArray[Any]]]:
+    """Return outputs a few samples at a time, in their order; views, all of them at once where they are not large."""
+    total = count(outputs)
+    size = max(1, _PIECE * total // max(_bytes(outputs), 1)) if large(outputs) else max(total, 1)
+    starts = range(0, max(total, 1), size)
+    return [{name: values[start : start + size] for name, values in outputs.items()} for start in starts]
+
+
+def _bytes(outputs: Outputs) -> int:
+    return sum(values.nbytes for values in outputs.values())
 
 
 def ragged(arrays: list[NDArray[Any]]) -> NDArray[Any]:
@@ -57,8 +82,20 @@ def same(golden: Outputs, faulty: Outputs) -> Flags:
         if known.dtype == object:
             equal &= np.array([_equal(one, other) for one, other in zip(known, found, strict=True)], dtype=bool)
         elif known.size:
-            equal &= (_bits(known) == _bits(found)).all(axis=1)
+            equal &= _equal_rows(_bits(known), _bits(found))
     return equal
+
+
+def _equal_rows(left: NDArray[Any], right: NDArray[Any]) -> Flags:
+    """Return which rows are equal; one that is long is looked at up to where it differs."""
+    if left.shape[1] <= _LONG:
+        equal: Flags = (left == right).all(axis=1)
+        return equal
+    starts = range(0, left.shape[1], _LONG)
+    pairs = zip(left, right, strict=True)
+    return np.array(
+        [all(np.array_equal(one[at : at + _LONG], other[at : at + _LONG]) for at in starts) for one, other in pairs]
+    )
 
 
 def finite(outputs: Outputs) -> Flags:

@@ -1,7 +1,7 @@
 """What one fault did to each sample, whatever the task."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,21 @@ class Verdict:
         if self.flags["sdc1"].any():
             return Outcome.SDC1
         return Outcome.BENIGN if self.flags["benign"].any() else Outcome.MASKED
+
+    @classmethod
+    def joined(cls, parts: Sequence["Verdict"]) -> "Verdict":
+        """Join the verdicts on further samples, in the order given; of at least one part."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        rated = [part.contributions for part in parts if part.contributions is not None]
+        right = [part.right for part in parts if part.right is not None]
+        return cls(
+            flags={name: np.concatenate([part.flags[name] for part in parts]) for name in first.flags},
+            amounts={name: np.concatenate([part.amounts[name] for part in parts]) for name in first.amounts},
+            contributions=Contributions.joined(rated) if rated else None,
+            right=np.concatenate(right) if right else None,
+        )
 
     def take(self, samples: Rows) -> "Verdict":
         """Return that of some of the samples, in the order given."""
