@@ -63,15 +63,20 @@ class Company:
         last = len(self._activations) - 1
         source = np.random.default_rng(0)  # any images will do; fixed ones keep runs alike
         seen = set(self._graph.inputs)
-        for batch in (0, min(1, last), *([last] if last > 1 else [])):  # a single batch is tried twice
+        tried = sorted({0, min(1, last), last})
+        # Alone an image is where it is; among others it may be anywhere, and a single batch is tried twice.
+        for batch in tried if self.size == 1 or last else [0, 0]:
             seen.update(self._tried_on(batch, source))
         return seen
 
     def _tried_on(self, batch: int, source: np.random.Generator) -> set[str]:
-        """Run images of a batch, drawn anew, segment by segment, and note which values are others than in it."""
+        """Run images of a batch, each alone or some drawn, by segments; note which values are others than in it."""
         activations, seen = self._activations, set[str]()
-        runs = -(-activations.rows(0) // self.size)
-        drawn = [source.integers(activations.counts[batch], size=self.size) for _ in range(runs)]
+        count, runs = activations.counts[batch], -(-activations.rows(0) // self.size)
+        if self.size == 1:
+            drawn = list(np.arange(count).reshape(-1, 1))
+        else:
+            drawn = [source.integers(count, size=self.size) for _ in range(runs)]
         known = [self._of(batch, activations.feeds(batch), chosen) for chosen in drawn]
         for border, names, part in activations.stages():
             seen.update(names)

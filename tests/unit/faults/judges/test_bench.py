@@ -5,9 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from resq_deploy.faults.judges.outputs import finite, ragged, same
+from resq_deploy.faults.judges.outputs import finite, pieces, ragged, same
 from resq_deploy.faults.judges.quality import FIGURES
 from resq_deploy.faults.judges.registry import parse
+from resq_deploy.faults.judges.verdict import Verdict
 
 RNG = np.random.default_rng(3)
 HEAD = RNG.random((4, 7, 30)) * np.array([300, 300, 40, 40, 1, 1, 1])[:, None]
@@ -78,3 +79,27 @@ def test_ragged_samples_are_compared_by_type_shape_and_bits():
     found = ragged([np.ones(2), np.ones((1, 2)), -np.zeros(1), np.ones(1)])
     assert same({"y": known}, {"y": found}).tolist() == [True, False, False, False]
     assert finite({"y": ragged([np.array([1, np.inf]), np.array([1])])}).tolist() == [False, True]
+
+
+def test_outputs_in_pieces_are_judged_as_a_whole():
+    """Pieces are views, as many samples as fit; verdicts on them join to that on all."""
+    source = np.random.default_rng(3)
+    golden = {"y": source.normal(size=(9, 400, 300)).astype(np.float32)}
+    faulty = {"y": golden["y"] * (1 + 0.2 * (source.random((9, 1, 1)) < 0.5)).astype(np.float32)}
+    parts = pieces(faulty)
+    assert [len(part["y"]) for part in parts] == [4, 4, 1]
+    assert all(np.shares_memory(part["y"], faulty["y"]) for part in parts)
+    judge = parse("values:bound=0.1", ["y"]).settled(golden)
+    bench = judge.on(golden, golden["y"])
+    starts = np.cumsum([0, *(len(part["y"]) for part in parts)])
+    whole = bench(faulty)
+    joined = Verdict.joined(
+        [bench.among(np.arange(a, b))(part) for part, a, b in zip(parts, starts, starts[1:], strict=False)]
+    )
+    assert 0 < whole.counts["sdc1"] < 9
+    assert {name: flags.tolist() for name, flags in joined.flags.items()} == {
+        name: flags.tolist() for name, flags in whole.flags.items()
+    }
+    assert joined.right.tolist() == whole.right.tolist()
+    assert joined.contributions.rows.tolist() == whole.contributions.rows.tolist()
+    assert [len(part["y"]) for part in pieces({"y": golden["y"][:1]})] == [1]
