@@ -56,6 +56,7 @@ _FEW = 32  # pictures of CIFAR's size; for no more a session takes longer to mak
 _OF_CIFAR = 3 * 32 * 32  # numbers of such a picture
 _OUTVOTED = 64  # faults of a portion that need no run
 _OF_VALUES, _OF_SESSIONS = 0.5, 0.2  # shares of the memory that is left: for golden values, and for stored ones
+_OF_OUTPUTS = 0.25  # and for the outputs of the faults of a portion, which are held until the last image is run
 _LEAST_ROOM = 2**25
 
 
@@ -138,6 +139,8 @@ class ReplayEngine:
         room = _room(options.memory, _OF_SESSIONS)
         self._stage = Stage(self._graph, self._activations, golden, self._deployment, options.worker_count, room)
         self._portions: dict[int, int] = {}
+        held = options.worker_count * sum(values.nbytes for values in golden.outputs.values())
+        self._most = max(1, min(MOST, _room(options.memory, _OF_OUTPUTS) // max(held, 1)))
 
     def _check_time(self, session: Session, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""
@@ -176,7 +179,7 @@ class ReplayEngine:
         if place in self._portions:
             return self._portions[place]
         layers = sum(self._graph.nodes[behind].op_type in COSTLY for behind in self._graph.descendants([place]))
-        return self._portions.setdefault(place, max(_LEAST, min(MOST, _LAYERS // max(layers, 1))))
+        return self._portions.setdefault(place, min(self._most, max(_LEAST, _LAYERS // max(layers, 1))))
 
     def way(self, fault: Fault) -> Way:
         """Return how a fault is evaluated, unless that turns out to fail and it is left to reload-and-run."""

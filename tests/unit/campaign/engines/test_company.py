@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.campaign.engines import company
+from resq_deploy.campaign.engines import company, replay
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.company import Company, companies
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
-from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.options import LEAST_MEMORY, CampaignOptions
 from resq_deploy.campaign.proofs import same
 from resq_deploy.campaign.record import Way
 from resq_deploy.deployed.inputs import Inputs
@@ -79,7 +79,7 @@ def test_images_by_themselves_and_judged_by_themselves_are_what_reload_says(name
         patcher=patcher,
         surfaces={surface.tensor: surface for surface in model.surfaces},
         golden=golden,
-        options=CampaignOptions(deployment=FOUR),
+        options=CampaignOptions(deployment=FOUR, memory=LEAST_MEMORY),
     )
     faults = [
         Fault(number, (Edit.of(surface.tensor, [element], [bit]),))
@@ -91,6 +91,11 @@ def test_images_by_themselves_and_judged_by_themselves_are_what_reload_says(name
         )
     ]
     truths = Testbed(kit).truth.evaluate(faults)
+    tensors = [[surface.tensor] for surface in model.surfaces if surface.role == "weight"]
+    groups = [Testbed(kit).engine.group(tensor) for tensor in tensors]
+    assert max(group.portion for group in groups) > 1
+    monkeypatch.setattr(replay, "_LEAST_ROOM", 1)
+    monkeypatch.setattr(replay, "_OF_OUTPUTS", 0.0)
     monkeypatch.setattr(company, "_IN_CACHE", 1)
     monkeypatch.setattr(outputs, "_PIECE", 1)
     monkeypatch.setattr(outputs, "_LONG", 3)
@@ -98,6 +103,7 @@ def test_images_by_themselves_and_judged_by_themselves_are_what_reload_says(name
     replayed = {record.number: record for record in bed.engine.evaluate(faults)}
     rests = [rest for rest, _ in bed.engine._stage._rests._held.values()]
     assert {rest.size for rest in rests if rest.pooled} == {1}
+    assert {bed.engine.group(tensor).portion for tensor in tensors} == {1}  # outputs of no more faults may be held
     assert sum(record.way is Way.CHANNELS for record in replayed.values()) > 4
     assert {record.outcome for record in truths} >= {"masked", "sdc1"}
     for truth in truths:
