@@ -20,6 +20,7 @@ from resq_deploy.api.integrity import Integrity, check_digests, write_digests
 from resq_deploy.api.model import Model, load
 from resq_deploy.api.named import attack_options, fault_options
 from resq_deploy.api.runs import AttackRun, Fault, FaultBit, FaultRun, Run, TrainRun, open_run
+from resq_deploy.api.safety import DANGEROUS, FMEDA_BY, FmedaResult, fmeda
 from resq_deploy.api.scrubbing import Scrubbed, scrub, write_checker
 from resq_deploy.api.self_tests import check_selftest, selftest
 from resq_deploy.api.studying import StudyRequest, study, study_commands
@@ -68,6 +69,8 @@ _TYPES = {
 """Where types of options and results lie: they need numpy and more, and are imported when they are asked for."""
 
 __all__ = [
+    "DANGEROUS",
+    "FMEDA_BY",
     "FORMATS",
     "AttackRun",
     "Compared",
@@ -75,6 +78,7 @@ __all__ = [
     "Fault",
     "FaultBit",
     "FaultRun",
+    "FmedaResult",
     "GateVerdict",
     "Inspection",
     "Integrity",
@@ -96,6 +100,7 @@ __all__ = [
     "export_options",
     "fault_options",
     "faultcamp",
+    "fmeda",
     "gate_options",
     "harden",
     "junit",

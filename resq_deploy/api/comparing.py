@@ -99,13 +99,13 @@ def write_report(
         raise OptionError(f"no report {form!r}: there are {', '.join(FORMATS)}")
     need_extra("the report", "report", "jinja2", "jsonschema", "matplotlib")
     folders = _folders(runs)
-    _check_out(path, folders, form)
+    check_out(path, folders, form)
     evidence = _gathered(folders, must_compare=must_compare)
     write_atomic(path, _text(evidence, form))
     return Written(path=path, form=form, runs=len(evidence.runs), pairs=len(evidence.comparisons))
 
 
-def _check_out(out: pathlib.Path, folders: Sequence[pathlib.Path], form: str) -> None:
+def check_out(out: pathlib.Path, folders: Sequence[pathlib.Path], form: str) -> None:
     """Refuse, before anything is read, an output that cannot be written or that would cost a run its records."""
     from resq_deploy.report.runs import is_record
 

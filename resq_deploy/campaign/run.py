@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
+from resq_deploy.campaign.drawing import drawing, protections
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Executor
@@ -90,6 +91,7 @@ class Campaign:
         check_reachable(gates, self.plan)
         self._units = _units(model, self.plan) if options.scrub_hours is not None else []
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
+        self._protected = protections(model.proto)
         patcher = model.patcher()
         self._codes = model.codes(patcher)
         samples = as_samples(data)
@@ -198,6 +200,7 @@ class Campaign:
             summary["exposure_reason"] = reason
             figures = Figures(self.plan, records, self.options.confidence)
             summary["exposure"] = exposure(figures, self._units) if not reason else None
+            summary["drawing"] = drawing(self.plan, self._protected)
             kept = len(self._base.records) if self._base is not None else None
             summary["refined"] = None if kept is None else {"kept": kept, "added": len(records) - kept}
             summary["gates"] = held(self._gates, summary)

@@ -43,6 +43,7 @@ class Strata:
 
     Attributes:
         sizes: faults in each stratum.
+        of_cell: the stratum of each cell of the population, shape [cells].
         groups: strata of the same role and bit share a number.
         mass: what a fault of each stratum counts for, shape [strata], 1 on average over all faults; None where all
             count alike. Where layers are drawn each has the same mass, and each of its faults an even part of it.
@@ -52,9 +53,9 @@ class Strata:
         self._seed = seed
         self._names = list(dict.fromkeys(named))
         place = {name: number for number, name in enumerate(self._names)}
-        self._of_cell = np.array([place[name] for name in named])
+        self.of_cell = np.array([place[name] for name in named])
         elements = np.array([cell.surface.elements for cell in population.cells])
-        self.sizes: Integers = np.bincount(self._of_cell, weights=elements).astype(np.int64)
+        self.sizes: Integers = np.bincount(self.of_cell, weights=elements).astype(np.int64)
         pairs = [name[:2] for name in self._names]
         numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
         self.groups: Integers = np.array([numbers[pair] for pair in pairs], dtype=np.int64)
@@ -90,7 +91,7 @@ class Strata:
         """Return the population numbers of the faults `first` ... `first + count - 1` of a stratum's fixed order."""
         source = draws.stream("stratum", self._seed, *self._names[stratum])
         inside = draws.sample(source, int(self.sizes[stratum]), first + count)[first:]
-        cells = np.flatnonzero(self._of_cell == stratum)
+        cells = np.flatnonzero(self.of_cell == stratum)
         ends = np.cumsum(self._elements[cells])
         cell = np.searchsorted(ends, inside, side="right")
         numbers: Integers = self._starts[cells[cell]] + inside - (ends[cell] - self._elements[cells[cell]])
@@ -99,14 +100,14 @@ class Strata:
     def inside(self, key: str, name: str) -> Integers:
         """Return how many faults of each stratum belong to a role, layer or bit, shape [strata]."""
         chosen = np.array([cell.group(key) == name for cell in self._cells])
-        counted = np.bincount(self._of_cell[chosen], weights=self._elements[chosen], minlength=len(self.sizes))
+        counted = np.bincount(self.of_cell[chosen], weights=self._elements[chosen], minlength=len(self.sizes))
         return counted.astype(np.int64)
 
     def work(self, effort: Effort) -> Work:
         """Return what a fault of each stratum costs, and each image that it is judged on."""
         costs = [effort.of(cell.surface) for cell in self._cells]
         fault, image = (
-            np.bincount(self._of_cell, weights=self._elements * of_cell) / self.sizes
+            np.bincount(self.of_cell, weights=self._elements * of_cell) / self.sizes
             for of_cell in np.array(costs, dtype=np.float64).T
         )
         return Work(fault, image)

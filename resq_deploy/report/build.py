@@ -61,14 +61,19 @@ def _why_not(runs: Sequence[Run], singles: Sequence[Single]) -> str:
     return "runs: give two or more of faultcamp"
 
 
-def document(evidence: Evidence) -> Document:
+def document(evidence: Evidence, first: Sequence[Section] = ()) -> Document:
     """Return the report.
+
+    Args:
+        evidence: what it rests on.
+        first: sections that come before all others.
 
     Raises:
         RunFolderError: if a file of a run folder is missing or broken.
     """
     runs = evidence.runs
     sections = [
+        *first,
         _headlines(runs),
         *fault_sections.fault_sections(of_command(runs, "faultcamp")),
         *attack_sections.attack_sections(of_command(runs, "attackcamp")),

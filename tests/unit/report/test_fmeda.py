@@ -1,0 +1,283 @@
+"""An FMEDA against a truth that was enumerated: every fault of some bits of a voted file, and of the plain one."""
+
+import csv
+import dataclasses
+import io
+import json
+import zipfile
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from resq_deploy import api
+from resq_deploy.campaign.drawing import drawing
+from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.plan import make_plan
+from resq_deploy.campaign.run import Campaign
+from resq_deploy.cli.report import command
+from resq_deploy.deployed.graph import read_model
+from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.surfaces import Role, find_surfaces
+from resq_deploy.errors import OptionError, RunFolderError
+from resq_deploy.faults.fmeda import CLASSES, fmeda
+from resq_deploy.protection.guards import guard
+from resq_deploy.report.fmeda import Asked, _memory, analyse, injected
+from resq_deploy.report.runs import load_runs
+
+BITS = (6, 12, 23, 29, 30)
+ROLES = tuple(role for role in Role if role is not Role.WEIGHT)
+SEEDS = 100
+ENOUGH = 92
+RATES = {"weight-scale": 50.0, "bias": 700.0, "": 300.0}
+ASKED = Asked(by="role", rates=RATES)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A campaign over all faults of a file's population."""
+
+    run: object
+    surfaces: list
+    options: dict
+    protections: dict
+    rows: list
+
+    def sampled(self, dangerous="share", **values):
+        """What a campaign finds that draws from this population."""
+        plan = make_plan(self.surfaces, CampaignOptions(**self.options, **values))
+        while (more := plan.continued(np.array([self._rate(place) for place in plan.positions]))) is not None:
+            plan = more
+        rows = [self.rows[int(place)] for place in plan.positions]
+        stopped = values.get("margin") is not None
+        return injected(drawing(plan, self.protections), rows, dangerous=dangerous, stopped=stopped)
+
+    def _rate(self, place):
+        row = self.rows[int(place)]
+        return int(row["sdc1"]) / max(int(row["images"]), 1)
+
+
+def _files(path):
+    """A file with its scales in three copies, and the plain one."""
+    plain, _ = read_model(path)
+    scales = [surface.tensor for surface in find_surfaces(plain) if "scale" in surface.role]
+    return onnx.ModelProto.FromString(guard(plain.SerializeToString(), scales)), plain
+
+
+@pytest.fixture(scope="module")
+def worlds(digits_int8, digits, tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp("fmeda"), []
+    for name, proto in zip(("guarded", "plain"), _files(digits_int8), strict=True):
+        onnx.save(proto, folder / f"{name}.onnx")
+        options = {"roles": ROLES, "bits": BITS, "images": 10, "workers": 1}
+        model = DeployedModel.load(folder / f"{name}.onnx")
+        campaign = Campaign(model, digits, CampaignOptions(**options, exhaustive=True))
+        campaign.run(folder / name)
+        with (folder / name / "faults.csv").open(encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        positions = campaign.plan.positions.tolist()
+        rows = [row for _, row in sorted(zip(positions, rows, strict=True), key=lambda pair: pair[0])]
+        (run,) = load_runs([folder / name])
+        found.append(World(run, model.surfaces, options, campaign._protected, rows))
+    return found
+
+
+def _truth(worlds, by, rate_of, dangerous="share"):
+    """Every figure, added up fault by fault as the definitions say; by loops of its own."""
+    guarded, plain = worlds
+
+    def harm(row):
+        images, wrong = int(row["images"]), int(row["sdc1"])
+        share = wrong / max(images, 1) if dangerous == "share" else float(wrong > 0)
+        return 1.0 if row["outcome"] == "due" else share
+
+    bare, bits = Counter(), Counter()
+    for row in plain.rows:
+        bare[row["tensor"]] += harm(row)
+        bits[row["tensor"]] += 1
+    tensors = guarded.run.summary["drawing"]["tensors"]
+    mean_bare = {}
+    for name, entry in tensors.items():
+        known = [one for one in entry["plain"] if one in bits]
+        mean_bare[name] = sum(bare[one] for one in known) / sum(bits[one] for one in known) if known else 1.0
+    sums = {}
+    for row in guarded.rows:
+        entry = tensors[row["tensor"]]
+        lost, seen = row["outcome"] == "due", row.get("detected") == "1"
+        wrong = 0.0 if lost else harm(row)
+        kept = 1.0 - wrong - lost
+        of = sums.setdefault((row[by], entry["protection"]), Counter())
+        rate = rate_of(row["role"]) / 1e6
+        of["raw"] += rate
+        of["wrong"] += rate * wrong
+        of["wrong_seen"] += rate * wrong * seen
+        of["dangerous"] += rate * (wrong + lost)
+        of["undetected"] += rate * wrong * (not seen)
+        of["quiet"] += rate * kept * (not seen)
+        of["bare"] += rate * mean_bare[row["tensor"]]
+    for (_, protection), of in sums.items():
+        of["controlled"] = max(0.0, of["bare"] - of["dangerous"]) if protection else 0.0
+        of["latent"] = min(of["controlled"], of["quiet"])
+    total = Counter()
+    for of in sums.values():
+        total.update(of)
+    found = {
+        "undetected": total["undetected"],
+        "latent": total["latent"],
+        "spfm": 1.0 - total["undetected"] / total["raw"],
+        "lfm": 1.0 - total["latent"] / (total["raw"] - total["undetected"]),
+    }
+    for name in ("votes",):
+        mine = [of for (_, protection), of in sums.items() if protection == name]
+        of_bare = sum(of["bare"] for of in mine)
+        found[f"coverage/{name}"] = 1.0 - sum(of["dangerous"] for of in mine) / of_bare if of_bare else None
+    return found, sums
+
+
+def _figures(found):
+    return {
+        "undetected": found.undetected,
+        "latent": found.latent,
+        "spfm": found.spfm,
+        "lfm": found.lfm,
+        **{f"coverage/{name}": one for name, one in found.coverage.items()},
+    }
+
+
+@pytest.mark.parametrize("dangerous", ["share", "any"])
+def test_all_faults_give_the_truth_itself(worlds, dangerous):
+    guarded, plain = worlds
+    asked = dataclasses.replace(ASKED, dangerous=dangerous)
+    found = analyse(guarded.run, plain.run, asked)
+    truth, sums = _truth(worlds, "role", lambda role: RATES.get(role, RATES[""]), dangerous)
+    assert truth["latent"] > 0.0 < truth["undetected"]
+    for name, estimate in _figures(found.found).items():
+        if truth[name] is not None:
+            assert estimate.value == pytest.approx(truth[name], abs=1e-9), name
+    for element, row in zip(found.elements, found.found.rows, strict=True):
+        of = sums[element.name, element.mechanism or None]
+        assert row.raw == pytest.approx(of["raw"])
+        assert row.latent.value == pytest.approx(of["latent"], abs=1e-9)
+        assert row.undetected.low == pytest.approx(of["undetected"], abs=1e-9)
+        assert row.undetected.high == pytest.approx(of["undetected"], abs=1e-9)
+        assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
+    assert sum(row.raw for row in found.found.rows) == pytest.approx(found.found.raw)
+    assert found.found.spfm.low == pytest.approx(found.found.spfm.high)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drawn", [{"samples": 300}, {"margin": 0.1}], ids=["simple", "in-phases"])
+def test_intervals_hold_the_truth(worlds, drawn):
+    guarded, plain = worlds
+    truth, _ = _truth(worlds, "role", lambda role: RATES.get(role, RATES[""]))
+    memory, _, _ = _memory(guarded.run, plain.run, ASKED)
+    held = Counter()
+    for seed in range(SEEDS):
+        present, bare = (world.sampled(seed=seed + 1000 * number, **drawn) for number, world in enumerate(worlds))
+        found = fmeda(present, memory, bare, 0.95)
+        assert sum(row.raw for row in found.rows) == pytest.approx(found.raw)
+        for row in found.rows:
+            assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
+        for name, estimate in _figures(found).items():
+            if truth[name] is not None:
+                assert estimate is None or estimate.low <= estimate.value <= estimate.high
+                held[name] += estimate is None or estimate.low - 1e-12 <= truth[name] <= estimate.high + 1e-12
+    assert set(held) >= {"spfm", "lfm", "latent", "undetected", "coverage/votes"}
+    assert all(count >= ENOUGH for count in held.values()), held
+
+
+def test_rows_as_csv_add_up(worlds, tmp_path):
+    guarded, plain = worlds
+    out = tmp_path / "fmeda.csv"
+    for by in api.FMEDA_BY:
+        api.fmeda(guarded.run.path, plain.run.path, by=by, fit_per_mbit="weight-scale=50,bias=700,300").write(out)
+        rows = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
+        elements = [row for row in rows if row["element"] not in ("", "total")]
+        (total,) = [row for row in rows if row["element"] == "total"]
+        for name in ("raw", *CLASSES):
+            assert sum(float(row[f"{name}_fit"]) for row in elements) == pytest.approx(float(total[f"{name}_fit"]))
+        for row in elements:
+            assert sum(float(row[f"{name}_fit"]) for name in CLASSES) == pytest.approx(float(row["raw_fit"]))
+        assert sum(int(row["bits"]) for row in elements) == int(total["bits"])
+        assert {row["metric"] for row in rows if row["metric"]} >= {"spfm", "lfm", "coverage/votes"}
+
+
+def test_the_command_writes_a_page_and_rows(worlds, tmp_path):
+    runs = [str(world.run.path) for world in worlds]
+    for name in ("fmeda.csv", "fmeda.html"):
+        done = CliRunner().invoke(command, [*runs, "--format", "fmeda", "--out", str(tmp_path / name), "--by", "layer"])
+        assert done.exit_code == 0, done.output
+    page = (tmp_path / "fmeda.html").read_text(encoding="utf-8")
+    assert "Single-point fault metric" in page
+    assert "A fault is dangerous by the share" in page
+
+
+def test_one_campaign_of_a_protected_file_tells_no_latent_faults(worlds):
+    guarded, plain = worlds
+    found = api.fmeda(guarded.run.path)
+    assert found.metrics["lfm"] is None
+    assert found.metrics["coverage/votes"] is None
+    assert "not known from one campaign" in found.html
+    assert api.fmeda(plain.run.path).metrics["lfm"].value == 1.0  # nothing controls, so that nothing is latent
+
+
+def test_a_self_test_counts_where_it_was_made_for_the_file(worlds, tmp_path):
+    guarded, plain = worlds
+
+    def bundle(digest):
+        header = {
+            "model": {"sha256": digest},
+            "self_test": {"coverage": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "confidence": 0.95}},
+        }
+        with zipfile.ZipFile(tmp_path / "test.npz", "w") as archive:
+            archive.writestr("bundle.json", json.dumps(header))
+        return tmp_path / "test.npz"
+
+    found = api.fmeda(guarded.run.path, plain.run.path, selftest=bundle(guarded.run.model)).metrics
+    assert found["coverage/selftest"].value == 0.9
+    assert 1.0 - found["spfm_with_selftest"].value == pytest.approx(0.1 * (1.0 - found["spfm"].value))
+    assert 1.0 - found["spfm_with_selftest"].low == pytest.approx(0.2 * (1.0 - found["spfm"].low))
+    with pytest.raises(OptionError, match="another file"):
+        api.fmeda(guarded.run.path, selftest=bundle("0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"by": "bit"}, "--by bit"),
+        ({"dangerous": "never"}, "--dangerous never"),
+        ({"fit_per_mbit": "weights"}, "no number"),
+        ({"fit_per_mbit": "-1"}, "0 or more"),
+        ({"fit_per_mbit": "weigth=1,2"}, "'weigth'"),
+        ({"fit_per_mbit": "bias=1"}, "name them as well"),
+        ({"selftest": "missing.npz"}, "--selftest missing.npz"),
+    ],
+    ids=["by", "dangerous", "no-number", "negative", "unknown-role", "missing-role", "selftest"],
+)
+def test_wrong_options_are_told_in_one_line(worlds, given, told):
+    with pytest.raises(OptionError, match=told):
+        api.fmeda(worlds[0].run.path, **given)
+
+
+def test_runs_that_are_no_pair_are_refused(worlds, curve, single):
+    guarded, plain = (world.run.path for world in worlds)
+    with pytest.raises(RunFolderError, match="is protected as well"):
+        api.fmeda(plain, guarded)
+    with pytest.raises(RunFolderError, match="faults of one bit"):
+        api.fmeda(curve)
+    with pytest.raises(RunFolderError, match="run both campaigns alike"):
+        api.fmeda(guarded, single)
+
+
+def test_a_run_of_an_earlier_version_is_refused(single, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("manifest.json", "faults.csv"):
+        (old / name).write_bytes((single / name).read_bytes())
+    summary = json.loads((single / "summary.json").read_text(encoding="utf-8"))
+    del summary["drawing"]
+    (old / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(RunFolderError, match="did not record how faults were drawn"):
+        api.fmeda(old)
