@@ -181,7 +181,7 @@ def fmeda(present: Injected, memory: Memory, without: Injected | None, confidenc
     analysis = _Analysis(present, memory, without, confidence)
     rows = [analysis.row(number) for number in range(int(memory.element.max()) + 1)]
     raw = sum((row.raw for row in rows), 0.0)
-    undetected = _stretched(
+    undetected = _with_value(
         present.drawn.total(present.undetected, memory.rate, confidence), sum(row.undetected.value for row in rows)
     )
     latent, lfm = analysis.latent(rows, raw) if analysis.controls_known else (None, None)
@@ -338,14 +338,10 @@ class _Analysis:
         if not bare.value:
             return None
         dangerous = self._present.drawn.total(self._present.dangerous, np.where(chosen, memory.rate, 0.0), confidence)
-        value, high = (_share_kept(part, bare_end) for part, bare_end in _pairs(dangerous, bare))
-        low = _share_kept(dangerous.high, bare.low)
+        ends = ((dangerous.value, bare.value), (dangerous.high, bare.low), (dangerous.low, bare.high))
+        value, low, high = (_share_kept(*pair) for pair in ends)
         found = _bounded(value, low, high, dangerous)
         return dataclasses.replace(found, n=min(dangerous.n, bare.n), confidence=self._confidence)
-
-
-def _pairs(dangerous: Estimate, bare: Estimate) -> tuple[tuple[float, float], tuple[float, float]]:
-    return (dangerous.value, bare.value), (dangerous.low, bare.high)
 
 
 def _share_kept(dangerous: float, bare: float) -> float:
@@ -386,9 +382,6 @@ def _bounded(value: float, low: float, high: float, like: Estimate) -> Estimate:
 
 def _with_value(found: Estimate, value: float) -> Estimate:
     return _bounded(value, found.low, found.high, found)
-
-
-_stretched = _with_value
 
 
 def _less(undetected: Estimate, raw: float) -> Estimate:

@@ -296,3 +296,67 @@ def test_metrics_know_no_unit_of_the_rates(parts, factor):
     for name in ("spfm", "lfm"):
         for end in ("value", "low", "high"):
             assert getattr(getattr(second, name), end) == pytest.approx(getattr(getattr(first, name), end), abs=1e-6)
+
+
+def test_ends_are_made_of_those_of_the_estimates():
+    """Every interval of a sample, anew from the estimates that the formulas name."""
+    world, source = World(), np.random.default_rng(2)
+    present, without = (world.simple(one, 900, source) for one in (world.present, world.without))
+    memory, found = world.memory, fmeda(present, world.memory, without, 0.95)
+    harm = present.wrong + present.lost
+    seen = present.reported.astype(float)
+    quiet, told, wrong = (1 - seen) * (1 - harm), harm + seen * (1 - harm), present.wrong * (1 - seen)
+
+    def of(values, tensors, error, rates=memory.rate, drawn=present.drawn):
+        weight = np.where(np.isin(np.arange(len(rates)), tensors), rates, 0.0)
+        return drawn.total(values, weight, 1 - error)
+
+    def bare(tensors, error):
+        rates = np.array([0.0, 0.0, 0.0])
+        for place in tensors:
+            rates[place] = memory.rate[place] * world.sizes[place] / world.plain_sizes[place]
+        return of(without.wrong + without.lost, tensors, error, rates, without.drawn)
+
+    def near(estimate, value, low, high):
+        assert estimate.value == pytest.approx(value)
+        assert estimate.low == pytest.approx(min(low, value))
+        assert estimate.high == pytest.approx(max(high, value))
+
+    # the code, with tables that have no counterpart: of a sum of three estimates each has a third of the error
+    part = 0.05 / 3
+    d, q, g = of(harm, [1, 3], part), of(quiet, [1, 3], part), bare([1], part)
+    alone = 80.0
+    g_value, g_low, g_high = g.value + alone, g.low + alone, g.high + alone
+    row, raw = found.rows[1], 900 * 0.4 + 80
+    controlled = g_value - d.value, max(0.0, g_low - d.high), g_high - d.low
+    latent = min(controlled[0], q.value), min(controlled[1], q.low), min(controlled[2], q.high)
+    near(row.latent, *latent)
+    most = controlled[2] - min(controlled[2], q.low)
+    near(row.controlled_detected, controlled[0] - latent[0], max(0.0, controlled[1] - q.high), most)
+    assert most > 0.0
+    near(row.safe, raw - g_value, raw - max(g_high, d.high), raw - max(g_low, d.low))
+    votes = found.rows[2]
+    d, q, g = of(harm, [2], part), of(quiet, [2], part), bare([2], part)
+    near(votes.latent, g.value - d.value, g.low - d.high, g.high - d.low)
+    near(votes.safe, 1200 - g.value, 1200 - g.high, 1200 - g.low)
+    single = of(harm, [0], 0.05)
+    near(found.rows[0].safe, 600 - single.value, 600 - single.high, 600 - single.low)
+    # sums: Q and G of two mechanisms, Q of the tables, both sides of the lower end, and U share it
+    part = 0.05 / 8
+    own = of(quiet, [3], part)
+    low = own.low + max(0.0, bare([1, 2], part).low - of(told, [1, 2], part).high)
+    high = own.high + sum(min(of(quiet, [at], part).high, bare([at], part).high) for at in (1, 2))
+    near(found.latent, sum(row.latent.value for row in found.rows), low, high)
+    single, everything = of(wrong, [0, 1, 2, 3], part), 600 + 900 * 0.4 + 1200 + 80
+    value = 1 - found.latent.value / (everything - found.undetected.value)
+    near(found.lfm, value, 1 - high / (everything - single.high), 1 - low / (everything - single.low))
+    single = of(wrong, [0, 1, 2, 3], 0.05)
+    value = found.undetected.value
+    near(found.undetected, value, single.low, single.high)
+    near(found.spfm, 1 - value / everything, 1 - single.high / everything, 1 - single.low / everything)
+    d, g = of(harm, [1], 0.025), bare([1], 0.025)
+    near(found.coverage["code"], 1 - d.value / g.value, 1 - d.high / g.low, 1 - d.low / g.high)
+    assert found.coverage["code"].n == min(d.n, g.n)
+    assert found.latent.n == 900
+    assert found.latent.confidence == found.coverage["code"].confidence == 0.95
+    assert found.health.n == (present.wrong > 0).sum()
