@@ -25,9 +25,7 @@ from resq_deploy.errors import OptionError
 @click.option(
     "--compare", is_flag=True, help="Refuse runs of faultcamp that cannot be compared with another one given."
 )
-@click.option(
-    "--by", type=click.Choice(api.FMEDA_BY), help="fmeda: what a row is about.  [default: role-layer]", metavar="WHAT"
-)
+@click.option("--by", type=click.Choice(api.FMEDA_BY), help="fmeda: what a row is about.  [default: role-layer]")
 @click.option(
     "--dangerous",
     type=click.Choice(api.DANGEROUS),
