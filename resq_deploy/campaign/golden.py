@@ -23,6 +23,7 @@ from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, fi
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
 from resq_deploy.faults.gaps import Codes, gaps, scales
+from resq_deploy.faults.judges import words
 from resq_deploy.faults.judges.judge import Bench, Judge
 from resq_deploy.faults.judges.outputs import Labels, Outputs, Rows, count, flat, is_ragged, pieces, take
 from resq_deploy.faults.judges.quality import FIGURES, Contributions
@@ -240,6 +241,21 @@ class Golden:
     def classes(self) -> int:
         """How many numbers a sample has in the first judged output: the classes, of scores."""
         return int(flat(next(iter(self.outputs.values()))).shape[1])
+
+
+def untold(judge: Judge, images_per_fault: int | None) -> tuple[str, ...]:
+    """Return notes on a quality figure that faults on some images each do not tell.
+
+    Pooled over faults, mIoU and mAP would be those of a network that errs anew on every image, and of few images alone
+    they are biased: neither is what a fault does to the figure on all images, and no interval holds it.
+    """
+    if images_per_fault is None or judge.figure in MEANS:
+        return ()
+    name = words.FIGURES[judge.figure]
+    return (
+        f"{name} under faults is left out: it is no mean over images, so that {images_per_fault:,} or so a fault do "
+        "not tell it; --images-per-fault all does",
+    )
 
 
 def _apart(outputs: Outputs | Sequence[Outputs]) -> Sequence[Outputs]:

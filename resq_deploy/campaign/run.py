@@ -20,7 +20,7 @@ from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
 from resq_deploy.campaign.forecast import forecast
 from resq_deploy.campaign.gates import Gate, check_reachable, check_rungs, held
-from resq_deploy.campaign.golden import DIGEST, golden_run
+from resq_deploy.campaign.golden import DIGEST, golden_run, untold
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
@@ -111,6 +111,9 @@ class Campaign:
             Effort.count(patcher.golden, options.deployment, self.golden.inputs) if self.plan.sizes_shares else None
         )
         self.plan = self.plan.judged_on(self.golden.parts, counted)
+        if self.golden.rated:
+            notes = untold(self.golden.judge, self.plan.images_per_fault)
+            self.golden = dataclasses.replace(self.golden, notes=(*self.golden.notes, *notes))
         check_reachable(gates, self.plan)  # what a part of the images shows of a fault may not do, where all would
         kit = Kit(
             patcher=patcher,

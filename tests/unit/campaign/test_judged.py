@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resq_deploy.campaign.gates import parse_gate
-from resq_deploy.campaign.golden import golden_of
+from resq_deploy.campaign.golden import golden_of, untold
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.refine import Base
 from resq_deploy.campaign.run import Campaign
@@ -20,7 +20,7 @@ from resq_deploy.deployed.judging import choose
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Deployment, Session
 from resq_deploy.errors import DataError, ModelError, OptionError, RunFolderError
-from resq_deploy.faults.judges.registry import JUDGES, described
+from resq_deploy.faults.judges.registry import JUDGES, described, parse
 from resq_deploy.report.runs import load_runs
 
 IMAGES = 20
@@ -107,6 +107,25 @@ def test_faults_on_images_of_their_own_are_judged_by_any_judge(prepare, tmp_path
     some = prepare(samples=40, images=40, images_per_fault=10, judge="values:bound=0.01").run(tmp_path / "some")
     assert some["images"]["per_fault"] == 10
     assert some["rates"]["sdc1"]["low"] <= every["rates"]["sdc1"]["value"] <= some["rates"]["sdc1"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("text", "per_fault", "name"),
+    [
+        ("map:axis=1,quality=miou", 10, "mIoU"),
+        ("boxes:decode=ssd", 1000, "mAP@50"),
+        ("map:axis=1,quality=token_accuracy", 10, "token accuracy"),
+        ("map:axis=1,quality=miou", None, None),
+        ("top1", 10, None),
+        ("values", 10, None),
+    ],
+)
+def test_a_figure_that_a_faults_own_images_do_not_tell_is_named(text, per_fault, name):
+    notes = untold(parse(text, ["a"]), per_fault)
+    assert [note.partition(" under faults is left out")[0] for note in notes] == ([name] if name else [])
+    assert all(
+        f"so that {per_fault:,} or so a fault do not tell it; --images-per-fault all does" in one for one in notes
+    )
 
 
 def test_gates_of_what_the_judge_does_not_count_are_refused(prepare):
