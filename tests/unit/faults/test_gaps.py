@@ -92,6 +92,16 @@ def test_of_outputs_of_different_sizes_another_size_or_type_is_beyond_all():
     assert codes.tolist() == [BEYOND, BEYOND, encoded(np.array([0.25]))[0]]
 
 
+def test_magnitudes_below_1_are_what_they_are():
+    assert scales({"y": np.array([[0.25, -0.5]], np.float32)}) == {"y": 0.5}
+
+
+def test_a_single_sample_of_any_size():
+    golden, faulty = ({"y": ragged([np.full((2, 3), value, np.float32)])} for value in (0.5, 0.25))
+    assert scales(golden) == {"y": 0.5}
+    assert gaps(golden, faulty, scales(golden), np.array([0])).tolist() == [encoded(np.array([0.5]))[0]]
+
+
 def test_few_values_at_a_time_give_the_same(monkeypatch):
     rng = np.random.default_rng(0)
     golden = {"a": rng.normal(size=(13, 4)), "b": rng.normal(size=(13, 2, 3))}
