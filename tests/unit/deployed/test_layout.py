@@ -122,3 +122,21 @@ def test_numbers_of_nodes_are_named_by_node_and_attribute(models, tmp_path):
     assert data[momentum["begin"] : momentum["end"]] == np.float32(0.75).tobytes()
     assert (epsilon["role"], epsilon["layer"]) == ("constant", "norm")
     assert (momentum["role"], momentum["layer"]) == ("", "")  # training alone reads it
+
+
+def test_each_external_file_has_digests_of_its_own(digits_int8, tmp_path):
+    proto = onnx.load(digits_int8)
+    convert_model_to_external_data(proto, all_tensors_to_one_file=False, size_threshold=64)
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    digests = record_of(path)["digests"]
+    names = files_named(digests)
+    contents = [(tmp_path / name).read_bytes() for name in names]
+    assert len(names) > 3
+    assert compare(digests, contents).sound
+    for held in digests["tensors"]:
+        if held["file"]:
+            assert (held["begin"], held["end"]) == (0, len(contents[held["file"]]))
+            spoilt = [data if at != held["file"] else bytes(len(data)) for at, data in enumerate(contents)]
+            if spoilt != contents:
+                assert held["tensor"] in {each.tensor for each in compare(digests, spoilt).damaged}
