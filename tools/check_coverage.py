@@ -26,7 +26,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import CampaignOptions, parse_images_per_fault
+from resq_deploy.campaign.option_text import parse_images_per_fault
+from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.faults.partition import Partition

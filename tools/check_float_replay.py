@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import CampaignOptions, parse_bits
+from resq_deploy.campaign.option_text import parse_bits
+from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.data.dataset import Dataset

@@ -31,10 +31,7 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
     Raises:
         OptionError: if there is no such option, or one, or a combination of them, makes no sense.
     """
-    from resq_deploy.campaign.options import (
-        CampaignOptions,
-        Direction,
-        FaultModel,
+    from resq_deploy.campaign.option_text import (
         parse_bits,
         parse_draw,
         parse_images_per_fault,
@@ -43,6 +40,7 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
         parse_rates,
         parse_roles,
     )
+    from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
     from resq_deploy.faults.judges.registry import check_judge, with_decoder
 
     if (decode := named.pop("decode", None)) is not None:
@@ -116,7 +114,7 @@ def attack_options(options: "AttackOptions | None" = None, **named: Any) -> "Att
 
 def _with_bit_flip(values: Mapping[str, Any], options: "AttackOptions | None") -> dict[str, Any]:
     """Return options with those of the bit-flip attack as one."""
-    from resq_deploy.campaign.options import parse_roles
+    from resq_deploy.campaign.option_text import parse_roles
     from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
 
     of_attack = {name.removeprefix(_BIT_FLIP): value for name, value in values.items() if name.startswith(_BIT_FLIP)}

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.campaign.options import ONE_BIT, Draw, FaultModel
+from resq_deploy.campaign.options import LINES, ONE_BIT, Draw, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.scrubbing import Units, scrubbing
@@ -41,6 +41,7 @@ _NO_EXPOSURE = {
     FaultModel.BER: "the curve over bit error rates is what exposure estimates to first order",
     FaultModel.LIST: "the faults of a list are no sample of the stored bits",
     FaultModel.BURST: "exposure adds up faults of one bit each, and a burst flips several",
+    **dict.fromkeys(LINES, "exposure adds up faults of one bit each, and a line of a memory holds many"),
     FaultModel.CLUSTER: "exposure adds up faults of one bit each, and an upset strikes several cells",
     FaultModel.WORD: "exposure adds up faults of one bit each, and a replaced word changes several",
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.golden import Golden, golden_of
-from resq_deploy.campaign.options import ADJACENT, INTERLEAVED, CampaignOptions, FaultModel, Refinement
+from resq_deploy.campaign.options import ADJACENT, FOLDED, INTERLEAVED, CampaignOptions, FaultModel, Refinement
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.store import FILE, read_records
@@ -156,11 +156,12 @@ def _options(kept: Mapping[str, Any], path: pathlib.Path) -> CampaignOptions:
         values["fault_list"] = path / _TABLE
     if values["faults"] is FaultModel.CLUSTER:
         values["cluster_shares"] = tuple(Pattern(*pattern) for pattern in kept["cluster_shares"])
-        if values["memory_layout"] != ADJACENT and not values["memory_layout"].startswith(INTERLEAVED):
-            raise OptionError(
-                f"{path}: its memory layout was a table, of which only the digest is kept: run its faults.csv by "
-                "--fault-list, and give that run"
-            )
+    layout = values.get("memory_layout", ADJACENT)
+    if layout != ADJACENT and not layout.startswith((INTERLEAVED, FOLDED)):
+        raise OptionError(
+            f"{path}: its memory layout was a table, of which only the digest is kept: run its faults.csv by "
+            "--fault-list, and give that run"
+        )
     return CampaignOptions(**values)
 
 

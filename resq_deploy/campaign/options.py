@@ -22,7 +22,6 @@ DEFAULT_LIFETIME = 87_600.0
 """Hours: ten years."""
 DEFAULT_MEMORY = 2 * 10**9
 LEAST_MEMORY = 2**28
-_LAST_BIT = 63
 _AUDIT = {"replay": 0.01, "reload": 0.0}
 DEFAULT_BER = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -37,7 +36,18 @@ class FaultModel(enum.StrEnum):
     STUCK_AT_1 = "stuck-at-1"
     WORD = "word"
     CLUSTER = "cluster"
+    STUCK_ROW_0 = "stuck-row-0"
+    STUCK_ROW_1 = "stuck-row-1"
+    STUCK_COLUMN_0 = "stuck-column-0"
+    STUCK_COLUMN_1 = "stuck-column-1"
     LIST = "list"
+
+
+LINES = frozenset(model for model in FaultModel if model.startswith(("stuck-row", "stuck-column")))
+"""Models whose faults are whole lines of a memory: few, and all of them are run."""
+
+WHOLE = LINES | {FaultModel.LIST}
+"""Models of which every fault there is is run."""
 
 
 class Draw(enum.StrEnum):
@@ -59,7 +69,8 @@ ADJACENT = "file"
 """The layout of words one behind the other, as the file stores them."""
 INTERLEAVED = "interleaved:"
 """Followed by how many words are interleaved, bit by bit."""
-_MOST_WAYS = 1024
+FOLDED = "rows:"
+"""Followed by how many bytes a row holds, of words one behind the other."""
 _LARGEST_PATTERN = 16
 
 DIRECTED = ("single", "ber", "burst", "cluster")
@@ -115,8 +126,8 @@ class CampaignOptions:
         flip_direction: which way bits may flip; a strike on a cell that holds the value already changes nothing, and is
             one of the faults all the same.
         cluster_shares: the patterns of cells that upsets have, and how often each occurs; shares sum to 1.
-        memory_layout: where stored bits lie next to each other, for upsets: `file`, `interleaved:N`, or the path of a
-            table.
+        memory_layout: where stored bits lie next to each other, for upsets and lines: `file`, `interleaved:N`,
+            `rows:BYTES`, or the path of a table.
         fault_list: file whose faults are evaluated, for the model `list`.
         samples: faults to draw evenly from the population, or from each layer; None where the margin decides.
         margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached,
@@ -190,7 +201,23 @@ class CampaignOptions:
             self._check_ber()
         if self.faults is FaultModel.LIST:
             self._check_list()
+        if self.faults in LINES:
+            self._check_lines()
         self._check_physics()
+
+    def _check_lines(self) -> None:
+        if self.samples is not None or self.margin is not None or self.exhaustive or self.bits:
+            raise OptionError(
+                f"--faults {self.faults} runs every row or column: leave out --samples, --margin, --exhaustive and "
+                "--bits"
+            )
+        if self.draw is Draw.LAYERS:
+            raise OptionError(f"--faults {self.faults} draws nothing: leave --draw out")
+        if self.memory_layout == ADJACENT or self.memory_layout.startswith(INTERLEAVED):
+            raise OptionError(
+                f"--faults {self.faults}: the layout {self.memory_layout} has one row; give --memory-layout "
+                "rows:BYTES, or a CSV file"
+            )
 
     def _check_physics(self) -> None:
         if self.flip_direction is not Direction.BOTH and self.faults not in DIRECTED:
@@ -198,11 +225,13 @@ class CampaignOptions:
                 f"--flip-direction {self.flip_direction} does not apply to {self.faults}, which says itself what bits "
                 f"become: leave it out, or run one of --faults {', '.join(DIRECTED)}"
             )
-        if self.faults is not FaultModel.CLUSTER:
-            for name, default in (("cluster_shares", (Pattern(1, 2, 1.0),)), ("memory_layout", ADJACENT)):
-                if getattr(self, name) != default:
-                    option = name.replace("_", "-")
-                    raise OptionError(f"--{option} is about upsets of several cells: add --faults cluster")
+        if self.faults is not FaultModel.CLUSTER and self.cluster_shares != (Pattern(1, 2, 1.0),):
+            raise OptionError("--cluster-shares is about upsets of several cells: add --faults cluster")
+        if self.faults not in LINES | {FaultModel.CLUSTER} and self.memory_layout != ADJACENT:
+            raise OptionError(
+                "--memory-layout is about upsets of several cells, rows and columns: add --faults cluster, or one of "
+                f"{', '.join(sorted(LINES))}"
+            )
         sides = [side for pattern in self.cluster_shares for side in (pattern.rows, pattern.columns)]
         if not sides or min(sides) < 1 or max(sides) > _LARGEST_PATTERN:
             raise OptionError(f"--cluster-shares: give patterns of 1 to {_LARGEST_PATTERN} rows and columns")
@@ -293,7 +322,7 @@ class CampaignOptions:
     @property
     def stratified(self) -> bool:
         """Whether faults are drawn in strata until a margin is reached."""
-        return self.samples is None and not self.exhaustive and self.faults not in (FaultModel.BER, FaultModel.LIST)
+        return self.samples is None and not self.exhaustive and self.faults not in WHOLE | {FaultModel.BER}
 
     @property
     def worker_count(self) -> int:
@@ -316,13 +345,12 @@ class CampaignOptions:
             del values["refines"]
         if self.flip_direction is Direction.BOTH:
             del values["flip_direction"]
+        del values["cluster_shares"], values["memory_layout"]
         if self.faults is FaultModel.CLUSTER:
-            values["cluster_shares"] = [
-                [pattern.rows, pattern.columns, pattern.share] for pattern in self.cluster_shares
-            ]
+            patterns = self.cluster_shares
+            values["cluster_shares"] = [[pattern.rows, pattern.columns, pattern.share] for pattern in patterns]
+        if self.faults is FaultModel.CLUSTER or self.faults in LINES:
             values["memory_layout"] = _identity_of(self.memory_layout)
-        else:
-            del values["cluster_shares"], values["memory_layout"]
         if self.draw is Draw.BITS:  # as campaigns drew before they could draw otherwise
             del values["draw"]
         values["deployment"] = self.deployment.identity()
@@ -331,123 +359,11 @@ class CampaignOptions:
         return values
 
 
-def parse_patterns(text: str) -> tuple[Pattern, ...]:
-    """Read patterns of upsets with their shares, such as `2=0.6,3=0.4` (cells of one row) or `1x2=0.9,2x2=0.1`.
-
-    Raises:
-        OptionError: if the text is not of that form.
-    """
-    found = []
-    try:
-        for part in text.split(","):
-            size, _, share = part.partition("=")
-            rows, _, columns = size.rpartition("x")
-            found.append(Pattern(int(rows or 1), int(columns), float(share)))
-    except ValueError as error:
-        raise OptionError(
-            f"--cluster-shares {text!r}: give cells and shares such as 2=0.6,3=0.25,4=0.15, or 1x2=0.9,2x2=0.1"
-        ) from error
-    if len({(pattern.rows, pattern.columns) for pattern in found}) < len(found):
-        raise OptionError(f"--cluster-shares {text!r}: give each pattern once")
-    return tuple(found)
-
-
-def parse_layout(text: str) -> str:
-    """Read a memory layout: `file`, `interleaved:N`, or the path of a table.
-
-    Raises:
-        OptionError: if it is none of these.
-    """
-    if text.startswith(INTERLEAVED):
-        ways = text.removeprefix(INTERLEAVED)
-        if not ways.isdecimal() or not 2 <= int(ways) <= _MOST_WAYS:
-            raise OptionError(f"--memory-layout {text!r}: interleave from 2 to {_MOST_WAYS} words, interleaved:4")
-    elif text != ADJACENT and not pathlib.Path(text).is_file():
-        raise OptionError(
-            f"--memory-layout {text!r}: there is no such file; give {ADJACENT}, interleaved:N, or a CSV file"
-        )
-    return text
-
-
 def _identity_of(layout: str) -> str:
     """Return what decides upsets of a layout: of a table what is in it, and not where it lies."""
-    if layout == ADJACENT or layout.startswith(INTERLEAVED):
+    if layout == ADJACENT or layout.startswith((INTERLEAVED, FOLDED)):
         return layout
     try:
         return sha256_file(pathlib.Path(layout))
     except OSError as error:
         raise InputError(f"cannot read memory layout {layout}: {error}") from error
-
-
-def parse_bits(text: str) -> tuple[int, ...]:
-    """Read bit positions such as `7` or `0-3,31`.
-
-    Raises:
-        OptionError: if the text is not of that form, or a position is above 63.
-    """
-    bits: set[int] = set()
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            bits.update(range(int(first), min(int(last or first), _LAST_BIT + 1) + 1))
-    except ValueError as error:
-        raise OptionError(f"--bits {text!r}: give positions such as 7 or 0-3,31") from error
-    if not bits or min(bits) < 0 or max(bits) > _LAST_BIT:
-        raise OptionError(f"--bits {text!r}: positions run from 0 (least significant) to {_LAST_BIT}")
-    return tuple(sorted(bits))
-
-
-def parse_draw(text: str) -> Draw:
-    """Read what is drawn evenly, `bits` or `layers`.
-
-    Raises:
-        OptionError: if the text is neither.
-    """
-    try:
-        return Draw(text)
-    except ValueError as error:
-        raise OptionError(f"--draw {text!r}: give {' or '.join(Draw)}") from error
-
-
-def parse_images_per_fault(text: str) -> int | Literal["auto", "all"]:
-    """Read a number of images, `auto` or `all`.
-
-    Raises:
-        OptionError: if the text is none of them.
-    """
-    if text == "auto":
-        return "auto"
-    if text == "all":
-        return "all"
-    try:
-        return int(text)
-    except ValueError as error:
-        raise OptionError(f"--images-per-fault {text!r}: give a whole number from 1 up, auto or all") from error
-
-
-def parse_roles(text: str) -> tuple[Role, ...]:
-    """Read roles such as `weight,bias`; `all` stands for every role.
-
-    Raises:
-        OptionError: if a role is unknown.
-    """
-    if text == "all":
-        return ()
-    known = {str(role): role for role in Role}
-    names = [name.strip() for name in text.split(",")]
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise OptionError(f"--roles: unknown role {unknown!r}; roles are {', '.join(known)}")
-    return tuple(role for name, role in known.items() if name in names)
-
-
-def parse_rates(text: str) -> tuple[float, ...]:
-    """Read bit error rates such as `1e-4,1e-3`; they come back ascending and without repeats.
-
-    Raises:
-        OptionError: if the text holds anything but numbers.
-    """
-    try:
-        return tuple(sorted({float(part) for part in text.split(",")}))
-    except ValueError as error:
-        raise OptionError(f"--ber {text!r}: give numbers such as 1e-4,1e-3") from error

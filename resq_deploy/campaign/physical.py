@@ -1,15 +1,18 @@
-"""What upsets of several cells do to a file's stored bits, given where these lie in a memory."""
+"""What upsets of several cells, and rows and columns that are stuck, do to stored bits that lie in a memory."""
 
 import csv
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import overload
 
-from resq_deploy.campaign.options import ADJACENT, INTERLEAVED, CampaignOptions
+import numpy as np
+
+from resq_deploy.campaign.options import ADJACENT, FOLDED, INTERLEAVED, CampaignOptions, FaultModel
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import InputError
-from resq_deploy.faults.fault import Edit, Op
-from resq_deploy.faults.layout import Interleaved, Layout, Mapped, Memory, Run
+from resq_deploy.faults.fault import Edit, Fault, Op
+from resq_deploy.faults.layout import Folded, Interleaved, Layout, Lined, Mapped, Memory, Run
 from resq_deploy.faults.upsets import pattern_of, struck
 
 _NEEDED = ("tensor", "byte", "bytes", "row", "column")
@@ -46,15 +49,80 @@ class Upsets:
         )
 
 
+class Lines(Sequence[Fault]):
+    """Rows or columns of a memory that are stuck, each a fault: all that hold something of the chosen surfaces.
+
+    Args:
+        stored: all that the file stores, in its order: a line does not end with what was chosen.
+        chosen: the surfaces that lines are chosen by.
+        options: fault model and layout.
+
+    Attributes:
+        labels: what the lines are called.
+
+    Raises:
+        InputError: if the layout is no table, or leaves out a byte of the chosen surfaces.
+    """
+
+    def __init__(self, stored: Sequence[Surface], chosen: Sequence[Surface], options: CampaignOptions) -> None:
+        self._memory = Memory({surface.tensor: surface.bits for surface in stored})
+        self._widths = {surface.tensor: surface.width for surface in stored}
+        self._rows = options.faults in (FaultModel.STUCK_ROW_0, FaultModel.STUCK_ROW_1)
+        self._op = Op.SET1 if options.faults in (FaultModel.STUCK_ROW_1, FaultModel.STUCK_COLUMN_1) else Op.SET0
+        self._layout = _lined(options.memory_layout, self._memory, stored, chosen)
+        wanted = {surface.tensor for surface in chosen}
+        every = (self._layout.rows() if self._rows else self._layout.columns()).tolist()
+        self._lines = [line for line in every if wanted & self._bits(line).keys()]
+        self.labels = tuple(f"{'row' if self._rows else 'column'} {line}" for line in self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, number: int) -> Fault: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Fault]: ...
+
+    def __getitem__(self, number: int | slice) -> Fault | Sequence[Fault]:
+        """Return the fault of a line; made when asked for, as all of them together name every bit that is stored."""
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        found = self._bits(self._lines[number])
+        return Fault(number, tuple(edit for tensor, bits in found.items() for edit in self._edits(tensor, bits)))
+
+    def _bits(self, line: int) -> dict[str, list[int]]:
+        held = self._layout.in_row(line) if self._rows else self._layout.in_column(line)
+        return self._memory.split(held.tolist())
+
+    def _edits(self, tensor: str, bits: Sequence[int]) -> list[Edit]:
+        """Return what a line does to a tensor: whole elements are replaced, of others bits are set."""
+        width = self._widths[tensor]
+        index, bit = np.divmod(np.asarray(bits, dtype=np.int64), width)
+        elements, counts = np.unique(index, return_counts=True)
+        whole = elements[counts == width]
+        left = ~np.isin(index, whole)
+        value = (1 << width) - 1 if self._op is Op.SET1 else 0
+        words = Edit.of(tensor, whole.tolist(), [0] * len(whole), Op.WORD, [value] * len(whole))
+        parts = Edit(tensor, self._op, index[left], bit[left])
+        return [edit for edit in (words, parts) if len(edit.index)]
+
+
+def _lined(name: str, memory: Memory, stored: Sequence[Surface], chosen: Sequence[Surface]) -> Lined:
+    if name.startswith(FOLDED):
+        return Folded(bits=memory.bits, width=8 * int(name.removeprefix(FOLDED)))
+    return _read(pathlib.Path(name), memory, stored, chosen)
+
+
 def _layout(name: str, memory: Memory, stored: Sequence[Surface], anchors: Sequence[Surface]) -> Layout:
     if name == ADJACENT:
         return Interleaved(bits=memory.bits)
     if name.startswith(INTERLEAVED):
         return Interleaved(bits=memory.bits, ways=int(name.removeprefix(INTERLEAVED)))
-    return _read(pathlib.Path(name), memory, stored, anchors)
+    return _lined(name, memory, stored, anchors)
 
 
-def _read(path: pathlib.Path, memory: Memory, stored: Sequence[Surface], anchors: Sequence[Surface]) -> Layout:
+def _read(path: pathlib.Path, memory: Memory, stored: Sequence[Surface], anchors: Sequence[Surface]) -> Mapped:
     """Read a layout: `tensor,byte,bytes,row,column`, so many bytes from one on, from a column of cells on.
 
     Raises:

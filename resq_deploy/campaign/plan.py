@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.fault_list import read_fault_list
 from resq_deploy.campaign.masks import mask
-from resq_deploy.campaign.options import DEFAULT_MARGIN, PART, CampaignOptions, Draw, FaultModel
+from resq_deploy.campaign.options import DEFAULT_MARGIN, LINES, PART, CampaignOptions, Draw, FaultModel
+from resq_deploy.campaign.physical import Lines
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import TRUST, Strata
 from resq_deploy.deployed.surfaces import Surface
@@ -45,8 +46,8 @@ class Plan:
         population: the faults that are drawn from; None for a fault list.
         positions: population number of each fault, shape [n]; empty for random bit errors and lists.
         masks: (bit error rate, chip) of each fault; empty for other models.
-        listed: the faults of a list; empty for other models.
-        labels: what the list calls them.
+        listed: the faults of a list, or a memory's lines; empty for other models.
+        labels: what they are called.
         list_digest: SHA-256 of the list.
         strata: where faults are drawn in strata; None otherwise.
         sample: stratum and phase of each fault so far; None without strata.
@@ -62,7 +63,7 @@ class Plan:
     population: Population | None = None
     positions: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int64))
     masks: tuple[tuple[float, int], ...] = ()
-    listed: tuple[Fault, ...] = ()
+    listed: Sequence[Fault] = ()
     labels: tuple[str, ...] = ()
     list_digest: str | None = None
     strata: Strata | None = None
@@ -299,6 +300,9 @@ def make_plan(surfaces: Sequence[Surface], options: CampaignOptions) -> Plan:
     if options.fault_list is not None:
         labels, faults, digest = read_fault_list(options.fault_list, chosen)
         return Plan(options=options, surfaces=chosen, listed=tuple(faults), labels=tuple(labels), list_digest=digest)
+    if options.faults in LINES:
+        lines = Lines(surfaces, chosen, options)
+        return Plan(options=options, surfaces=chosen, stored=tuple(surfaces), listed=lines, labels=lines.labels)
     population = Population(chosen, options, surfaces)
     plan = Plan(options=options, surfaces=chosen, stored=tuple(surfaces), population=population)
     if options.faults is FaultModel.BER:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.testbed import Engine
 from resq_deploy.campaign.executors import Executor
-from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.options import WHOLE, CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.campaign.store import Audited
@@ -123,7 +123,7 @@ def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | 
         way = engine.way(flip)
         if way not in known and len(found[way]) < _CANDIDATES:
             found[way].append(flip)
-    if plan.model in (FaultModel.BER, FaultModel.LIST):  # one fault in many tensors
+    if plan.model in WHOLE | {FaultModel.BER}:  # one fault in many tensors
         whole = [target.hit(range(target.elements)).edits for target in targets[:_CANDIDATES]]
         fault = Fault(0, tuple(edit for edits in whole for edit in edits))
         found[engine.way(fault)].insert(0, fault)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.detection import detection, detections
 from resq_deploy.campaign.golden import MEANS, Golden
-from resq_deploy.campaign.options import Direction, FaultModel
+from resq_deploy.campaign.options import LINES, WHOLE, Direction, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.health import Health
@@ -164,7 +164,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "fault_model": str(plan.model),
-        "draw": None if plan.model is FaultModel.LIST else str(plan.options.draw),
+        "draw": None if plan.model in WHOLE else str(plan.options.draw),
         "design": "stratified" if plan.sample is not None else "simple",
         "judge": _judge(golden),
         "golden": _golden(golden, plan.options.confidence),
@@ -214,6 +214,8 @@ def _physics(plan: Plan) -> dict[str, Any]:
             "layout": layout,
             "patterns": [dataclasses.asdict(pattern) for pattern in options.cluster_shares],
         }
+    if plan.model in LINES:
+        found["memory_layout"] = options.identity()["memory_layout"]
     return found
 
 

@@ -26,7 +26,16 @@ from resq_deploy.cli.shared import (
 if TYPE_CHECKING:
     from resq_deploy.api import CampaignOptions
 
-_MODELS = ("single", "ber", "burst", "stuck-at-0", "stuck-at-1", "word", "cluster")
+_MODELS = (
+    "single",
+    "ber",
+    "burst",
+    "stuck-at-0",
+    "stuck-at-1",
+    "word",
+    "cluster",
+    *(f"stuck-{line}-{value}" for line in ("row", "column") for value in (0, 1)),
+)
 
 
 SECTIONS = {
@@ -97,7 +106,8 @@ SECTIONS = {
     type=click.Choice(_MODELS),
     help="single: one flipped bit a fault; ber: every bit flips with a given probability, one mask a chip; burst: "
     "adjacent bits of one value; stuck-at: a bit forced to 0 or 1; word: a value replaced; cluster: neighbouring cells "
-    "of the memory, as one particle upsets them.  [default: single]",
+    "of the memory, as one particle upsets them; stuck-row and "
+    "stuck-column: each line of the memory, held at 0 or 1.  [default: single]",
 )
 @click.option(
     "--draw",
@@ -124,11 +134,11 @@ SECTIONS = {
 )
 @click.option(
     "--memory-layout",
-    metavar="file|interleaved:N|CSV",
+    metavar="file|interleaved:N|rows:BYTES|CSV",
     default="file",
     show_default=True,
-    help="Of cluster: which bits are neighbours; words as the file has them, N words interleaved bit by bit, or a "
-    "table tensor,byte,bytes,row,column.",
+    help="Of cluster, rows and columns: which bits are neighbours; words as the file has them, N words interleaved bit "
+    "by bit, rows of so many bytes, or a table tensor,byte,bytes,row,column.",
 )
 @click.option("--fault-list", type=PATH, metavar="CSV", help="Faults to run: tensor,index,bit[,fault,op,value].")
 @click.option("--roles", default="all", show_default=True, help="Roles to hit, such as weight,bias.")

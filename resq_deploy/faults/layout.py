@@ -63,6 +63,63 @@ class Interleaved:
         return np.where((row == 0) & (column >= 0) & (address < self.bits), address, _NOWHERE)
 
 
+class Lined(Layout, Protocol):
+    """Cells in several rows, which share lines and fail together."""
+
+    def rows(self) -> Integers:
+        """Return the numbers of the rows, ascending."""
+
+    def columns(self) -> Integers:
+        """Return the numbers of the columns, ascending."""
+
+    def in_row(self, row: int) -> Integers:
+        """Return the addresses of the bits that a row holds."""
+
+    def in_column(self, column: int) -> Integers:
+        """Return the addresses of the bits that a column holds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folded:
+    """Words one behind the other in rows of the same width; `Lined`.
+
+    Attributes:
+        bits: of the memory, whole words.
+        width: cells of a row.
+    """
+
+    bits: int
+    width: int
+
+    def cell(self, address: Integers) -> tuple[Integers, Integers]:
+        """Return row and column of the cells that hold some bits; -1 for bits that are not there."""
+        row, column = np.divmod(address, self.width)
+        there = (address >= 0) & (address < self.bits)
+        return np.where(there, row, _NOWHERE), np.where(there, column, _NOWHERE)
+
+    def address(self, row: Integers, column: Integers) -> Integers:
+        """Return which bits some cells hold; -1 for cells that are not there."""
+        address = row * self.width + column
+        there = (row >= 0) & (column >= 0) & (column < self.width) & (address < self.bits)
+        return np.where(there, address, _NOWHERE)
+
+    def rows(self) -> Integers:
+        """Return the numbers of the rows."""
+        return np.arange(-(-self.bits // self.width))
+
+    def columns(self) -> Integers:
+        """Return the numbers of the columns."""
+        return np.arange(min(self.width, self.bits))
+
+    def in_row(self, row: int) -> Integers:
+        """Return the addresses of the bits that a row holds."""
+        return np.arange(row * self.width, min((row + 1) * self.width, self.bits))
+
+    def in_column(self, column: int) -> Integers:
+        """Return the addresses of the bits that a column holds."""
+        return np.arange(column, self.bits, self.width)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """Neighbouring bytes of the memory that lie in neighbouring cells of one row.
@@ -86,7 +143,7 @@ class Run:
 
 
 class Mapped:
-    """Cells as a table has them: runs of bytes in rows and columns.
+    """Cells as a table has them: runs of bytes in rows and columns; `Lined`.
 
     Args:
         runs: what lies where.
@@ -139,6 +196,26 @@ class Mapped:
             return _NOWHERE
         run = self._runs[int(places[at])]
         return run.first + column - run.column if column < run.column + run.bits else _NOWHERE
+
+    def rows(self) -> Integers:
+        """Return the numbers of the rows that hold anything, ascending."""
+        return np.unique(self._rows)
+
+    def columns(self) -> Integers:
+        """Return the numbers of the columns that hold anything, ascending."""
+        spans = [np.arange(run.column, run.column + run.bits) for run in self._runs]
+        return np.unique(np.concatenate(spans))
+
+    def in_row(self, row: int) -> Integers:
+        """Return the addresses of the bits that a row holds."""
+        runs = [self._runs[place] for place in self._of_row[row][0].tolist()]
+        return np.concatenate([np.arange(run.first, run.first + run.bits) for run in runs])
+
+    def in_column(self, column: int) -> Integers:
+        """Return the addresses of the bits that a column holds."""
+        rows = self.rows()
+        found = self.address(rows, np.full_like(rows, column))
+        return found[found >= 0]
 
 
 class Memory:

@@ -52,7 +52,7 @@ _SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("bits", lambda run: run.options.get("bits") or "all"),
     ("length of bursts", lambda run: run.options.get("burst") if run.summary["fault_model"] == "burst" else None),
     ("which way bits flip", lambda run: run.summary.get("flip_direction", "both")),
-    ("memory layout", lambda run: run.summary.get("upsets", {}).get("layout")),
+    ("memory layout", lambda run: run.options.get("memory_layout")),
     ("patterns of upsets", lambda run: run.options.get("cluster_shares")),
     ("fault list (SHA-256)", lambda run: run.digest("fault_list")),
     ("confidence", lambda run: run.confidence),

@@ -16,6 +16,10 @@ _FAULTS = {
     "stuck-at-0": ("one stored bit{} is stuck at 0", "stuck bits"),
     "stuck-at-1": ("one stored bit{} is stuck at 1", "stuck bits"),
     "cluster": ("one particle upsets {cells} neighbouring memory cells{}", "upsets"),
+    "stuck-row-0": ("one row of the memory is stuck at 0", "rows"),
+    "stuck-row-1": ("one row of the memory is stuck at 1", "rows"),
+    "stuck-column-0": ("one column of the memory is stuck at 0", "columns"),
+    "stuck-column-1": ("one column of the memory is stuck at 1", "columns"),
     "word": ("one stored value{} is replaced", "replaced values"),
     "list": ("a fault of the list is applied", "faults of the list"),
 }

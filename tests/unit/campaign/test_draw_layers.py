@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from resq_deploy.campaign.gates import parse_gate
-from resq_deploy.campaign.options import CampaignOptions, Draw, FaultModel, Refinement, parse_draw
+from resq_deploy.campaign.option_text import parse_draw
+from resq_deploy.campaign.options import CampaignOptions, Draw, FaultModel, Refinement
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.refine import Base
 from resq_deploy.campaign.run import Campaign

@@ -191,3 +191,53 @@ def test_shares_are_those_of_the_population(tmp_path):
     sizes = np.array([len(struck(plan, number)) for number in range(len(plan))])
     assert set(sizes.tolist()) == {2, 4}
     assert abs((sizes == 2).mean() - 0.5) < 0.05
+
+
+def bits_of(plan, number):
+    """Which bits a fault names, and what they become; elements that are replaced by all their bits."""
+    found = {}
+    for edit in plan.fault(number).edits:
+        width = plan.surface(edit.tensor).width
+        if edit.op is Op.WORD:
+            for index, value in zip(edit.index.tolist(), edit.value.tolist(), strict=True):
+                found |= {(edit.tensor, index, bit): value >> bit & 1 for bit in range(width)}
+        else:
+            pairs = zip(edit.index.tolist(), edit.bit.tolist(), strict=True)
+            found |= {(edit.tensor, index, bit): int(edit.op is Op.SET1) for index, bit in pairs}
+    return found
+
+
+@pytest.mark.parametrize("line", ["row", "column"])
+@pytest.mark.parametrize("value", [0, 1])
+def test_every_line_is_a_fault_and_together_they_hold_every_bit_once(line, value):
+    plan = make_plan(FILE, CampaignOptions(faults=FaultModel(f"stuck-{line}-{value}"), memory_layout="rows:5"))
+    every = [bits_of(plan, number) for number in range(len(plan))]
+    assert sum(map(len, every)) == len(set().union(*every)) == 4 * 8 + 2 * 32 + 3 * 8
+    assert {bit for bits in every for bit in bits.values()} == {value}
+    assert [plan.label(number).split()[0] for number in range(len(plan))] == [line] * len(plan)
+
+
+def test_lines_are_chosen_by_what_they_hold_and_do_not_end_there():
+    asked = {"faults": FaultModel.STUCK_ROW_1, "memory_layout": "rows:16"}
+    plan = make_plan(FILE, CampaignOptions(**asked, layers="v"))
+    (only,) = (bits_of(plan, number) for number in range(len(plan)))
+    assert {tensor for tensor, _, _ in only} == {"v"}  # the third word, behind w and b
+    both = make_plan(FILE, CampaignOptions(**asked, roles=(Role.BIAS,)))
+    assert {tensor for tensor, _, _ in bits_of(both, 0)} == {"w", "b"}
+
+
+@pytest.mark.parametrize("model", [FaultModel.STUCK_ROW_0, FaultModel.STUCK_COLUMN_1])
+def test_stuck_lines_are_replayed_resumed_and_listed(campaign, tmp_path, model):
+    asked = {"faults": model, "memory_layout": "rows:4096", "samples": None, "layers": "*fc*", "audit": 1.0}
+    if model is FaultModel.STUCK_COLUMN_1:
+        asked["memory_layout"] = "rows:1"
+    summary, rows = campaign(**asked, workers=1)
+    assert summary["audit"]["mismatches"] == 0
+    assert summary["population"]["faults"] == summary["faults"]["evaluated"] == len({row["fault"] for row in rows})
+    sdc1 = summary["rates"]["sdc1"]
+    assert sdc1["low"] == sdc1["value"] == sdc1["high"]  # all there are
+    assert campaign("two", **asked, workers=2)[1] == rows
+    listed = {"faults": FaultModel.LIST, "fault_list": tmp_path / "run" / "faults.csv", "samples": None}
+    _, again = campaign("listed", **listed)
+    outcome = ("fault", "outcome", "masked", "sdc1")
+    assert [[row[name] for name in outcome] for row in again] == [[row[name] for name in outcome] for row in rows]

@@ -3,16 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from resq_deploy.campaign.options import (
-    CampaignOptions,
-    Direction,
-    FaultModel,
-    parse_bits,
-    parse_layout,
-    parse_patterns,
-    parse_rates,
-    parse_roles,
-)
+from resq_deploy.campaign.option_text import parse_bits, parse_layout, parse_patterns, parse_rates, parse_roles
+from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import PILOT
@@ -231,7 +223,10 @@ def test_a_plan_that_cannot_be(values, message):
         ({"faults": FaultModel.LIST}, "--fault-list"),
         ({"faults": FaultModel.WORD, "flip_direction": Direction.UP}, "--flip-direction 0to1 does not apply to word"),
         ({"cluster_shares": (Pattern(1, 3, 1.0),)}, "--cluster-shares is about upsets of several cells"),
-        ({"memory_layout": "interleaved:4"}, "--memory-layout is about upsets of several cells"),
+        ({"memory_layout": "interleaved:4"}, "--memory-layout is about upsets of several cells, rows"),
+        ({"faults": FaultModel.STUCK_ROW_0}, "the layout file has one row; give --memory-layout rows:BYTES"),
+        ({"faults": FaultModel.STUCK_ROW_0, "memory_layout": "rows:8", "samples": 5}, "runs every row or column"),
+        ({"faults": FaultModel.STUCK_COLUMN_1, "memory_layout": "interleaved:4"}, "has one row"),
         ({"faults": FaultModel.CLUSTER, "cluster_shares": ()}, "--cluster-shares: give patterns"),
         ({"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(17, 1, 1.0),)}, "1 to 16 rows and columns"),
         ({"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(1, 2, 0.9),)}, "shares above 0 that sum to 1"),
@@ -256,7 +251,7 @@ def test_patterns_and_layouts_are_read(tmp_path):
         "interleaved:2",
         str(table),
     ]
-    for text in ("interleaved:1", "interleaved:", "interleaved:4096", "nowhere.csv"):
+    for text in ("interleaved:1", "interleaved:", "interleaved:4096", "rows:0", "rows:x", "nowhere.csv"):
         with pytest.raises(OptionError, match="--memory-layout"):
             parse_layout(text)
 

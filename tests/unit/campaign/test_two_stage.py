@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from resq_deploy.campaign.options import CampaignOptions, FaultModel, parse_images_per_fault
+from resq_deploy.campaign.option_text import parse_images_per_fault
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resq_deploy.faults.layout import WORD, Interleaved, Mapped, Memory, Run
+from resq_deploy.faults.layout import WORD, Folded, Interleaved, Mapped, Memory, Run
 
 
 def cells(layout, addresses):
@@ -51,6 +51,20 @@ def test_four_words_are_interleaved_bit_by_bit_and_cells_between_the_last_hold_n
     assert addresses(layout, [(0, 8 * WORD - 4), (0, 8 * WORD)]) == [5 * WORD - 1, -1]
 
 
+@given(words=st.integers(1, 9), width=st.integers(1, 300))
+def test_rows_of_a_width_hold_every_bit_once_by_rows_and_by_columns(words, width):
+    layout = Folded(bits=words * WORD, width=width)
+    every = list(range(words * WORD))
+    assert addresses(layout, cells(layout, every)) == every
+    assert np.concatenate([layout.in_row(row) for row in layout.rows()]).tolist() == every
+    by_column = [layout.in_column(column) for column in layout.columns()]
+    assert sorted(np.concatenate(by_column).tolist()) == every
+    for column, held in enumerate(by_column):
+        assert {place[1] for place in cells(layout, held)} == {column}
+    last = (len(layout.rows()) - 1, width - 1)
+    assert addresses(layout, [last, (0, width), (-1, 0)])[1:] == [-1, -1]
+
+
 RUNS = (
     Run(first=0, bytes=2, row=5, column=8),
     Run(first=64, bytes=1, row=5, column=24),
@@ -64,6 +78,15 @@ def test_a_table_puts_bytes_where_it_says():
     assert cells(layout, [24, 63, 72]) == [(-1, -1)] * 3
     assert addresses(layout, [(5, 8), (5, 23), (5, 24), (6, 15)]) == [0, 15, 64, 23]
     assert addresses(layout, [(5, 7), (5, 32), (6, 16), (7, 8), (4, 8)]) == [-1] * 5
+
+
+def test_lines_of_a_table():
+    layout = Mapped(RUNS)
+    assert layout.rows().tolist() == [5, 6]
+    assert layout.columns().tolist() == list(range(8, 32))
+    assert layout.in_row(5).tolist() == [*range(16), *range(64, 72)]
+    assert layout.in_column(8).tolist() == [0, 16]
+    assert layout.in_column(24).tolist() == [64]
 
 
 @pytest.mark.parametrize(
