@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.faults import stratified
-from resq_deploy.faults.statistics import Estimate, cluster, proportion
+from resq_deploy.faults.statistics import Estimate, cluster
 from resq_deploy.faults.stratified import Sample
 
 Floats = NDArray[np.float64]
@@ -43,11 +43,11 @@ class Drawn:
         sizes: Integers = self.faults.sum(axis=1)
         return sizes
 
-    def mean(self, values: Floats | Flags, tensors: Flags, confidence: float) -> Estimate | None:
+    def mean(self, values: Floats, tensors: Flags, confidence: float) -> Estimate | None:
         """Estimate the mean of a figure over the population's faults on some tensors.
 
         Args:
-            values: of each fault, in [0, 1], or whether it has something, shape [n].
+            values: of each fault, in [0, 1], shape [n].
             tensors: which tensors count, shape [tensors].
             confidence: coverage wanted, split evenly between the sides.
 
@@ -60,20 +60,18 @@ class Drawn:
         figures = values[domain]
         if self.sample is not None:
             within = self.sample.inside(domain, self.faults[tensors].sum(axis=0))
-            return stratified.estimate(figures.astype(np.float64), within, confidence)
+            return stratified.estimate(figures, within, confidence)
         population = float(self.sizes[tensors].sum())
-        if values.dtype == np.bool_ and not self.stopped and self.share == 1.0:
-            return proportion(int(figures.sum()), len(figures), population, confidence)
         return cluster(figures, population, confidence, stopped=self.stopped, share=self.share)
 
-    def total(self, values: Floats | Flags, weight: Floats, confidence: float) -> Estimate:
+    def total(self, values: Floats, weight: Floats, confidence: float) -> Estimate:
         """Estimate the sum of a figure over the population, each fault times the weight of its tensor.
 
         It is one mean over the tensors that weigh something, of the figure times its share of the largest weight, so
         that its interval holds whatever the weights are.
 
         Args:
-            values: of each fault, in [0, 1], or whether it has something, shape [n].
+            values: of each fault, in [0, 1], shape [n].
             weight: of a fault of each tensor, 0 or more, shape [tensors].
             confidence: coverage wanted.
 
@@ -85,8 +83,7 @@ class Drawn:
         scale = float(self.sizes[chosen].sum()) * most
         if not scale:
             return Estimate(value=0.0, low=0.0, high=0.0, n=0, confidence=confidence)
-        alike = bool((weight[chosen] == most).all())
-        found = self.mean(values if alike else values * (weight / most)[self.tensor], chosen, confidence)
+        found = self.mean(values * (weight / most)[self.tensor], chosen, confidence)
         whole = float(self.sizes @ weight)  # what it is if the figure is 1 throughout
         if found is None:
             usual = self.mean(values, np.ones(len(weight), dtype=bool), confidence)

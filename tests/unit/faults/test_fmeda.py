@@ -157,11 +157,11 @@ def test_metrics_at_their_ends():
 
 def test_a_self_test_takes_its_share_of_what_is_undetected():
     undetected = Estimate(value=2.0, low=1.0, high=4.0, n=80, confidence=0.95)
-    revealed = Estimate(value=0.9, low=0.5, high=1.0, n=40, confidence=0.9)
+    revealed = Estimate(value=0.9, low=0.5, high=0.95, n=40, confidence=0.9)
     found = with_self_test(undetected, revealed, 10.0)
     assert found.value == pytest.approx(0.98)
     assert found.low == pytest.approx(0.8)
-    assert found.high == 1.0
+    assert found.high == pytest.approx(0.995)
     assert found.n == 40
     assert found.confidence == pytest.approx(0.85)
 
@@ -360,3 +360,59 @@ def test_ends_are_made_of_those_of_the_estimates():
     assert found.latent.n == 900
     assert found.latent.confidence == found.coverage["code"].confidence == 0.95
     assert found.health.n == (present.wrong > 0).sum()
+
+
+def test_what_is_detected_is_bounded_by_itself():
+    world = World()
+    present = world.simple(world.present, 700, np.random.default_rng(3))
+    row = fmeda(present, world.memory, None, 0.95).rows[0]
+    weight = np.where(np.arange(4) == 0, world.memory.rate, 0.0)
+    found = present.drawn.total(present.wrong + present.lost - present.wrong * ~present.reported, weight, 0.95)
+    assert row.detected.low == pytest.approx(found.low)
+    assert row.detected.high == pytest.approx(found.high)
+    assert row.undetected.low < row.undetected.value < row.undetected.high
+
+
+def test_the_widest_row_need_not_be_the_worst():
+    """A small element that fails throughout is known; one that was hardly hit is not."""
+    present = injected([0] * 40 + [1] * 40, [1.0] * 40 + [0.0] * 40, [0] * 80, [0] * 80, sizes=[40, 60])
+    memory = Memory(rate=np.ones(2), element=np.array([0, 1]), mechanism=["", ""], plain=[[], []])
+    assert fmeda(present, memory, None, 0.95).widest == 1
+
+
+def test_reports_count_by_the_rate_of_what_they_tell():
+    nothing = injected([0, 1], [0.5, 0.5], [0, 0], [0, 0])
+    memory = Memory(rate=np.array([3.0, 1.0]), element=np.array([0, 1]), mechanism=["", ""], plain=[[], []])
+    assert fmeda(nothing, memory, None, 0.95).health is None
+    told = dataclasses.replace(nothing, reported=np.array([True, False]))
+    assert fmeda(told, memory, None, 0.95).health.value == pytest.approx(0.75)
+    harmless = dataclasses.replace(told, wrong=np.zeros(2))
+    assert fmeda(harmless, memory, None, 0.95).health is None
+
+
+def test_a_mechanism_of_what_is_nowhere_else_has_no_coverage():
+    present, memory, without = by_hand()
+    alone = dataclasses.replace(memory, mechanism=["", "code", "votes", "tables"])
+    assert fmeda(present, alone, without, 0.95).coverage["tables"] is None
+
+
+def test_what_is_surely_controlled_in_silence_is_surely_latent():
+    present = injected([0] * 60, [0.0] * 60, [0] * 60, [0] * 60, sizes=[300])
+    without = injected([0] * 60, [0.9] * 60, [0] * 60, [0] * 60, sizes=[100])
+    memory = Memory(rate=np.ones(1), element=np.array([0]), mechanism=["votes"], plain=[[0]])
+    found, part = fmeda(present, memory, without, 0.95), 1 - 0.05 / 6
+    bare = without.drawn.total(without.wrong, np.array([3.0]), part)
+    told = present.drawn.total(present.wrong, np.ones(1), part)
+    quiet = present.drawn.total(1 - present.wrong, np.ones(1), part)
+    assert found.latent.low == pytest.approx(bare.low - told.high)
+    assert 0.0 < found.latent.low < found.latent.value == pytest.approx(270.0)
+    assert found.latent.high == pytest.approx(max(270.0, min(bare.high, quiet.high)))
+
+
+def test_a_sample_that_its_results_stopped_is_bet_on():
+    still = injected([0] * 50, [0.0] * 50, [0] * 50, [0] * 50, sizes=[500])
+    stopped = dataclasses.replace(still.drawn, stopped=True)
+    part = dataclasses.replace(still.drawn, share=0.5)
+    high = [one.total(still.wrong, np.ones(1), 0.95).high for one in (still.drawn, stopped, part)]
+    assert high[0] < high[1]
+    assert high[0] < high[2]
