@@ -33,7 +33,7 @@ from resq_deploy.faults.upsets import Pattern
 from resq_deploy.records import read_json, read_manifest
 
 _TABLE = "faults.csv"
-_BESIDE = frozenset({"dataset", "onnxruntime", "judge", "outputs"})
+_BESIDE = frozenset({"dataset", "onnxruntime", "judge", "outputs", "digest"})
 """What a manifest's options hold that is none of `CampaignOptions`, or that the judge says."""
 
 
