@@ -62,7 +62,10 @@ def test_rows_of_a_width_hold_every_bit_once_by_rows_and_by_columns(words, width
     for column, held in enumerate(by_column):
         assert {place[1] for place in cells(layout, held)} == {column}
     last = (len(layout.rows()) - 1, width - 1)
-    assert addresses(layout, [last, (0, width), (-1, 0)])[1:] == [-1, -1]
+    assert addresses(layout, [last, (0, width), (-1, 0), (0, -1)])[1:] == [-1, -1, -1]
+    beyond = divmod(words * WORD, width)  # the first cell that holds nothing
+    assert addresses(layout, [beyond]) == [-1]
+    assert cells(layout, [-1, words * WORD]) == [(-1, -1)] * 2
 
 
 RUNS = (
