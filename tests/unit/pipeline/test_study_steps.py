@@ -10,7 +10,7 @@ from resq_deploy.pipeline.study_recipe import read_recipe
 from resq_deploy.pipeline.study_steps import steps_of
 
 
-def _anything(_command, _options):
+def _anything(_command, _options, _line):
     """Find nothing wrong."""
 
 
