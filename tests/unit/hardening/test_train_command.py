@@ -64,4 +64,4 @@ def test_without_torch_the_install_command_is_named(tmp_path, monkeypatch):
 def test_the_help_shows_examples_and_defaults():
     text = CliRunner().invoke(train_command.command, ["--help"]).output
     assert "resq-deploy train --network resnet8 --dataset digits --out run\n" in text
-    assert re.search(r"--epsilon FLOAT +Radius of the perturbations, in\s+1/255\.\s+\[default: 4\]", text)
+    assert re.search(r"--epsilon FLOAT +Radius of the perturbations, in 1/255\.\s+\[default:\s+4\]", text)
