@@ -29,8 +29,9 @@ from resq_deploy.attacks.ball import Norm
 from resq_deploy.attacks.units import Attacked, shards
 from resq_deploy.attacks.workers import run_units
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import InputError
 from resq_deploy.pipeline.attack_kit import AttackKit
 from resq_deploy.progress import progress_bar

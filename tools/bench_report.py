@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resq_deploy.cores import usable_cores
-from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.records import provenance, write_json
 
 _BESIDE = ("dask", "distributed", "pytorchfi", "adversarial-robustness-toolbox")

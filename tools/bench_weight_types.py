@@ -37,8 +37,9 @@ from numpy.typing import NDArray
 from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.integer_share import integer_share
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import InputError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share

@@ -214,8 +214,10 @@ def write_mutants(folder: pathlib.Path, count: int, seed: int) -> list[pathlib.P
 def _use(path: pathlib.Path) -> str:
     """Load a file, run it and inject a few faults; return `used` or why it is refused."""
     from resq_deploy.deployed.advice import warnings_for
+    from resq_deploy.deployed.deployment import Deployment
     from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.deployed.session import Deployment, Session, first_line
+    from resq_deploy.deployed.runtime_errors import first_line
+    from resq_deploy.deployed.session import Session
     from resq_deploy.errors import InputError
     from resq_deploy.faults.fault import Edit, Fault
 

@@ -32,9 +32,10 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.integer_share import integer_share
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError, OptionError, ResqError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share

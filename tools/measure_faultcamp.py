@@ -37,8 +37,9 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.cores import usable_cores
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.data.dataset import Dataset
+from resq_deploy.deployed.deployment import BATCH
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import BATCH, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import MissingExtraError, OptionError, ResqError
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from resq_deploy.data.preprocessing import Asked as Asked
     from resq_deploy.data.preprocessing import Preprocessing as Preprocessing
     from resq_deploy.deployed.arithmetic import Arithmetic as Arithmetic
+    from resq_deploy.deployed.deployment import Deployment as Deployment
     from resq_deploy.deployed.folding import Folding as Folding
-    from resq_deploy.deployed.session import Deployment as Deployment
     from resq_deploy.hardening.options import TrainOptions as TrainOptions
     from resq_deploy.pipeline.attack_options import AttackOptions as AttackOptions
     from resq_deploy.pipeline.gates import GateOptions as GateOptions
@@ -53,7 +53,7 @@ _TYPES = {
     "CampaignOptions": "resq_deploy.campaign.options",
     "Checked": "resq_deploy.pipeline.selftest_bundle",
     "Dataset": "resq_deploy.data",
-    "Deployment": "resq_deploy.deployed.session",
+    "Deployment": "resq_deploy.deployed.deployment",
     "ExportOptions": "resq_deploy.quantization.options",
     "Folding": "resq_deploy.deployed.folding",
     "GateOptions": "resq_deploy.pipeline.gates",

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from resq_deploy.data import Dataset
     from resq_deploy.data.preprocessing import Asked, Preprocessing
     from resq_deploy.data.samples import Data, Samples
+    from resq_deploy.deployed.deployment import Deployment
     from resq_deploy.deployed.model import DeployedModel
-    from resq_deploy.deployed.session import Deployment
     from resq_deploy.pipeline.attack import AttackCampaign
     from resq_deploy.pipeline.attack_gates import AttackGate
     from resq_deploy.pipeline.attack_options import AttackOptions

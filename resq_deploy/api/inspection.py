@@ -60,9 +60,9 @@ class Inspection:
 def inspection_of(deployed: "DeployedModel", providers: tuple[str, ...]) -> Inspection:
     """Look a file over; guards are tried with these providers of onnxruntime."""
     from resq_deploy.deployed.advice import notes_for, warnings_for
+    from resq_deploy.deployed.deployment import Deployment
     from resq_deploy.deployed.interface import inputs_of, outputs_of
     from resq_deploy.deployed.judging import guessed
-    from resq_deploy.deployed.session import Deployment
     from resq_deploy.protection.inspection import protection_of
 
     tried_with = Deployment(providers=providers)

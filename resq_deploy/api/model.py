@@ -120,7 +120,7 @@ class Model:
 
     @functools.cached_property
     def _protection(self) -> "Protection | None":
-        from resq_deploy.deployed.session import Deployment
+        from resq_deploy.deployed.deployment import Deployment
         from resq_deploy.protection.inspection import protection_of
 
         return protection_of(self.path.read_bytes(), Deployment().providers)

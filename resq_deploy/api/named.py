@@ -133,7 +133,7 @@ def _with_bit_flip(values: Mapping[str, Any], options: "AttackOptions | None") -
 def _deployed(values: Mapping[str, Any], options: "CampaignOptions | AttackOptions | None") -> dict[str, Any]:
     """Return options with those of the deployment as one."""
     from resq_deploy.deployed.arithmetic import Arithmetic
-    from resq_deploy.deployed.session import Deployment
+    from resq_deploy.deployed.deployment import Deployment
 
     how = {name: values[name] for name in _OF_DEPLOYMENT if name in values}
     rest = {name: value for name, value in values.items() if name not in _OF_DEPLOYMENT}

@@ -25,7 +25,7 @@ from resq_deploy.campaign.options import LEAST_MEMORY
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.campaign.stretches import Stretches
-from resq_deploy.deployed.session import first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.errors import FailedError, InputError
 from resq_deploy.records import provenance
 

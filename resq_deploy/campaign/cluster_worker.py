@@ -6,12 +6,13 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from resq_deploy.campaign.answers import run_in_pieces
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
-from resq_deploy.campaign.golden import run_in_pieces
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.arithmetic import Arithmetic
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import InputError
 from resq_deploy.faults.judges.outputs import same
 from resq_deploy.records import provenance

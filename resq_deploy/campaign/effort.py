@@ -13,9 +13,10 @@ saves is flat around it: constants that are wrong by a factor of two cost some p
 
 import dataclasses
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import Given
 from resq_deploy.deployed.integer_share import integer_share
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError
 

@@ -22,9 +22,10 @@ from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.judging import Chosen
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.faults.judges.registry import from_identity

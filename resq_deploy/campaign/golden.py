@@ -2,30 +2,30 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-import xxhash
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.answers import apart, digest, placed, unfit
 from resq_deploy.campaign.record import WHOLE, Record, Way
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.inputs import Given, Inputs, rounded_up
 from resq_deploy.deployed.judging import Chosen, choose
 from resq_deploy.deployed.outputs import Form
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults.fault import Share
 from resq_deploy.faults.gaps import Codes, gaps, scales
 from resq_deploy.faults.judges import words
 from resq_deploy.faults.judges.judge import Bench, Judge
-from resq_deploy.faults.judges.outputs import Labels, Outputs, Rows, count, flat, is_ragged, pieces, take
+from resq_deploy.faults.judges.outputs import Labels, Outputs, Rows, count, flat, take
 from resq_deploy.faults.judges.quality import FIGURES, Contributions
 from resq_deploy.faults.judges.registry import parse
 from resq_deploy.faults.judges.verdict import Verdict
@@ -36,9 +36,6 @@ _FEW = 64
 """Samples that a judge is guessed from."""
 
 _RUN_FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError, MemoryError)
-
-DIGEST = "XXH3-128"
-"""What digests of outputs are made by: records with others cannot be compared with them."""
 
 MEANS = frozenset({"accuracy", "within", "quality"})
 """Figures that are means over samples: those of some samples, drawn evenly, estimate those of all."""
@@ -134,7 +131,7 @@ class Golden:
             ValueError: if an output is not of the golden type or shape.
         """
         first, parts = share or WHOLE
-        found = _apart(outputs)
+        found = apart(outputs)
         verdict = self._judged(found, self.bench_on(share))
         rating = verdict.contributions
         unlike = np.flatnonzero(~verdict.flags["masked"])
@@ -145,7 +142,7 @@ class Golden:
             counts=verdict.counts,
             amounts=verdict.totals,
             quality=self._figure_of(rating) if self.whole(share) or self.judge.figure in MEANS else None,
-            logits=_digest(found, self.judge.outputs),
+            logits=digest(found, self.judge.outputs),
             right=b"" if verdict.right is None else np.packbits(verdict.right).tobytes(),
             changed=changed,
             gaps=self._gaps(found, share, unlike).tobytes() if len(unlike) else b"",
@@ -159,7 +156,7 @@ class Golden:
     def _gaps(self, parts: Sequence[Outputs], share: Share | None, unlike: Rows) -> Codes:
         """Return how far outputs lie from the golden ones, given which images' are not bit-equal."""
         known, codes = self.outputs_on(share), []
-        for part, begin, end in _placed(parts):
+        for part, begin, end in placed(parts):
             mine = unlike[(unlike >= begin) & (unlike < end)] - begin
             codes.append(gaps(take(known, np.arange(begin, end)), part, self.scales, mine))
         return np.concatenate(codes)
@@ -168,7 +165,7 @@ class Golden:
         """Judge outputs that are given for some images after the other."""
         if len(parts) == 1:
             return bench(parts[0])
-        return Verdict.joined([bench.among(np.arange(begin, end))(part) for part, begin, end in _placed(parts)])
+        return Verdict.joined([bench.among(np.arange(begin, end))(part) for part, begin, end in placed(parts)])
 
     def due(
         self, number: int, changed: int, reason: str, *, way: Way = Way.RELOAD, share: Share | None = None
@@ -196,20 +193,7 @@ class Golden:
 
         Those of a file that a fault has hit may have another type or shape than the golden ones.
         """
-        parts = _apart(outputs)
-        for name, known in self.outputs_on(share).items():
-            arrays = [part[name] for part in parts]
-            found, total = arrays[0], sum(map(len, arrays)) if arrays[0].ndim else 0
-            alike = all((one.dtype, one.shape[1:]) == (known.dtype, known.shape[1:]) for one in arrays)
-            if not alike or total != len(known):
-                where = "outputs" if len(self.outputs) == 1 else f"output {name!r}"
-                return f"{where} of shape {found.shape if len(arrays) == 1 else (total, *found.shape[1:])}"
-            if is_ragged(known) and any(
-                one.dtype != other.dtype or one.ndim != other.ndim
-                for one, other in zip(known, np.concatenate(arrays), strict=True)
-            ):
-                return f"output {name!r} with another number of axes"
-        return None
+        return unfit(self.outputs_on(share), apart(outputs))
 
     # What is known of the fault-free file.
 
@@ -256,34 +240,6 @@ def untold(judge: Judge, images_per_fault: int | None) -> tuple[str, ...]:
         f"{name} under faults is left out: it is no mean over images, so that {images_per_fault:,} or so a fault do "
         "not tell it; --images-per-fault all does",
     )
-
-
-def _apart(outputs: Outputs | Sequence[Outputs]) -> Sequence[Outputs]:
-    return pieces(outputs) if isinstance(outputs, Mapping) else outputs
-
-
-def _placed(parts: Sequence[Outputs]) -> Iterator[tuple[Outputs, int, int]]:
-    """Yield outputs for some images after the other, with the first of these and the end."""
-    ends = np.cumsum([0, *map(count, parts)]).tolist()
-    for part, (begin, end) in zip(parts, itertools.pairwise(ends), strict=True):
-        yield part, begin, end
-
-
-def _digest(parts: Sequence[Outputs], names: Sequence[str]) -> str:
-    """Return 128 bits of XXH3 over outputs, one after the other, hexadecimal, however they are parted.
-
-    It tells whether two engines agree, where nobody has a hand in what is digested: speed counts, and no secrecy.
-    """
-    state = xxhash.xxh3_128()
-    for values in (part[name] for name in names for part in parts):
-        if values.dtype != object:
-            state.update(np.ascontiguousarray(values).data if values.size else b"")
-            continue
-        for one in values.ravel():
-            array = one if isinstance(one, np.ndarray) else None
-            state.update(repr((array.shape, array.dtype.str) if array is not None else one).encode())
-            state.update(b"" if array is None else array.tobytes())
-    return state.hexdigest()
 
 
 def golden_run(
@@ -385,10 +341,10 @@ def golden_of(
         judge = chosen.judge.settled(outputs)
         try:
             bench = judge.on(outputs, labels)
-        except DataError as unfit:
+        except DataError as error:
             if judge.name == "top1":
                 raise
-            notes.append(f"no quality figure, as the labels do not fit: {unfit}")
+            notes.append(f"no quality figure, as the labels do not fit: {error}")
             labels = None
             continue
         if bench.usable.all():
@@ -428,24 +384,6 @@ def _told_apart(
             raise
         return Session(model, alone), alone
     return session, deployment
-
-
-def run_in_pieces(
-    session: Session,
-    inputs: Given,
-    pieces: Sequence[slice],
-    forms: Mapping[str, Form],
-    terminate: ort.RunOptions | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Return outputs for some images by name, piece by piece, each in batches of its own, [n, ...] each.
-
-    Raises:
-        ModelError: if outputs cannot be told apart by image.
-        ValueError: if their sizes differ though they must not.
-        Exception: whatever onnxruntime raises; its types have no common base.
-    """
-    parts = [session.answers(inputs[piece], forms, terminate) for piece in pieces]
-    return {name: parts[0][name] if len(parts) == 1 else np.concatenate([one[name] for one in parts]) for name in forms}
 
 
 def _not_finite() -> ModelError:

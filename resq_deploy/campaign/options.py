@@ -7,7 +7,7 @@ import pathlib
 from typing import Any, Literal
 
 from resq_deploy.cores import usable_cores
-from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import InputError, OptionError
 from resq_deploy.faults.upsets import Pattern

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.answers import DIGEST
 from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
 from resq_deploy.campaign.drawing import drawing, protections
@@ -20,7 +21,7 @@ from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
 from resq_deploy.campaign.forecast import forecast
 from resq_deploy.campaign.gates import Gate, check_reachable, check_rungs, held
-from resq_deploy.campaign.golden import DIGEST, golden_run, untold
+from resq_deploy.campaign.golden import golden_run, untold
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary

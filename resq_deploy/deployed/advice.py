@@ -7,11 +7,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import stored_tensors
 from resq_deploy.deployed.load_time import about_load
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError
 from resq_deploy.grid import UINT8_ZERO_POINT

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import graphs
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, Session, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.synthetic import synthetic_inputs
 from resq_deploy.deployed.votes import Vote
 from resq_deploy.errors import ModelError

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from resq_deploy.deployed.deployment import Deployment, as_is, create
 from resq_deploy.deployed.inputs import Arrays, Given
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, Session, as_is, create
+from resq_deploy.deployed.session import Session
 
 _CONVOLUTIONS = {
     "Conv": (0, 1),

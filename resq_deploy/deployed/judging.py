@@ -7,9 +7,11 @@ from typing import NamedTuple
 import onnx
 
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError, ResqError
 from resq_deploy.faults.judges.guess import Guess, Value, guess
 from resq_deploy.faults.judges.judge import Judge

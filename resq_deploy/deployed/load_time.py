@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import onnx
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.nesting import graphs, node_label
 from resq_deploy.deployed.runtime_graph import optimise
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import ModelError
 

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from resq_deploy.data.samples import Samples
 from resq_deploy.deployed.binding import bound, needed
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import InputSpec
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.synthetic import synthetic_inputs
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults import draws

@@ -11,8 +11,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import OPTIMIZATIONS, Deployment
 from resq_deploy.deployed.likeness import Likeness, coarse_shape
-from resq_deploy.deployed.session import OPTIMIZATIONS, Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.synthetic import inputs_digest
 from resq_deploy.records import cpu_features
 

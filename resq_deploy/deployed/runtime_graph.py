@@ -13,9 +13,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resq_deploy.deployed.coded import HEALTH
+from resq_deploy.deployed.deployment import Deployment, as_is, create, element_types, optimised_file
 from resq_deploy.deployed.graph import graphs, in_order
 from resq_deploy.deployed.health import Health, read_health
-from resq_deploy.deployed.session import Deployment, as_is, create, element_types, optimised_file
 from resq_deploy.errors import ModelError
 
 _OF_SHAPES = ("Shape", "Size")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from resq_deploy.deployed.arithmetic import Operands, products
-from resq_deploy.deployed.session import Deployment, optimised_file
+from resq_deploy.deployed.deployment import Deployment, optimised_file
 
 _LARGEST_SUM = 32_767
 _LARGEST_ACTIVATION = 255

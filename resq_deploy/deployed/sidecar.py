@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from resq_deploy.data.dataset import Dataset, agreed
 from resq_deploy.data.preprocessing import AS_IS, Channels, Preprocessing, Wish
 from resq_deploy.data.samples import Samples
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.plausible import accuracy_warnings
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.records import read_json
 

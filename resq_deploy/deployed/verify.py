@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Reference, read_reference, this_machine
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
 from resq_deploy.deployed.saturation import SaturatingLayer, saturating_layers
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.sidecar import preprocessing_of, sidecar_of
 from resq_deploy.deployed.synthetic import inputs_digest
 from resq_deploy.errors import DataError, ModelError

@@ -11,7 +11,8 @@ from resq_deploy.attacks.store import Store
 from resq_deploy.attacks.summary import Results
 from resq_deploy.attacks.target import Flags, Target
 from resq_deploy.deployed.arithmetic import Arithmetic
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.pipeline.attack_kit import (
     LARGE_RADIUS,
     MORE_STEPS,

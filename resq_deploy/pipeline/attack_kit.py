@@ -17,8 +17,9 @@ from resq_deploy.attacks.square import Square
 from resq_deploy.attacks.target import Attack, Labels, Target, Tried
 from resq_deploy.attacks.units import SHARD, Attacked, Unit, evaluate
 from resq_deploy.attacks.workers import Run
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.pipeline.attack_options import SURROGATE, UNMASKED
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 from resq_deploy.attacks.ball import Norm
 from resq_deploy.attacks.square import LEAST_QUERIES
 from resq_deploy.cores import usable_cores
-from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.errors import OptionError
 from resq_deploy.pipeline.bit_flip_options import BitFlipOptions
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import matched, share

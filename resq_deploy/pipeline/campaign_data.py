@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.data.sources import load_samples
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.interface import inputs_of
 from resq_deploy.deployed.made_up import made_up, sequence_note
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import OptionError
 
 SYNTHETIC = "synthetic"

@@ -10,8 +10,9 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.hardening.checkpoint import load_checkpoint
 from resq_deploy.hardening.events import Event

@@ -20,8 +20,9 @@ from resq_deploy.campaign.golden import Golden, golden_of
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.record import Record
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import Outcome

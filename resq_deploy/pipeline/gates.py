@@ -32,8 +32,9 @@ from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import DataError, GateError, OptionError
 from resq_deploy.faults.statistics import cluster, matched, paired_difference, share

@@ -15,12 +15,14 @@ from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.data.preprocessing import Wish
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import Given
 from resq_deploy.deployed.layout import digests_of
 from resq_deploy.deployed.made_up import made_up
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Drawn, reference
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.sidecar import chosen_preprocessing, source_checkpoint
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.synthetic import synthetic_inputs

@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.answers import run_in_pieces
 from resq_deploy.campaign.finished import Finished
-from resq_deploy.campaign.golden import Golden, run_in_pieces
+from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.data.preprocessing import Wish
 from resq_deploy.data.samples import Data
+from resq_deploy.deployed.deployment import OPTIMIZATIONS
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import OPTIMIZATIONS, RUNTIME_ERRORS, Session
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.sidecar import made_ready
 from resq_deploy.errors import FailedError, ModelError, OptionError
 from resq_deploy.faults import draws, stratified

@@ -20,12 +20,12 @@ from onnx import TensorProto
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.deployed import kernels, known_answers
 from resq_deploy.deployed.arithmetic import Arithmetic, Form
+from resq_deploy.deployed.deployment import OPTIMIZATIONS, Deployment, create
 from resq_deploy.deployed.graph import open_model
 from resq_deploy.deployed.inputs import Batch, Inputs
 from resq_deploy.deployed.known_answers import ANY, HEADER, INT32, SATURATING, SCHEMA, Bundle, BundleError, differences
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import OPTIMIZATIONS, Deployment, create
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.records import provenance
 

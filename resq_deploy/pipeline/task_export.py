@@ -17,7 +17,8 @@ from resq_deploy.data.splits import permutation
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.layout import digests_of
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.task_gates import run_task_gates

@@ -6,9 +6,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from resq_deploy.deployed.coded import DOMAIN, HEALTH, coded_weights
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.folding import computation
 from resq_deploy.deployed.nesting import graphs
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.versions import CODE, LEAST_ONNXRUNTIME
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError

@@ -14,8 +14,9 @@ from resq_deploy.codes.layout import Bytes, byte_of
 from resq_deploy.codes.words import Status, decode, encode
 from resq_deploy.deployed.arithmetic import Arithmetic
 from resq_deploy.deployed.coded import DOMAIN, Coded
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.nesting import captured
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, create, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
 from resq_deploy.errors import ModelError
 
 _REFUSALS: tuple[type[Exception], ...] = (ModelError, *RUNTIME_ERRORS)

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import Given
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.companions import Companions
 from resq_deploy.protection.narrow import Codes, Integers, Narrowed, narrow

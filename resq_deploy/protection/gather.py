@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.folding import computation
 from resq_deploy.deployed.nesting import graphs
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.tensors import settle
 
 _OWN = ("", "ai.onnx")

@@ -20,9 +20,10 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
 from resq_deploy.deployed import votes
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.folding import computation
 from resq_deploy.deployed.graph import graphs, stored_tensors
-from resq_deploy.deployed.session import Deployment, create, first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.deployed.tensors import settle, stored_bytes
 from resq_deploy.errors import ModelError

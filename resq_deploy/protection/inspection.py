@@ -8,10 +8,11 @@ import onnx
 
 from resq_deploy.codes.code import WORDS
 from resq_deploy.deployed.coded import HEALTH, Coded
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.folding import LEVELS
 from resq_deploy.deployed.nesting import graphs
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.deployed.runtime_graph import optimise
-from resq_deploy.deployed.session import Deployment, first_line
 from resq_deploy.deployed.versions import LEAST_ONNXRUNTIME, metadata
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check

@@ -27,9 +27,9 @@ from onnx import TensorProto, helper, numpy_helper
 from resq_deploy.codes.code import Code
 from resq_deploy.codes.words import encode, stored_size
 from resq_deploy.deployed.coded import DOMAIN, HEALTH
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import graphs, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.versions import CODE, LEAST_ONNXRUNTIME, annotate, is_before
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError

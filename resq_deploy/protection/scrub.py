@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.codes.code import WORDS
 from resq_deploy.deployed.coded import Coded, coded_weights
-from resq_deploy.deployed.session import first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.deployed.versions import why_refused
 from resq_deploy.errors import ModelError
 from resq_deploy.protection import check

@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from resq_deploy.deployed.deployment import create
 from resq_deploy.deployed.graph import in_order, node_label
 from resq_deploy.deployed.inputs import InputSpec
-from resq_deploy.deployed.session import create
 from resq_deploy.quantization.calibrate import Images, StreamedImages
 from resq_deploy.quantization.fidelity import every_core, running
 from resq_deploy.quantization.names import fresh, names_of

@@ -21,7 +21,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resq_deploy.deployed.inputs import Inputs, InputSpec
-from resq_deploy.deployed.session import first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.fidelity import running
 

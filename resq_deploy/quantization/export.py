@@ -13,11 +13,12 @@ from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Dataset, Split
 from resq_deploy.data.preprocessing import AS_IS, Preprocessing
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.reference import Drawn, reference
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import share
 from resq_deploy.quantization.adjust import adjust

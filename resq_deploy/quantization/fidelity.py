@@ -12,7 +12,9 @@ from scipy import stats
 
 from resq_deploy.cores import usable_cores
 from resq_deploy.data.dataset import Split
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, first_line
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.faults.statistics import Estimate, share

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from resq_deploy.deployed.graph import graphs, read_model, stored_tensors
-from resq_deploy.deployed.session import first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.calibrate import quiet
 from resq_deploy.quantization.names import fresh, names_of, step_aside

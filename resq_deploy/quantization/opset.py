@@ -17,8 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.graph import graphs, stored_tensors
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session, create, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.synthetic import synthetic_inputs
 from resq_deploy.errors import ModelError, OptionError
 

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from resq_deploy.deployed.session import create
+from resq_deploy.deployed.deployment import create
 from resq_deploy.deployed.wiring import Wiring
 from resq_deploy.quantization.fidelity import every_core, running
 

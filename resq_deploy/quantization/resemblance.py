@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization.quant_utils import DEQUANT_OUTPUT_SUFFIX, TENSOR_NAME_QUANT_SUFFIX
 
+from resq_deploy.deployed.deployment import create
 from resq_deploy.deployed.graph import in_order, node_label
 from resq_deploy.deployed.inputs import InputSpec
-from resq_deploy.deployed.session import create
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.quantization.calibrate import Images, StreamedImages

@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.statistics import share
 from resq_deploy.quantization.adjust import Adjusted, adjust

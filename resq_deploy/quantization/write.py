@@ -14,7 +14,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from resq_deploy.deployed.session import first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.grid import largest_code
 from resq_deploy.quantization.calibrate import OPERATORS, ActivationRanges, quiet

@@ -27,8 +27,10 @@ from torch import Tensor
 
 from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.decoding import Group
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment, Session
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.faults.bits import Bytes

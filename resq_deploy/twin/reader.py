@@ -16,12 +16,13 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from resq_deploy.deployed.decoding import bake
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import in_order, node_label, stored_tensors
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.operators import Slots, slots
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import ModelError
 from resq_deploy.twin.at_load import quantized_at_load

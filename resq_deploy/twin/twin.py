@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resq_deploy.deployed.inputs import InputSpec
-from resq_deploy.deployed.session import first_line
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.errors import ModelError
 from resq_deploy.twin.node import Node
 from resq_deploy.twin.operators import OPERATORS

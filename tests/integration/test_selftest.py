@@ -11,8 +11,8 @@ import pytest
 
 from resq_deploy.campaign.finished import Finished
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.faults.cover import covered, greedy_cover
 from resq_deploy.faults.gaps import least
 from resq_deploy.pipeline.selftest import LEAST_TOLERANCE, Evidence, share_of

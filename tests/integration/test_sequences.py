@@ -11,8 +11,8 @@ from torch import nn
 
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.run import Campaign
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, create
 from resq_deploy.pipeline.campaign_data import data_for
 
 

@@ -12,7 +12,7 @@ from tasks.training import TASKS
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import EVALUATION_SEED
 from resq_deploy.data.splits import permutation
-from resq_deploy.deployed.session import Deployment, create
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.faults.judges import words
 from resq_deploy.faults.judges.guess import Value, guess
 from resq_deploy.faults.judges.quality import FIGURES

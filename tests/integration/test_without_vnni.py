@@ -14,7 +14,8 @@ CODE = """
 import json, pathlib, sys
 import numpy as np
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 test = load_dataset("digits").test
 file = pathlib.Path(sys.argv[1]).read_bytes()
 found = {"saturates": Deployment().saturates}

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.by_cost import ByCost
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.segments import segments
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.inputs import Batch
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import Deployment
 
 Values = dict[str, NDArray[Any]]
 

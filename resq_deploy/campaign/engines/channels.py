@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from resq_deploy.campaign.engines.activations import Values
 from resq_deploy.campaign.engines.rows import Overlay, differing, joined, split
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import Deployment
 
 MOST = 16
 """Faults that are stacked at most."""

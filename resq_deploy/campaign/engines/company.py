@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import COSTLY
 from resq_deploy.campaign.engines.rows import Rows, differing, joined, split
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
 from resq_deploy.deployed.runtime_graph import RuntimeGraph
-from resq_deploy.deployed.session import RUNTIME_ERRORS
 from resq_deploy.errors import ModelError
 
 _IN_CACHE = 2**21

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import Cut, cut, with_cheap_readers
 from resq_deploy.campaign.engines.rows import differing
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Deployment
 from resq_deploy.errors import ModelError
 
 _FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.answers import run_in_pieces
 from resq_deploy.campaign.engines.injection import Injection, Injector
-from resq_deploy.campaign.golden import Golden, run_in_pieces
+from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.health import Health
-from resq_deploy.deployed.session import RUNTIME_ERRORS, Session, Watchdog, first_line
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS, first_line
+from resq_deploy.deployed.session import Session, Watchdog
 from resq_deploy.errors import FailedError, ModelError, OutOfMemoryError
 from resq_deploy.faults.fault import Fault, Share
 from resq_deploy.faults.judges.outputs import same

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.answers import run_in_pieces
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.channels import MOST, ChannelLayer, Channels
 from resq_deploy.campaign.engines.cuts import COSTLY, changed_nodes, cut, with_cheap_readers
@@ -41,12 +42,13 @@ from resq_deploy.campaign.engines.together import (
     ValueRun,
     run_together,
 )
-from resq_deploy.campaign.golden import Golden, run_in_pieces
+from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.record import Record, Way
 from resq_deploy.deployed.health import Health
+from resq_deploy.deployed.runtime_errors import first_line
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import Session, first_line
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.fault import Fault
 from resq_deploy.faults.judges.outputs import same

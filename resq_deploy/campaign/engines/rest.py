@@ -17,8 +17,8 @@ from resq_deploy.campaign.engines.company import Company
 from resq_deploy.campaign.engines.cuts import Cut
 from resq_deploy.campaign.engines.rows import Overlay, Rows, differing, joined, split
 from resq_deploy.campaign.golden import Golden
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.faults.judges.outputs import large, take
 
 _BATCH_WIDE = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})

@@ -10,8 +10,8 @@ from resq_deploy.campaign.engines.fed import Fed
 from resq_deploy.campaign.engines.recent import Recent
 from resq_deploy.campaign.engines.rest import Outputs, Rest
 from resq_deploy.campaign.golden import Golden
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import ModelError
 
 _LAYERS = 1024  # whose channels are ready to be run; each takes its own stored values

@@ -10,8 +10,8 @@ from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.channels import MOST, ChannelLayer, Channels
 from resq_deploy.campaign.engines.cuts import Cut
 from resq_deploy.campaign.engines.stage import Stage
+from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
 from resq_deploy.deployed.runtime_graph import Part
-from resq_deploy.deployed.session import RUNTIME_ERRORS
 from resq_deploy.errors import ModelError
 
 FAILURES: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ModelError, ValueError)

@@ -10,7 +10,8 @@ from resq_deploy.attacks.hopskipjump import HopSkipJump
 from resq_deploy.attacks.target import Target
 from resq_deploy.attacks.units import evaluate
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 
 NORMS = [(Norm.LINF, 24 / 255), (Norm.L2, 2.0)]
 
@@ -91,7 +92,8 @@ from resq_deploy.attacks.hopskipjump import HopSkipJump
 from resq_deploy.attacks.target import Target
 from resq_deploy.attacks.units import evaluate
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 target = Target(Session(open(sys.argv[1], "rb").read(), Deployment()))
 test = load_dataset("digits").evaluation(4)
 attack = HopSkipJump(target=target, norm=Norm.LINF, queries=20)

@@ -7,7 +7,8 @@ from resq_deploy.attacks.square import Square
 from resq_deploy.attacks.target import Target
 from resq_deploy.attacks.units import evaluate
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, OptionError
 from resq_deploy.faults.outcomes import top1
 

@@ -9,8 +9,8 @@ from resq_deploy.campaign.golden import golden_run
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import InputError
 
 EXACT, NATIVE = Deployment(), Deployment(arithmetic=Arithmetic.NATIVE)

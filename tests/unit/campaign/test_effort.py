@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from resq_deploy.campaign.effort import Effort
-from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.deployment import Deployment
 
 MODELS = pathlib.Path(__file__).parents[3] / "models"
 

@@ -16,9 +16,10 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, read_records
 from resq_deploy.cli.faultcamp import command
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.judging import choose
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, ModelError, OptionError, RunFolderError
 from resq_deploy.faults.judges.registry import JUDGES, described, parse
 from resq_deploy.report.runs import load_runs

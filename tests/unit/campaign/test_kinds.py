@@ -13,8 +13,9 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, read_records
 from resq_deploy.data.samples import Samples
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session, create
+from resq_deploy.deployed.session import Session
 from resq_deploy.pipeline.campaign_data import data_for
 
 SCHEMA = json.loads((importlib.resources.files("resq_deploy") / "schemas" / "faultcamp.json").read_text())

@@ -12,8 +12,8 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.errors import InjectionError, RunFolderError
 from resq_deploy.faults.outcomes import COUNTS
 

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from resq_deploy.codes.known import known_code
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.coded import coded_weights
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.reference import reference
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.protection.bake import bake
 from resq_deploy.protection.guards import guard

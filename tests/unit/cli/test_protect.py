@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.made_up import made_up
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.votes import find_votes
 
 SCHEMA = json.loads((importlib.resources.files("resq_deploy") / "schemas" / "protect.json").read_text())

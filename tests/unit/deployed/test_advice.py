@@ -4,9 +4,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.deployed.advice import notes_for, warnings_for
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.runtime_graph import optimise
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.quantization.unsigned import store_as_uint8
 
 

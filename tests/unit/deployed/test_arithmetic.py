@@ -3,9 +3,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.deployed import kernels, session
+from resq_deploy.deployed import deployment as deployed
+from resq_deploy.deployed import kernels
 from resq_deploy.deployed.arithmetic import Arithmetic, has_integers, made_exact
-from resq_deploy.deployed.session import Deployment, Session, create
+from resq_deploy.deployed.deployment import Deployment, create
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 
 ALL = frozenset(kernels.FORMS)
@@ -144,13 +146,13 @@ def test_functions(forced, optimization, monkeypatch):
     proto.functions.append(
         helper.make_function("own", "Product", ["left", "right"], ["sums"], body, [helper.make_opsetid("", 17)])
     )
-    run, made = [], session._create
+    run, made = [], deployed._create
 
     def create_and_keep(given, *rest, **options):
         run.append(onnx.ModelProto.FromString(given))
         return made(given, *rest, **options)
 
-    monkeypatch.setattr(session, "_create", create_and_keep)
+    monkeypatch.setattr(deployed, "_create", create_and_keep)
     (found,) = answers(proto, {"a": LEFT}, optimization=optimization)
     assert products(run[-1]) == [TensorProto.UINT8]  # wherever it runs, whatever this CPU does
     np.testing.assert_array_equal(found, SUMS)

@@ -8,10 +8,11 @@ from onnx import numpy_helper
 from resq_deploy.codes.words import Status, decode, left_by_flips
 from resq_deploy.deployed.coded import DOMAIN, HEALTH, coded_weights
 from resq_deploy.deployed.decoding import Codes, bake, set_bits
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.patch import Patcher
 from resq_deploy.deployed.runtime_graph import RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import ModelError
 

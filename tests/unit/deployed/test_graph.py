@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 
 

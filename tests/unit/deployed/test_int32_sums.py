@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.deployed import kernels
-from resq_deploy.deployed.session import OPTIMIZATIONS, Deployment, create
+from resq_deploy.deployed.deployment import OPTIMIZATIONS, Deployment, create
 
 TYPES = {np.int8: TensorProto.INT8, np.uint8: TensorProto.UINT8}
 MICROSOFT = ("QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.integer_share import integer_share
-from resq_deploy.deployed.session import Deployment
 
 PLAIN = Deployment()
 DIGITS = {"conv": 12 * 8 * 8 * 27, "fc": 768 * 10}

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto
 
 from resq_deploy.deployed import kernels
-from resq_deploy.deployed.session import Deployment
+from resq_deploy.deployed.deployment import Deployment
 
 CPU = ("CPUExecutionProvider",)
 
@@ -71,7 +71,7 @@ def test_float_files_need_no_trial():
         "import onnx, numpy as np\n"
         "from onnx import helper, numpy_helper, TensorProto as T\n"
         "from resq_deploy.deployed import kernels\n"
-        "from resq_deploy.deployed.session import Deployment, create\n"
+        "from resq_deploy.deployed.deployment import Deployment, create\n"
         "graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'g',\n"
         "    [helper.make_tensor_value_info('x', T.FLOAT, None)], [onnx.ValueInfoProto(name='y')])\n"
         "create(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid('', 17)])"

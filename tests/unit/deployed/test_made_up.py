@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.made_up import DEFAULT_COUNT, limits, made_up
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, ModelError
 
 DIGESTS = {

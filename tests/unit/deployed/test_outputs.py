@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.outputs import Form
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 
 

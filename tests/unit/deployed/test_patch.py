@@ -11,8 +11,9 @@ from resq_deploy.campaign.engines.reload import ReloadEngine
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import InjectionError
 from resq_deploy.faults.fault import Edit, Fault, Op
 

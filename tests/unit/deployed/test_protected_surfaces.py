@@ -8,10 +8,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from resq_deploy.deployed.coded import DOMAIN, HEALTH
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import open_model
 from resq_deploy.deployed.health import Health, read_health
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.deployed.votes import repeated
 from resq_deploy.errors import ModelError

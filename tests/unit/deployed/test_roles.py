@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto
 
 from resq_deploy.deployed.advice import notes_for, warnings_for
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 
 WIDTHS = {"float": 32, "float16": 16, "int32": 32, "int8": 8, "uint8": 8, "uint16": 16, "int4": 4, "uint4": 4}
 CNN = {

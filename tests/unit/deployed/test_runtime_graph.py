@@ -6,9 +6,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.campaign.engines.cuts import changed_nodes, cut, with_cheap_readers
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 
 DEPLOYMENT = Deployment(batch=4)

@@ -3,8 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import Deployment
 
 
 def layers(model, **deployment):

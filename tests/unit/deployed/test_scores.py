@@ -1,9 +1,10 @@
-"""Scores are one row an image, or refused; what onnxruntime says is kept without what is its own."""
+"""Scores are one row an image, or refused."""
 
 import numpy as np
 import pytest
 
-from resq_deploy.deployed.session import Deployment, Session, as_scores, first_line
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session, as_scores
 from resq_deploy.errors import ModelError
 
 
@@ -31,23 +32,3 @@ def test_any_number_of_rows_but_that_of_the_images_is_refused(shape):
 
 def test_further_axes_are_classes():
     assert as_scores(np.zeros((4, 5, 1, 1), np.float32), 4).shape == (4, 5)
-
-
-@pytest.mark.parametrize(
-    ("said", "kept"),
-    [
-        (
-            "[ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an invalid model. Error",
-            "This is an invalid model. Error",
-        ),
-        (
-            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Add node. Name:'a' Status "
-            "Message: /src/op.h:3 onnxruntime::Add::Add(const T&, bool) a == b was false. Sizes differ",
-            "Add node 'a': a == b was false. Sizes differ",
-        ),
-        ("\n  something else (of /a/file:3 f() here)\nand more", "something else (of /a/file:3 f() here)"),
-        ("", "ValueError"),
-    ],
-)
-def test_a_message_is_what_it_says(said, kept):
-    assert first_line(ValueError(said)) == kept

@@ -6,11 +6,12 @@ from onnx import TensorProto, helper
 
 from resq_deploy.data.samples import Samples
 from resq_deploy.deployed.binding import bound
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.inputs import InputSpec
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.outputs import Form
-from resq_deploy.deployed.session import Deployment, Session, Watchdog, create, first_line
-from resq_deploy.errors import DataError, ModelError
+from resq_deploy.deployed.session import Session, Watchdog
+from resq_deploy.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
 
@@ -92,20 +93,6 @@ def test_a_run_without_end_is_stopped(models):
     with Watchdog(0.2) as watchdog, pytest.raises(Exception, match="terminate"):
         session.run(models.images(), watchdog.options)
     assert watchdog.expired
-
-
-def test_an_unknown_provider_is_refused_with_those_there_are():
-    with pytest.raises(ModelError, match=r"no provider 'NoSuchProvider' here; available: .*CPUExecutionProvider"):
-        Deployment(providers=("NoSuchProvider",))
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [("", "ValueError"), ("\n one\ntwo", "one"), ("x" * 400, "x" * 297 + "...")],
-    ids=["empty", "several-lines", "long"],
-)
-def test_the_first_line_of_an_error(text, line):
-    assert first_line(ValueError(text)) == line
 
 
 def test_states_are_handed_from_step_to_step_and_outputs_joined_over_them(kinds):

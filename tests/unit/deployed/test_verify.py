@@ -10,9 +10,9 @@ from resq_deploy.data import load_dataset
 from resq_deploy.deployed import kernels
 from resq_deploy.deployed import verify as verify_module
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.reference import Drawn, packed, reference, unpacked
-from resq_deploy.deployed.session import Deployment
 from resq_deploy.deployed.sidecar import sidecar_of, source_checkpoint
 from resq_deploy.deployed.verify import Verdict, verify
 from resq_deploy.errors import InputError

@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from resq_deploy.deployed.session import Deployment, create
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.versions import LEAST_ONNXRUNTIME, annotate, is_before, metadata
 from resq_deploy.errors import ModelError
 

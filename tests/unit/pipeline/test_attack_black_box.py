@@ -13,8 +13,9 @@ from resq_deploy.attacks.units import shards
 from resq_deploy.attacks.workers import run_units
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset, Split
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, FailedError, OptionError, RunFolderError
 from resq_deploy.pipeline.attack import AttackCampaign
 from resq_deploy.pipeline.attack_kit import AttackKit

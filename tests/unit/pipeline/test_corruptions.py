@@ -10,8 +10,9 @@ from resq_deploy.attacks.corruptions import CORRUPTIONS, SEVERITIES, corrupted, 
 from resq_deploy.attacks.summary import corruption_figures
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Split
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.pipeline import corruptions as module

@@ -8,8 +8,9 @@ from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Split
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import InputError, OptionError
 from resq_deploy.faults.outcomes import top1

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from resq_deploy.campaign.executors import Threads
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Dataset, Split
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, GateError, OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.pipeline.gates import Candidate, GateOptions, enforce, run_gates

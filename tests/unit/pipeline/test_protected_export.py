@@ -10,7 +10,8 @@ import pytest
 
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.coded import HEALTH, coded_weights
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError
 from resq_deploy.faults.outcomes import top1

@@ -25,9 +25,9 @@ from resq_deploy.data import load_dataset
 from resq_deploy.data.sources import load_samples
 from resq_deploy.deployed import known_answers
 from resq_deploy.deployed.arithmetic import Arithmetic
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.known_answers import Bundle, differences, main
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, create
 from resq_deploy.errors import FailedError, ModelError, OptionError
 from resq_deploy.faults.cover import covered
 from resq_deploy.faults.gaps import least

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from resq_deploy.data import load_dataset, to_model_input
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.pipeline.transfer import transfer_pgd
 

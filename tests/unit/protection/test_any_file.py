@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from resq_deploy.codes.known import known_code
 from resq_deploy.deployed.binding import bound
 from resq_deploy.deployed.coded import DOMAIN, coded_weights
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.made_up import made_up
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.errors import ModelError, OptionError

@@ -10,8 +10,9 @@ from resq_deploy.codes.code import WORDS
 from resq_deploy.codes.known import KNOWN, known_code
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.coded import HEALTH, coded_weights
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.majority import find_majorities
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.protection.apply import apply
 from resq_deploy.protection.code_bytes import CodeBytes

@@ -7,8 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.codes.known import known_code
 from resq_deploy.deployed.coded import DOMAIN, HEALTH
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import read_model
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.errors import ModelError
 from resq_deploy.protection.bake import bake

@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import read_model
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.protection.gather import gathered
 from resq_deploy.protection.guards import guard

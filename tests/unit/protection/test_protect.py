@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from resq_deploy.codes.known import known_code
 from resq_deploy.codes.words import Status, correct
 from resq_deploy.deployed.coded import DOMAIN, HEALTH, coded_weights
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.graph import read_model, stored_tensors
 from resq_deploy.deployed.runtime_graph import optimise
-from resq_deploy.deployed.session import Deployment, Session, create
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.deployed.versions import metadata
 from resq_deploy.deployed.votes import find_votes, repeated

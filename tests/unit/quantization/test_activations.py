@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.quantization import calibrate
 from resq_deploy.quantization.activations import (

@@ -11,7 +11,8 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Split
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 from resq_deploy.grid import quantize, weight_scale
 from resq_deploy.quantization import weight_ranges

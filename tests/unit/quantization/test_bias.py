@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.quantization import bias
 from resq_deploy.quantization.bias import biased_layers, correct_biases, named
 from resq_deploy.quantization.calibrate import activation_ranges

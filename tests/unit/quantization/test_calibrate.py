@@ -11,7 +11,8 @@ from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.quantization import calibrate
 from resq_deploy.quantization.calibrate import OPERATORS, StreamedImages, activation_ranges

@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.data.dataset import Split
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model
 from resq_deploy.quantization.names import fresh, names_of

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.quantization import opset as opset_module
 from resq_deploy.quantization.float_model import prepare_float_model

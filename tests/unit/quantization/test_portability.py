@@ -11,9 +11,10 @@ import onnx
 import pytest
 
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.integer_share import integer_share
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.verify import Verdict, verify
 from resq_deploy.quantization.export import ExportOptions, export_int8
 from resq_deploy.quantization.scheme import FORMATS, GRANULARITIES

@@ -8,7 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.grid import CODE_MAX, REDUCED_CODE_MAX, quantize, weight_scale
 from resq_deploy.quantization.adjust import write_adjusted
 from resq_deploy.quantization.float_model import prepare_float_model

@@ -6,7 +6,8 @@ import pytest
 from onnx import numpy_helper
 
 from resq_deploy.data import load_dataset
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.deployment import Deployment
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.adjust import adjust
 from resq_deploy.quantization.export import ExportOptions, export_int8

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.inputs import Inputs
-from resq_deploy.deployed.session import Deployment, create
 from resq_deploy.errors import GateError, ModelError, OptionError
 from resq_deploy.pipeline.gates import GateOptions
 from resq_deploy.pipeline.task_gates import run_task_gates

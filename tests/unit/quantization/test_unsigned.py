@@ -9,8 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resq_deploy.data import load_dataset
 from resq_deploy.data.dataset import Split
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.integer_share import integer_share
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.protection.guards import guard, obstacles
 from resq_deploy.quantization.adjust import write_adjusted

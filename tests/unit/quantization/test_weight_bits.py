@@ -9,8 +9,9 @@ from onnx import numpy_helper
 
 from resq_deploy.codes.known import known_code
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.saturation import saturating_layers
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.quantization.adjust import write_adjusted

@@ -5,8 +5,9 @@ import pathlib
 import pytest
 import torch
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.twin import read_twin
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.twin import read_twin
 

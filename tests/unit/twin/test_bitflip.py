@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.fault import Edit, Fault

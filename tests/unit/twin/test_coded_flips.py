@@ -10,8 +10,9 @@ import torch
 
 from resq_deploy.codes.words import Status, left_by_flips
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.faults.outcomes import top1

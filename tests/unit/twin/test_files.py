@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from resq_deploy.data import load_dataset
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.errors import ModelError
 from resq_deploy.quantization.export import ExportOptions, export_int8
 from resq_deploy.twin import agreement, read_twin

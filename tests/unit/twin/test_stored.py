@@ -6,9 +6,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import stored_tensors
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.twin import read_twin

@@ -14,10 +14,11 @@ from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.proofs import same
 from resq_deploy.campaign.record import Way
 from resq_deploy.codes.words import Left
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.health import Health
 from resq_deploy.deployed.majority import find_majorities
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import flipped_bits
 from resq_deploy.faults.fault import Edit, Fault, Op

@@ -8,8 +8,9 @@ import pytest
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.faults.fault import Edit, Fault
 
 KINDS = ["cnn-qdq-channel-s8", "cnn-qoperator-channel-s8", "attention-qdq-channel-s8"]

@@ -14,8 +14,9 @@ from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.deployed import kernels
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.protection.guards import guard
 

@@ -15,10 +15,11 @@ from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.proofs import same
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.patch import Patcher
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits

@@ -6,8 +6,9 @@ import pytest
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.cuts import COSTLY
 from resq_deploy.campaign.engines.segments import segments
+from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph, optimise
-from resq_deploy.deployed.session import Deployment, Session
+from resq_deploy.deployed.session import Session
 
 KINDS = [
     "cnn-qdq-channel-s8",
