@@ -42,14 +42,12 @@ from numpy.typing import NDArray
 
 from resq_deploy.faults.coverage import coverage
 from resq_deploy.faults.drawn import Drawn
+from resq_deploy.faults.hardware_metrics import latent_metric, single_point_metric
 from resq_deploy.faults.statistics import Estimate
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-TARGETS = {"B": (0.90, 0.60), "C": (0.97, 0.80), "D": (0.99, 0.90)}
-"""Targets of SPFM and LFM by automotive safety integrity level (ISO 26262-5:2018, tables 4 and 5)."""
 
 CLASSES = ("safe", "detected", "undetected", "controlled_detected", "latent")
 """What a fault can be; the rates of an element in these add up to its raw rate."""
@@ -155,7 +153,8 @@ class Fmeda:
             is not known.
         health: share of wrong answers under which the file reports the fault; None where it reports nothing, or
             nothing is wrong.
-        widest: the row whose interval leaves most of the metrics open, by single-point and residual faults.
+        widest: the row whose interval leaves most of the single-point fault metric open.
+        widest_latent: that which leaves most of the latent fault metric open; None where that is not known, or exact.
     """
 
     rows: Sequence[Row]
@@ -167,6 +166,7 @@ class Fmeda:
     coverage: dict[str, Estimate | None]
     health: Estimate | None
     widest: int
+    widest_latent: int | None
 
 
 def fmeda(present: Injected, memory: Memory, without: Injected | None, confidence: float) -> Fmeda:
@@ -195,42 +195,19 @@ def fmeda(present: Injected, memory: Memory, without: Injected | None, confidenc
         lfm=lfm,
         coverage={name: analysis.coverage(name) for name in names},
         health=_of_reports(present, memory.rate, confidence),
-        widest=int(np.argmax([row.undetected.high - row.undetected.low for row in rows])),
+        widest=int(np.argmax(_widths([row.undetected for row in rows]))),
+        widest_latent=_widest([row.latent for row in rows]) if latent else None,
     )
 
 
-def single_point_metric(undetected: float, raw: float) -> float:
-    """Return 1 - sum(SPF + RF) / sum(lambda) (ISO 26262-5:2018, 8.4.5); 1 where nothing can fail."""
-    return 1.0 - undetected / raw if raw else 1.0
+def _widths(estimates: Sequence[Estimate]) -> list[float]:
+    return [one.high - one.low for one in estimates]
 
 
-def latent_metric(latent: float, undetected: float, raw: float) -> float:
-    """Return 1 - sum(latent) / sum(lambda - SPF - RF) (ISO 26262-5:2018, 8.4.6), cut to [0, 1].
-
-    It is 1 where nothing is latent, whatever is left of the rate.
-    """
-    if latent <= 0.0:
-        return 1.0
-    rest = raw - undetected
-    return max(0.0, 1.0 - latent / rest) if rest > 0.0 else 0.0
-
-
-def level(spfm: float, lfm: float | None) -> str | None:
-    """Return the highest level whose targets lower ends of both metrics reach; None where they reach none."""
-    reached = [name for name, (single, latent) in TARGETS.items() if spfm >= single and (lfm or 0.0) >= latent]
-    return reached[-1] if reached else None
-
-
-def with_self_test(undetected: Estimate, revealed: Estimate, raw: float) -> Estimate:
-    """Estimate the single-point fault metric if what a self-test reveals counts as detected.
-
-    That is so where it runs at least once in each fault-tolerant time interval (ISO 26262-5:2018, annex D). Both
-    intervals must hold, so that it does with what is left of certainty when either may fail.
-    """
-    ends = ((undetected.value, revealed.value), (undetected.high, revealed.low), (undetected.low, revealed.high))
-    value, low, high = (single_point_metric(rate * (1.0 - share), raw) for rate, share in ends)
-    confidence = undetected.confidence + revealed.confidence - 1.0
-    return Estimate(value=value, low=low, high=high, n=min(undetected.n, revealed.n), confidence=confidence)
+def _widest(estimates: Sequence[Estimate]) -> int | None:
+    """Return the place of the widest interval; None where all are exact."""
+    widths = _widths(estimates)
+    return int(np.argmax(widths)) if max(widths) > 0.0 else None
 
 
 class _Analysis:

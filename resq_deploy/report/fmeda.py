@@ -14,7 +14,8 @@ import numpy as np
 from resq_deploy.errors import OptionError, RunFolderError
 from resq_deploy.faults.drawn import Drawn
 from resq_deploy.faults.estimate import as_estimate
-from resq_deploy.faults.fmeda import CLASSES, Fmeda, Injected, Memory, Row, fmeda, with_self_test
+from resq_deploy.faults.fmeda import CLASSES, Fmeda, Injected, Memory, Row, fmeda
+from resq_deploy.faults.hardware_metrics import with_self_test
 from resq_deploy.faults.statistics import Estimate
 from resq_deploy.faults.stratified import Sample
 from resq_deploy.report.runs import Run, audit_failed, draws_layers

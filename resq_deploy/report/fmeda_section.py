@@ -1,8 +1,8 @@
 """The sections of an FMEDA: metrics against targets, coverage by mechanism, elements, and what all of it assumes."""
 
-from resq_deploy.faults.fmeda import TARGETS, level
+from resq_deploy.faults.hardware_metrics import TARGETS, level
 from resq_deploy.report.document import Block, Bullets, Section, Table
-from resq_deploy.report.fmeda import Analysis, Element, metrics, safe_share
+from resq_deploy.report.fmeda import MEMORY_ECC, Analysis, Element, metrics, safe_share
 from resq_deploy.report.runs import Run
 from resq_deploy.report.task import judged_on, task_of
 from resq_deploy.report.text import NONE, at_least, count, percent, quantity, share
@@ -23,9 +23,7 @@ def fmeda_sections(analysis: Analysis) -> list[Section]:
 
 def _metrics(analysis: Analysis) -> Section:
     found = analysis.found
-    reached = level(found.spfm.low, found.lfm.low if found.lfm else None)
     rows = [[_named(name), percent(one.as_dict() if one else None)] for name, one in metrics(analysis).items()]
-    told = [f"{name}: SPFM {share(single)}, LFM {share(latent)}" for name, (single, latent) in TARGETS.items()]
     title = f"SPFM of the stored bits is {at_least(found.spfm.low)} or more"
     title += f", LFM {at_least(found.lfm.low)} or more" if found.lfm else "; LFM is not known"
     blocks: list[Block] = [
@@ -33,12 +31,7 @@ def _metrics(analysis: Analysis) -> Section:
         "- RF) (ISO 26262-5:2018, 8.4). SPF are dangerous faults of what no mechanism protects, RF those that a "
         "mechanism leaves; both undetected. Latent faults are controlled, and reported by nothing.",
         Table(headers=["figure", "value"], rows=rows),
-        f"Targets by level: {'; '.join(told)}. "
-        + (
-            f"Lower ends of both metrics reach those of ASIL {reached}, as far as the stored bits go."
-            if reached
-            else "Lower ends of the metrics reach none of them."
-        ),
+        " ".join([_targets(), *_reached(analysis)]),
         _next(analysis),
     ]
     if found.lfm is None:
@@ -53,14 +46,43 @@ def _named(name: str) -> str:
     return _NAMES.get(name, f"diagnostic coverage, {name.removeprefix('coverage/')}")
 
 
+def _targets() -> str:
+    single, latent = TARGETS["spfm"], TARGETS["lfm"]
+    told = [f"{name}: SPFM {share(single[name])}, LFM {share(latent[name])}" for name in single]
+    return f"Targets by level, each of a whole item: {'; '.join(told)}."
+
+
+def _reached(analysis: Analysis) -> list[str]:
+    """Say which target each metric's lower end reaches; nothing where a mechanism's coverage is open down to 0."""
+    found = analysis.found
+    if found.lfm is None or not all(one is not None and one.low > 0.0 for one in found.coverage.values()):
+        return []
+    told = []
+    for name, metric in (("spfm", found.spfm), ("lfm", found.lfm)):
+        reached = level(name, metric.low)
+        what = f"the target value of ASIL {reached}" if reached else "none of the target values"
+        told.append(f"{name.upper()}, {at_least(metric.low)}, reaches {what} for this metric")
+    return [
+        f"By the lower end of its own interval {' and '.join(told)}, for the stored bits alone: the metric is of the "
+        "whole item, and each interval holds by itself."
+    ]
+
+
 def _next(analysis: Analysis) -> str:
-    """Say which element leaves most of the single-point fault metric open."""
+    """Say which element leaves most of each metric open."""
     found = analysis.found
     row, element = found.rows[found.widest], analysis.elements[found.widest]
-    return (
-        f"Of all elements {element.name} leaves most open: {quantity(row.undetected.as_dict())} FIT of {row.raw:.3g} "
-        f"are dangerous and undetected, by {count(row.undetected.n, 'faults')}. faultcamp --refine "
+    told = (
+        f"Of all elements {element.name} leaves most of SPFM open: {quantity(row.undetected.as_dict())} FIT of "
+        f"{row.raw:.3g} are dangerous and undetected, by {count(row.undetected.n, 'faults')}. faultcamp --refine "
         f"{analysis.run.label} goes on with it: it draws where intervals are widest."
+    )
+    if found.widest_latent is None:
+        return told
+    row, element = found.rows[found.widest_latent], analysis.elements[found.widest_latent]
+    return told + (
+        f" {_told(element)} leaves most of LFM open: {quantity(row.latent.as_dict())} FIT of {row.raw:.3g} are latent. "
+        "That takes more faults of both campaigns."
     )
 
 
@@ -111,7 +133,7 @@ def _memory_rates(analysis: Analysis) -> str:
 
 
 def _assumed(analysis: Analysis) -> Section:
-    run, without, asked = analysis.run, analysis.without, analysis.asked
+    run, asked = analysis.run, analysis.asked
     task = task_of(run)
     if asked.dangerous == "any":
         dangerous = f"A fault is dangerous if it gives any of the {task.units} another answer: {task.answer}."
@@ -137,7 +159,7 @@ def _assumed(analysis: Analysis) -> Section:
     if run.summary["drawing"]["share"] < 1.0:
         items.append(judged_on(run))
     if any(element.mechanism for element in analysis.elements):
-        items += _about_mechanisms(run, without)
+        items += _about_mechanisms(analysis)
     if asked.selftest is not None:
         items.append(
             "The self-test's coverage is that of its bundle, of failing faults each of which counts as one; it takes "
@@ -156,14 +178,22 @@ def _about_bits(run: Run) -> str:
     return f"The bits counted are {left}: {count(run.summary['population']['bits'])}."
 
 
-def _about_mechanisms(run: Run, without: Run | None) -> list[str]:
+def _about_mechanisms(analysis: Analysis) -> list[str]:
+    run, without = analysis.run, analysis.without
     told = [
         "Every bit of a protected element - of any of three copies, or of a word with its check bits - counts as "
         "dangerous without the mechanism as much as a bit of the values that it stores; bits of which the plain file "
         "has none count as controlled wherever they do no harm.",
         "What is controlled and not reported is latent, however often the file is scrubbed: reading a health output, "
         "or scrub with a report, is what makes it known.",
+        "Codes that no weight uses (-128 of int8) are no mechanism: nothing in the file looks for them, and inspect "
+        "only tells of them.",
     ]
+    if any(element.mechanism == MEMORY_ECC for element in analysis.elements):
+        told.append(
+            "The memory's ECC corrects every flip of one bit, and what it corrects counts as reported by nothing: its "
+            "corrections are known only where the memory's controller logs them. Its check bits are not in."
+        )
     if without is not None:
         told.append(f"What faults do without mechanisms was drawn independently, in {without.label}.")
     scrubbing = ((run.summary.get("exposure") or {}).get("fit") or {}).get("scrubbing")
