@@ -104,14 +104,16 @@ def _elements(analysis: Analysis) -> Section:
     ]
     safe = share(totals[0] / found.raw) if found.raw else NONE
     bits = count(sum(row.bits for row in found.rows))
-    rows.append(["total", bits, f"{found.raw:.3g}", safe, *(f"{value:.3g}" for value in totals[1:])])
+    undetected = quantity(found.undetected.as_dict())
+    latent = NONE if found.latent is None else quantity(found.latent.as_dict())
+    rows.append(["total", bits, f"{found.raw:.3g}", safe, f"{totals[1]:.3g}", undetected, f"{totals[3]:.3g}", latent])
     headers = [
         *("element", "bits", "raw FIT", "safe"),
         *("dangerous, detected", "dangerous, undetected", "controlled, reported", "latent"),
     ]
     safe_told = f"{safe} of the raw rate is safe" if found.raw else "Nothing fails"
     return Section(
-        title=f"{safe_told}; {totals[2]:.3g} FIT are dangerous and undetected",
+        title=f"{safe_told}; {undetected} FIT are dangerous and undetected",
         topic="Elements",
         blocks=[
             "Rates in FIT, failures in 10^9 hours. Those of a row add up to its raw rate, and those of all rows to the "
