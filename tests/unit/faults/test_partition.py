@@ -84,3 +84,8 @@ def test_as_many_parts_as_there_are_hold_all_images_in_their_order(count):
 
 def test_a_share_goes_on_from_the_last_part_to_the_first():
     assert Partition(images=7, parts=3).rows(Share(2, 2)).tolist() == [5, 6, 0, 1, 2]
+
+
+def test_a_partition_is_one_part_unless_said_otherwise():
+    assert Partition(images=7).part(0) == slice(0, 7)
+    assert Partition(images=7).whole() == Share(0, 1)

@@ -335,3 +335,10 @@ def test_a_phase_on_fewer_images_takes_more_faults():
 def test_where_nothing_was_seen_one_part_is_taken():
     values, where = one_stratum([0.0] * 300, 20)
     assert next_images(values, where, Work(np.array([1e6]), np.ones(1)), 20) == 20
+
+
+def test_where_faults_do_not_differ_all_images_are_best():
+    """A fault's mean square is all of images: what is left between faults is 0, and nothing divides by it."""
+    spread = Spread(np.array([0.25]), np.array([1.0]))
+    work = Work(np.ones(1), np.ones(1))
+    assert best_images(spread, np.ones(1), np.ones(1), work, 4) == 4.0
