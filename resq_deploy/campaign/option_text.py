@@ -3,7 +3,7 @@
 import pathlib
 from typing import Literal
 
-from resq_deploy.campaign.options import ADJACENT, INTERLEAVED, Draw
+from resq_deploy.campaign.options import ADJACENT, FOLDED, INTERLEAVED, Draw
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
 from resq_deploy.faults.upsets import Pattern
@@ -44,9 +44,14 @@ def parse_layout(text: str) -> str:
         ways = text.removeprefix(INTERLEAVED)
         if not ways.isdecimal() or not 2 <= int(ways) <= _MOST_WAYS:
             raise OptionError(f"--memory-layout {text!r}: interleave from 2 to {_MOST_WAYS} words, interleaved:4")
+    elif text.startswith(FOLDED):
+        width = text.removeprefix(FOLDED)
+        if not width.isdecimal() or not 1 <= int(width) <= _MOST_BYTES:
+            raise OptionError(f"--memory-layout {text!r}: rows hold from 1 to {_MOST_BYTES} bytes, rows:64")
     elif text != ADJACENT and not pathlib.Path(text).is_file():
         raise OptionError(
-            f"--memory-layout {text!r}: there is no such file; give {ADJACENT}, interleaved:N, or a CSV file"
+            f"--memory-layout {text!r}: there is no such file; give {ADJACENT}, interleaved:N, rows:BYTES, or a CSV "
+            "file"
         )
     return text
 

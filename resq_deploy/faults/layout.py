@@ -242,9 +242,13 @@ class Memory:
 
     def split(self, addresses: Iterable[int]) -> dict[str, list[int]]:
         """Return the bits of each tensor at some addresses, counted from its first; what lies between is left out."""
-        found: dict[str, list[int]] = {}
-        for address in addresses:
-            place = int(np.searchsorted(self._starts, address, side="right")) - 1
-            if 0 <= place < len(self._names) and address - self._starts[place] < self._sizes[place]:
-                found.setdefault(self._names[place], []).append(int(address - self._starts[place]))
-        return found
+        wanted = np.fromiter(addresses, dtype=np.int64)
+        places = np.searchsorted(self._starts, wanted, side="right") - 1
+        inside = (places >= 0) & (places < len(self._names))
+        wanted, places = wanted[inside], places[inside]
+        bits = wanted - self._starts[places]
+        held = bits < self._sizes[places]
+        bits, places = bits[held], places[held]
+        # Tensors in the order in which they are met, as edits are: a line or an upset need not ascend.
+        met, first = np.unique(places, return_index=True)
+        return {self._names[place]: bits[places == place].tolist() for place in met[np.argsort(first)].tolist()}

@@ -74,3 +74,14 @@ def test_stems_are_those_there_are():
 
     (stem,) = (param for param in command.params if param.name == "stem")
     assert tuple(stem.type.choices) == STEMS
+
+
+@pytest.mark.parametrize("layout", ["rows:64", "interleaved:4"])
+def test_every_layout_that_a_message_recommends_can_be_given_by_name(layout):
+    assert rd.fault_options(faults="cluster", memory_layout=layout).memory_layout == layout
+
+
+def test_a_memory_with_rows_is_what_stuck_rows_ask_for():
+    assert rd.fault_options(faults="stuck-row-0", memory_layout="rows:64").faults == "stuck-row-0"
+    with pytest.raises(OptionError, match="give --memory-layout rows:BYTES, or a CSV file"):
+        rd.fault_options(faults="stuck-row-0")

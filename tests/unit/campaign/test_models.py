@@ -106,10 +106,29 @@ def _outputs(model, images):
 
 
 @pytest.mark.parametrize(
-    "model", [FaultModel.SINGLE, FaultModel.BURST, FaultModel.WORD, FaultModel.STUCK_AT_1, FaultModel.CLUSTER]
+    "values",
+    [
+        pytest.param({"faults": FaultModel.SINGLE}, id="single"),
+        pytest.param({"faults": FaultModel.BURST}, id="burst"),
+        pytest.param({"faults": FaultModel.WORD}, id="word"),
+        pytest.param({"faults": FaultModel.STUCK_AT_1}, id="stuck-at-1"),
+        pytest.param({"faults": FaultModel.CLUSTER}, id="cluster"),
+        pytest.param({"flip_direction": Direction.UP}, id="single-0to1"),
+        pytest.param({"flip_direction": Direction.DOWN}, id="single-1to0"),
+        pytest.param({"faults": FaultModel.BURST, "burst": 4, "flip_direction": Direction.UP}, id="burst-0to1"),
+        pytest.param(
+            {
+                "faults": FaultModel.CLUSTER,
+                "cluster_shares": PATTERNS,
+                "memory_layout": "interleaved:4",
+                "flip_direction": Direction.DOWN,
+            },
+            id="cluster-interleaved-1to0",
+        ),
+    ],
 )
-def test_a_table_of_faults_is_a_fault_list_with_the_same_outcomes(prepare, tmp_path, model):
-    prepare(samples=12, faults=model).run(tmp_path / "drawn")
+def test_a_table_of_faults_is_a_fault_list_with_the_same_outcomes(prepare, tmp_path, values):
+    prepare(samples=12, **values).run(tmp_path / "drawn")
     listed = prepare(faults=FaultModel.LIST, fault_list=tmp_path / "drawn" / "faults.csv").run(tmp_path / "listed")
     assert rows_of(tmp_path / "listed") == rows_of(tmp_path / "drawn")
     assert listed["population"]["faults"] == 12

@@ -246,14 +246,16 @@ def test_patterns_and_layouts_are_read(tmp_path):
             parse_patterns(text)
     table = tmp_path / "layout.csv"
     table.write_text("tensor")
-    assert [parse_layout(text) for text in ("file", "interleaved:2", str(table))] == [
-        "file",
-        "interleaved:2",
-        str(table),
-    ]
-    for text in ("interleaved:1", "interleaved:", "interleaved:4096", "rows:0", "rows:x", "nowhere.csv"):
-        with pytest.raises(OptionError, match="--memory-layout"):
+    for text in ("file", "interleaved:2", "rows:1", "rows:1048576", str(table)):
+        assert parse_layout(text) == text
+    for text in ("interleaved:1", "interleaved:", "interleaved:4096"):
+        with pytest.raises(OptionError, match=f"--memory-layout '{text}': interleave from 2 to 1024 words"):
             parse_layout(text)
+    for text in ("rows:", "rows:0", "rows:x", "rows:-1", "rows:1048577"):
+        with pytest.raises(OptionError, match=f"--memory-layout '{text}': rows hold from 1 to 1048576 bytes"):
+            parse_layout(text)
+    with pytest.raises(OptionError, match=r"no such file; give file, interleaved:N, rows:BYTES, or a CSV file"):
+        parse_layout("nowhere.csv")
 
 
 def test_parsers():

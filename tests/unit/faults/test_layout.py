@@ -57,6 +57,7 @@ def test_rows_of_a_width_hold_every_bit_once_by_rows_and_by_columns(words, width
     every = list(range(words * WORD))
     assert addresses(layout, cells(layout, every)) == every
     assert np.concatenate([layout.in_row(row) for row in layout.rows()]).tolist() == every
+    assert all(len(layout.in_row(row)) for row in layout.rows())  # and there are no more
     by_column = [layout.in_column(column) for column in layout.columns()]
     assert sorted(np.concatenate(by_column).tolist()) == every
     for column, held in enumerate(by_column):
@@ -117,3 +118,12 @@ def test_every_tensor_begins_at_a_word_of_its_own():
     assert [memory.address(name, 0) for name in "abc"] == [0, 64, 192]
     assert memory.address("b", 64) == 128
     assert memory.split([0, 7, 8, 63, 64, 128, 129, 192, 255, 256, -1]) == {"a": [0, 7], "b": [0, 64], "c": [0, 63]}
+
+
+def test_bits_are_told_in_the_order_in_which_they_are_met():
+    memory = Memory({"a": 8, "b": 65, "c": 64})
+    found = memory.split([192, 129, 128, 0, 64, 193])
+    assert found == {"c": [0, 1], "b": [64, 0], "a": [0]}
+    assert list(found) == ["c", "b", "a"]
+    assert memory.split([]) == {}
+    assert {type(bit) for bits in found.values() for bit in bits} == {int}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resq_deploy.faults.layout import WORD, Interleaved, Mapped, Run
+from resq_deploy.faults.layout import WORD, Folded, Interleaved, Mapped, Run
 from resq_deploy.faults.upsets import Pattern, pattern_of, struck
 
 PATTERNS = (Pattern(1, 2, 0.6), Pattern(1, 3, 0.25), Pattern(2, 2, 0.15))
@@ -49,6 +49,14 @@ def test_a_pattern_of_two_rows_strikes_what_lies_below():
     assert struck(table, 4, Pattern(2, 2, 1.0)) == [4, 5, 512, 513]
     assert struck(table, 3, Pattern(2, 2, 1.0)) == [3, 4, 512]
     assert struck(table, 100, Pattern(1, 2, 1.0)) == []
+
+
+def test_a_pattern_has_as_many_cells_as_its_sides_say_where_there_are_rows_below():
+    memory = Folded(bits=4 * WORD, width=WORD)
+    assert struck(memory, 3, Pattern(1, 2, 1.0)) == [3, 4]
+    assert struck(memory, 3, Pattern(2, 1, 1.0)) == [3, 67]
+    assert struck(memory, 3, Pattern(2, 3, 1.0)) == [3, 4, 5, 67, 68, 69]
+    assert struck(memory, 62, Pattern(2, 3, 1.0)) == [62, 63, 126, 127]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.999999999999])
