@@ -194,6 +194,5 @@ def _as_typed(given: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ..
 
 
 def _typed(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) or not isinstance(value, Sequence) else ",".join(map(_typed, value))
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return ",".join(map(str, value)) if several else str(value)
