@@ -1,12 +1,12 @@
 """A user's own network, given as `module:function`."""
 
-import importlib
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from resq_deploy.errors import ModelError
+from resq_deploy.networks.names import find_user_function
 from resq_deploy.user_code import importable_from_here, in_one_line
 
 
@@ -16,17 +16,8 @@ def call_user_function(spec: str, num_classes: int) -> nn.Module:
     Raises:
         ModelError: if the module or function is missing, raises, or does not return a torch.nn.Module.
     """
-    module_name, _, function_name = spec.partition(":")
-    if not module_name or not function_name:
-        raise ModelError(f"cannot read {spec!r} as a network of your own: write module:function")
     with importable_from_here():
-        try:
-            module = importlib.import_module(module_name)
-        except (Exception, SystemExit) as error:
-            raise ModelError(f"cannot import {module_name!r} for --network {spec}: {in_one_line(error)}") from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            raise ModelError(f"the module {module_name!r} has no function {function_name!r}: see --network {spec}")
+        function = find_user_function(spec)
         try:
             body = function(num_classes=num_classes)
         except (Exception, SystemExit) as error:
