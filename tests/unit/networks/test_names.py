@@ -46,6 +46,7 @@ def test_torch_is_not_loaded_to_tell(module, tmp_path):
     module("own_names_broken", "import nothing_there\n")
     code = (
         "import sys\nfrom resq_deploy.errors import ModelError\nfrom resq_deploy.networks.names import check_name\n"
-        "try:\n    check_name('own_names_broken:build')\nexcept ModelError:\n    sys.exit('torch' in sys.modules)\nsys.exit(3)\n"
+        "try:\n    check_name('own_names_broken:build')\nexcept ModelError:\n    sys.exit('torch' in sys.modules)\n"
+        "sys.exit(3)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
