@@ -6,12 +6,13 @@ written.
 """
 
 import dataclasses
+import difflib
 import fnmatch
 import functools
 import hashlib
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from resq_deploy.data import load_dataset
@@ -23,6 +24,7 @@ from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
 from resq_deploy.records import RunFolder, write_json
 
 SCHEMA = 1
+_NAMED = 4  # cells named where none matches
 
 Report = Callable[[str], None]
 
@@ -67,7 +69,7 @@ class Study:
         folders = {cell: cell_folder(cell) for cell in recipe.cells()}
         for pattern in options.cells:
             if not fnmatch.filter(folders.values(), pattern):
-                raise OptionError(f"no cell matches {pattern}: the recipe has {', '.join(folders.values())}")
+                raise OptionError(f"no cell matches {pattern}: the recipe has {_some(pattern, list(folders.values()))}")
         self.chosen = [
             cell
             for cell, folder in folders.items()
@@ -189,6 +191,13 @@ class Study:
             "cells": cells,
             "failed": dict(failed),
         }
+
+
+def _some(pattern: str, cells: Sequence[str]) -> str:
+    """Return the cells that come nearest to a pattern, in their order, and how many more there are."""
+    near = sorted(difflib.get_close_matches(pattern, cells, n=_NAMED, cutoff=0.0), key=cells.index)
+    more = f" and {len(cells) - len(near):,} more" if len(cells) > len(near) else ""
+    return ", ".join(near) + more
 
 
 def command_lines(study: Study, out: pathlib.Path, data_dir: pathlib.Path | None) -> list[str]:

@@ -112,6 +112,7 @@ def read_recipe(source: str, profile: str | None, check: CheckOptions) -> Recipe
         known = ", ".join(sorted(profiles)) or "none"
         raise OptionError(f"{source} has no profile '{profile}': it has {known}")
     trees = {None: tree} | {name: _merged(tree, table) for name, table in profiles.items()}
+    check = _asked_once(check)
     for name in sorted(trees, key=lambda name: name != profile):  # first the one asked for
         problems = list(table_problems(trees[name], [each.get("grid", {}) for each in trees.values()]))
         if not problems:
@@ -122,6 +123,19 @@ def read_recipe(source: str, profile: str | None, check: CheckOptions) -> Recipe
             where = "" if name in (None, profile) else f" [profile.{name}]"
             raise OptionError(f"{source}:{where} " + "; ".join(problems))
     return _recipe(trees[profile], profile, source)
+
+
+def _asked_once(check: CheckOptions) -> CheckOptions:
+    """Return a check that asks each question once: most cells share their options."""
+    known: dict[str, str | None] = {}
+
+    def asked(command: str, options: Mapping[str, Any], line: list[str]) -> str | None:
+        question = repr((command, options, line))
+        if question not in known:
+            known[question] = check(command, options, line)
+        return known[question]
+
+    return asked
 
 
 def _recipe(tree: Tree, profile: str | None, source: str) -> Recipe:

@@ -141,6 +141,14 @@ def test_no_cell_left(recipe):
         Study(recipe, StudyOptions(cells=("*/gtsrb/*",)))
 
 
+def test_of_many_cells_the_nearest_are_named(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace("seed = [0, 1]", "seed = [0, 1, 2]"), encoding="utf-8")
+    recipe = read_recipe(str(path), None, _anything)
+    with pytest.raises(OptionError, match=r"the recipe has .*resnet8/digits/seed-2/fault\b.* and 5 more$"):
+        Study(recipe, StudyOptions(cells=("resnet8/digit/seed-2/fault",)))
+
+
 def test_native_arithmetic_is_handed_to_whatever_runs_int8_files(recipe):
     native = steps_of(recipe, recipe.cells(), "native")
     given = {step.command: step.arguments[-2:] for step in native}
