@@ -1,11 +1,14 @@
 """Recipes: read as a whole, checked as a whole."""
 
+import importlib.resources
+import json
 import re
 
 import pytest
 
 from resq_deploy.cli.study import check_options
 from resq_deploy.errors import OptionError
+from resq_deploy.pipeline.study_format import VARIANTS
 from resq_deploy.pipeline.study_recipe import Cell, arguments, read_recipe, shipped_recipes
 
 GRID = '[grid]\nnetwork = ["resnet8"]\ndataset = ["digits"]\n'
@@ -183,3 +186,9 @@ def test_arguments():
         "--images",
         "5",
     ]
+
+
+def test_the_schema_of_a_study_knows_every_variant():
+    """It had not known those with votes and codes: the tables of such a study were refused after hours of training."""
+    text = (importlib.resources.files("resq_deploy") / "schemas" / "study.json").read_text(encoding="utf-8")
+    assert set(json.loads(text)["$defs"]["variant"]["enum"]) == set(VARIANTS)
