@@ -6,13 +6,14 @@ the same faults and images. Figures are medians over the repeats, ratios are tho
 of the repeats. Setting an engine up counts, except for the chips of `ber` and for PyTorchFI; starting a cluster does
 not. Exit status 1 if any two records of a fault differ. The tables of several reports: bench_tables.py.
 
-With --half-widths it measures instead what a bound costs: two-stage sampling, replay and reload on all images.
+With --half-widths it measures instead what a bound costs: two-stage sampling, replay and reload on all images, with one
+worker and with --workers. Each measurement is kept in --out as it ends; --resume goes on with those that it lacks.
 
 Example:
   python tools/bench_faultcamp.py resnet20=resnet20.int8.onnx,resnet20/baseline.pt --dataset cifar10 --data-dir data \
       --out bench.json
   python tools/bench_faultcamp.py resnet20=resnet20.int8.onnx --dataset cifar10 --half-widths 0.005,0.002 \
-      --out width.json
+      --workers 1 --run-two-stage --out width.json --resume
 """
 
 import argparse
@@ -31,7 +32,7 @@ from bench_report import begin
 from bench_tables import NOT_ASKED, POPULATIONS, SCHEMA, tables
 from command_line import with_one_line_errors
 
-from resq_deploy.errors import FailedError, InputError
+from resq_deploy.errors import FailedError, InputError, OptionError
 from resq_deploy.progress import progress_bar
 from resq_deploy.records import write_json
 
@@ -250,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sample-seconds", type=float, default=60.0, help="of faults timed for each (default: 60)")
     parser.add_argument("--run-two-stage", action="store_true", help="run two-stage campaigns to their end")
+    parser.add_argument(
+        "--resume", action="store_true", help="of --half-widths: keep what --out holds, measure the rest"
+    )
     parser.add_argument("--out", required=True, help="JSON file to write, anew after each repeat", type=pathlib.Path)
     return parser
 
@@ -269,16 +273,29 @@ def _half_widths(given: argparse.Namespace, report: Result) -> int:
     """Measure seconds to half-widths, and write and print them."""
     networks = {name: str(files["model"]) for name, files in map(read_network, given.networks)}
     head = {**report, "half_widths": given.half_widths}
-    found = bench_half_width.measure(given, networks, lambda some: write_json(given.out, {**head, "networks": some}))
+    found = bench_half_width.measure(
+        given, networks, lambda some: write_json(given.out, {**head, "networks": some}), report.get("networks", {})
+    )
     write_json(given.out, {**head, "networks": found, "complete": True})
     print(bench_half_width.table(found, given.images, given.repeats), end="")
     return 0
 
 
+def _resumes(given: argparse.Namespace) -> bool:
+    """Return whether what was asked for can be resumed.
+
+    Raises:
+        OptionError: if it cannot, and is to be.
+    """
+    if given.resume and not given.half_widths:
+        raise OptionError("--resume goes with --half-widths alone: give another --out")
+    return bool(given.half_widths)
+
+
 @with_one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; return 1 if records differ, 2 if something given cannot be used."""
-    given, head = begin("bench_faultcamp.py", _parser(), argv, SCHEMA)
+    given, head = begin("bench_faultcamp.py", _parser(), argv, SCHEMA, _resumes)
     options = {key: value for key, value in vars(given).items() if isinstance(value, int)}
     report: Result = {**head, "options": options, "complete": False}
     if given.half_widths:

@@ -4,11 +4,14 @@ import json
 import pathlib
 
 import bench_faultcamp
+import bench_half_width
 import bench_tables
+import measure_half_width
 import numpy as np
 import pytest
 
 from resq_deploy.data import load_dataset
+from resq_deploy.errors import FailedError
 
 pytestmark = pytest.mark.slow
 
@@ -121,10 +124,21 @@ def test_bad_input_is_one_line(digits_int8, images, tmp_path, capsys, network, o
     assert message in line
 
 
-def test_seconds_to_a_half_width_are_measured(digits_int8, images, tmp_path, capsys):
-    words = [f"digits={digits_int8}", f"--dataset={images}", "--images=40", "--repeats=1", "--sample-seconds=0.01"]
-    assert bench_faultcamp.main([*words, "--half-widths=0.12", f"--out={tmp_path / 'width.json'}"]) == 0
-    report = json.loads((tmp_path / "width.json").read_text())
+@pytest.fixture
+def widths(digits_int8, images, tmp_path):
+    """Measure seconds to a half-width; return the exit status, and the report as it then is."""
+
+    def run(*more):
+        words = [f"digits={digits_int8}", f"--dataset={images}", "--images=40", "--repeats=1", "--sample-seconds=0.01"]
+        status = bench_faultcamp.main([*words, f"--out={tmp_path / 'width.json'}", *more])
+        return status, json.loads((tmp_path / "width.json").read_text())
+
+    return run
+
+
+def test_seconds_to_a_half_width_are_measured(widths, capsys):
+    status, report = widths("--half-widths=0.12")
+    assert status == 0
     assert report["complete"]
     assert report["networks"]["digits"].keys() == {"0.12"}
     assert report["networks"]["digits"]["0.12"].keys() == {"1", "2"}
@@ -138,3 +152,58 @@ def test_seconds_to_a_half_width_are_measured(digits_int8, images, tmp_path, cap
     said = capsys.readouterr().out
     assert "| digits | 12 points | 1 |" in said
     assert "extrapolated" in said
+
+
+def test_measurements_that_were_kept_are_not_taken_again(widths, monkeypatch, capsys):
+    """One ends with an error, as whatever kills a long run; then the rest is measured, and at last nothing."""
+    measured, taken = bench_half_width._run, []
+
+    def run(job, network):
+        taken.append((job["workers"], job["seed"]))
+        if len(taken) == 2:
+            raise FailedError("killed")
+        return measured(job, network)
+
+    monkeypatch.setattr(bench_half_width, "_run", run)
+    status, before = widths("--half-widths=0.12")
+    assert (status, before["complete"]) == (1, False)
+    assert widths("--half-widths=0.12")[0] == 2  # nothing is lost by leaving --resume out
+    assert "unfinished: give --resume" in capsys.readouterr().err
+    assert widths("--half-widths=0.12", "--resume", "--sample-seconds=0.02")[0] == 2
+    assert "measured with seconds 0.01, now 0.02" in capsys.readouterr().err
+    status, after = widths("--half-widths=0.12", "--resume")
+    assert (status, after["complete"]) == (0, True)
+    first = before["networks"]["digits"]["0.12"]["1"]
+    assert after["networks"]["digits"]["0.12"]["1"] == first
+    again = widths("--half-widths=0.12", "--resume")[1]
+    assert again["networks"] == after["networks"]
+    assert widths("--half-widths=0.12", "--resume", "--repeats=2", "--workers=1")[0] == 0
+    assert taken == [(1, 0), (2, 0), (2, 0), (1, 1)]
+
+
+def test_another_report_is_not_gone_on_with(widths, capsys, tmp_path):
+    (tmp_path / "width.json").write_text("[]")
+    assert widths("--half-widths=0.12", "--resume")[0] == 2
+    assert "is no report of this benchmark" in capsys.readouterr().err
+    assert widths("--resume") == (2, [])
+    assert "--resume goes with --half-widths alone" in capsys.readouterr().err
+
+
+def test_the_error_of_seconds_a_fault_is_that_of_a_ratio():
+    def spent(*seconds):
+        return [measure_half_width.Clock(0.0, each) for each in seconds]
+
+    assert measure_half_width.error([1, 2, 3], spent(2.0, 4.0, 6.0)) == pytest.approx(0.0, abs=1e-12)
+    # Apart from 2 a fault: -1, 1; root(2 / 1 * 2) over a sum of 8.
+    assert measure_half_width.error([2, 2], spent(3.0, 5.0)) == pytest.approx(0.25)
+    assert measure_half_width.error([2], spent(3.0)) == 0.0
+
+
+def test_what_is_made_once_counts_once_a_group():
+    clock = measure_half_width.Clock
+    sampled = measure_half_width.Sampled(
+        faults=[4, 4], spent=[clock(1.0, 2.0), clock(3.0, 2.0)], once=clock(0.5, 1.0), portions=8, groups=3.0
+    )
+    found = sampled.of(100, clock(10.0, 20.0), clock(1.0, 1.0))
+    assert (found["wall"], found["cpu"]) == (11.0 + 1.5 + 50.0, 21.0 + 3.0 + 50.0)
+    assert (found["measured"], found["cpu_a_fault"], found["relative_error"]) == (8, 0.5, 0.0)
