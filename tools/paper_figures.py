@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-r"""Draw figures 2 and 3 of RESQ (arXiv 2603.15413) from run folders, of any network, as SVG and PNG.
+r"""Draw figures 2 and 3 of RESQ (arXiv 2603.15413) from run folders or a study, of any network, as SVG and PNG.
 
 Figure 2: the ten layers with the largest moving averages of gradient norms, and what injection on the deployed files
 says of the same layers. Figure 3: clean accuracy, accuracy under faults and accuracy under attack, stage by stage. Both
 are the plots that `report` shows: a ranking needs a training run, its injection a fault campaign of single faults on a
-file of it, and a stage's file the campaigns on it.
+file of it, and a stage's file the campaigns on it. Of a study they are those of its page, network by network.
 
-Example:
+Examples:
   python tools/paper_figures.py run faults chips attacks --out figures
+  python tools/paper_figures.py paper --out figures
 """
 
 import argparse
@@ -18,9 +19,13 @@ from collections.abc import Sequence
 from command_line import with_one_line_errors
 
 from resq_deploy.errors import OptionError
-from resq_deploy.report.document import Dots
+from resq_deploy.records import read_manifest
+from resq_deploy.report.document import Dots, Section
 from resq_deploy.report.figures import draw
 from resq_deploy.report.runs import load_runs
+from resq_deploy.report.study import study_document
+from resq_deploy.report.study_cells import read_layered
+from resq_deploy.report.study_figures import read_study
 from resq_deploy.report.train_sections import train_sections
 
 FIGURES = {"Critical layers": "figure-2", "Stage by stage": "figure-3"}
@@ -33,10 +38,10 @@ _DOTS_PER_INCH = 200
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the figures of the runs given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="run folders, or folders that hold them")
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="run folders, folders that hold them, or a study")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write to")
     given = parser.parse_args(argv)
-    sections = [section for section in train_sections(load_runs(given.runs)) if section.topic in FIGURES]
+    sections = [section for section in _sections(given.runs) if section.topic in FIGURES]
     if not sections:
         raise OptionError("none of the runs is a training: give the run folder of train, and those of campaigns")
     given.out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     figure.savefig(given.out / f"{stem}.{ending}", dpi=_DOTS_PER_INCH, bbox_inches="tight")
                 print(f"{given.out / stem}.svg, .png: {section.title}")
     return 0
+
+
+def _sections(paths: Sequence[pathlib.Path]) -> Sequence[Section]:
+    """Return the sections of a study's page, or of the report on run folders."""
+    if len(paths) == 1 and read_manifest(paths[0]).get("command") == "study":
+        summary, corners = read_study(paths[0])
+        return study_document(summary, corners, read_layered(paths[0], summary)).sections
+    return train_sections(load_runs(paths))
 
 
 if __name__ == "__main__":

@@ -115,10 +115,11 @@ def _write_tables(out: pathlib.Path) -> str:
     from resq_deploy.report.markdown import as_markdown
     from resq_deploy.report.page import render
     from resq_deploy.report.study import study_csv, study_document
+    from resq_deploy.report.study_cells import read_layered
     from resq_deploy.report.study_figures import read_study
 
     summary, corners = read_study(out)
-    document = study_document(summary, corners)
+    document = study_document(summary, corners, read_layered(out, summary))
     written = {"md": as_markdown(document), "csv": study_csv(corners), "html": render(document)}
     for form in TABLES:
         write_atomic(out / f"study.{form}", written[form])

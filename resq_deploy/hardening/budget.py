@@ -21,7 +21,7 @@ from resq_deploy.hardening.checkpoint import Checkpoint, load_weights
 from resq_deploy.hardening.evaluate import CONFIDENCE, correct, correct_under_pgd, estimate
 from resq_deploy.hardening.events import Notice
 from resq_deploy.hardening.norm_statistics import settle
-from resq_deploy.hardening.workbench import Workbench
+from resq_deploy.hardening.workbench import Images, Workbench
 from resq_deploy.records import write_json
 
 FILE = "pareto.json"
@@ -65,15 +65,15 @@ def meet_budget(bench: Workbench, start: Checkpoint, hardened: Checkpoint) -> Ch
     points = []
     for share in SHARES:
         bench.report(Notice(message=f"weighing resilience against clean accuracy, {share:.0%} of the hardened weights"))
-        _load_mix(bench, start, hardened, share)
-        points.append({"share": share, **_figures(bench, at_stake)})
+        load_mix(bench, start, hardened, share)
+        points.append({"share": share, **weighed(bench, at_stake, bench.validation)})
     floor = points[0]["clean_accuracy"]["value"] - budget
     chosen = choose(points, at_stake, floor)
     if bench.ranks.leads:
         known = {"schema": 1, "split": "validation", "at_stake": at_stake, "budget": budget, "floor": floor}
         write_json(bench.folder / FILE, {**known, "chosen": points[chosen]["share"], "points": points})
     found = points[chosen]
-    _load_mix(bench, start, hardened, found["share"])
+    load_mix(bench, start, hardened, found["share"])
     values = {name: found[name]["value"] for name in ("clean_accuracy", *at_stake)}
     bench.report(Notice(message=_told(found["share"], values)))
     state = {name: tensor.detach().clone() for name, tensor in bench.network.state_dict().items()}
@@ -102,19 +102,26 @@ def mixed(start: Mapping[str, Tensor], hardened: Mapping[str, Tensor], share: fl
     }
 
 
-def _load_mix(bench: Workbench, start: Checkpoint, hardened: Checkpoint, share: float) -> None:
+def load_mix(bench: Workbench, start: Checkpoint, hardened: Checkpoint, share: float) -> None:
+    """Give the bench's network weights on the line from one checkpoint to another, batch-norm measured anew between."""
     load_weights(bench.network, mixed(start.state, hardened.state, share), origin="weights between two checkpoints")
     if 0 < share < 1:
         settle(bench)
 
 
-def _figures(bench: Workbench, at_stake: Sequence[str]) -> dict[str, Any]:
-    """Return clean accuracy and what is at stake, as estimates over validation images."""
+def weighed(bench: Workbench, at_stake: Sequence[str], images: Images) -> dict[str, Any]:
+    """Return clean accuracy of the bench's network, quantized, and what is at stake, as estimates over images.
+
+    Args:
+        bench: the surroundings; its options say the radius of the attack and the highest bit error rate.
+        at_stake: `robust_accuracy` and `faulty_accuracy`, or one of them.
+        images: all of them tell the clean accuracy, the first `validation_images` the others.
+    """
     deployed = AsDeployed(bench)
     deployed.learn_ranges()
-    stored, held_out = deployed.grid.stored(), bench.validation.head(bench.options.validation_images)
+    stored, held_out = deployed.grid.stored(), images.head(bench.options.validation_images)
     still = deployed.frozen(stored)
-    figures = {"clean_accuracy": estimate(correct(bench, still, bench.validation))}
+    figures = {"clean_accuracy": estimate(correct(bench, still, images))}
     if "robust_accuracy" in at_stake:
         figures["robust_accuracy"] = estimate(correct_under_pgd(bench, still, held_out))
     if "faulty_accuracy" in at_stake:

@@ -18,6 +18,7 @@ from typing import Any
 from resq_deploy.data import load_dataset
 from resq_deploy.errors import FailedError, OptionError
 from resq_deploy.pipeline.study_jobs import LOGS, Children, core_shares, execute, in_parallel
+from resq_deploy.pipeline.study_layers import keep_layers
 from resq_deploy.pipeline.study_ledger import Ledger
 from resq_deploy.pipeline.study_recipe import Recipe
 from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
@@ -102,6 +103,9 @@ class Study:
         ) as folder:
             ledger = Ledger(folder.path, data)
             failed = self._run_steps(folder.path, ledger, report)
+            for step in steps_of(self.recipe, self.recipe.cells(), self._options.arithmetic):
+                if step.command == "export-int8" and ledger.has(step):
+                    keep_layers(folder.path / step.writes[0])
             summary = self._summary(ledger, failed)
             write_json(folder.path / "summary.json", summary)
             if failed:

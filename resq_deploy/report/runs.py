@@ -152,7 +152,7 @@ def load_runs(paths: Sequence[pathlib.Path]) -> list[Run]:
     if twice is not None:
         raise RunFolderError(f"{twice} is given twice: give each run folder once")
     labels = _labels([folder.resolve() for folder in folders])
-    return [_load(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    return [load_run(folder, label) for folder, label in zip(folders, labels, strict=True)]
 
 
 def check_schema(value: object, name: str, path: pathlib.Path) -> None:
@@ -197,7 +197,16 @@ def _expanded(path: pathlib.Path) -> Iterable[pathlib.Path]:
     return found
 
 
-def _load(path: pathlib.Path, label: str) -> Run:
+def load_run(path: pathlib.Path, label: str) -> Run:
+    """Read one run folder.
+
+    Args:
+        path: the folder.
+        label: what to call it; one whose faults were drawn evenly over layers is called so, too.
+
+    Raises:
+        RunFolderError: naming the folder, if it is missing, broken, unfinished or of another schema version.
+    """
     manifest = read_manifest(path)
     check_schema(manifest, "manifest", path / "manifest.json")
     file = path / "summary.json"

@@ -8,19 +8,24 @@ from typing import Any
 from resq_deploy.report.document import Block, Document, JsonEstimate, Notice, Section, Statement, Table, Tone, Verdict
 from resq_deploy.report.glossary import with_glossary
 from resq_deploy.report.half_margin import PUBLISHED, half_margin_section
+from resq_deploy.report.study_cells import Layered
+from resq_deploy.report.study_effect import effect_section
 from resq_deploy.report.study_figures import CONTRASTS, Corner, Metric, change, metrics_of
+from resq_deploy.report.study_layers import layers_section
+from resq_deploy.report.study_scales import scales_section
 from resq_deploy.report.text import NONE, count, listed, percent, points
 from resq_deploy.report.wide import folded_where_wide
 
 _GAIN_OF = {"attack": "attack resilience", "fault": "fault resilience"}
 
 
-def study_document(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Document:
-    """Return a study's tables.
+def study_document(summary: Mapping[str, Any], corners: Sequence[Corner], layered: Sequence[Layered] = ()) -> Document:
+    """Return a study's tables and figures.
 
     Args:
         summary: the study's `summary.json`.
         corners: from `read_study`.
+        layered: from `read_layered`.
     """
     profile = f", profile {summary['profile']}" if summary["profile"] else ""
     pairs = list(dict.fromkeys((corner.network, corner.dataset) for corner in corners))
@@ -29,7 +34,8 @@ def study_document(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Doc
     for pair in pairs:
         own = [corner for corner in corners if (corner.network, corner.dataset) == pair]
         if any(corner.seeds for corner in own):
-            sections.append(_table(pair, own))
+            about = [_table(pair, own), layers_section(pair, layered), scales_section(pair, layered)]
+            sections += [section for section in (effect_section(pair, own), *about) if section]
     return with_glossary(
         Document(
             title=summary["title"],

@@ -5,8 +5,9 @@ import pathlib
 import compare_scales
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
+
+from resq_deploy.quantization.scales import layer_scales
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
 BASELINE, GUARDED = (MODELS / f"resnet8-digits-{name}.int8.onnx" for name in ("baseline", "resq"))
@@ -25,23 +26,10 @@ def test_a_scale_twice_as_large_is_told_and_no_matter_of_how_large_it_is_for_the
     scale = next(tensor for tensor in model.graph.initializer if tensor.name == "body.fc.weight_scale")
     scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))
     onnx.save(model, tmp_path / "twice.onnx")
-    rows = {
-        row[0]: row[1:]
-        for row in compare_scales.table(*map(compare_scales.scales, (BASELINE, tmp_path / "twice.onnx")))
-    }
+    rows = {row[0]: row[1:] for row in compare_scales.table(*map(layer_scales, (BASELINE, tmp_path / "twice.onnx")))}
     assert rows.pop("body.fc") == ["2.00", "1.00", "1.00"]
     rows.pop("geometric mean")
     assert all(row == ["1.00"] * 3 for row in rows.values())
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_channels_are_those_of_the_scales(axis):
-    codes = np.array([[3, -4, 0], [12, 0, 5]], dtype=np.int8)
-    expected = np.sqrt((codes.astype(float) ** 2).mean(axis=1 - axis))
-    assert compare_scales._rms(codes, None, axis) == pytest.approx(expected)
-    assert compare_scales._rms(codes + 9, np.array(9), None) == pytest.approx(
-        np.sqrt((codes.astype(float) ** 2).mean())
-    )
 
 
 def test_a_file_without_quantized_weights_is_one_line(tmp_path, capsys):

@@ -13,6 +13,7 @@ import sys
 import time
 
 import jsonschema
+import paper_figures
 import pytest
 
 from resq_deploy.cli.study import check_options
@@ -49,6 +50,11 @@ roles = "weight"
 ber = "1e-2"
 chips = 3
 images = 50
+[faultcamp.critical]
+draw = "layers"
+roles = "weight"
+samples = 40
+images = 20
 """
 
 
@@ -91,6 +97,27 @@ def test_the_tables_hold_the_figures_of_the_run_folders(done):
     assert "<table" in (out / "study.html").read_text()
 
 
+def test_layers_stand_beside_what_injection_says_of_them(done):
+    """Figures 2 and 3, and the scales of the files."""
+    out, _, _ = done
+    text = (out / "study.md").read_text()
+    assert "is the layer with the largest gradients" in text
+    rows = [line for line in text.splitlines() if line.startswith("| fault, 0 | before stage 1 |")]
+    assert len(rows) == 2
+    assert all(row.endswith("| 10 | 4 |") for row in rows)  # ten layers, four flips in each
+    assert "resnet8 on digits: from baseline to fault, accuracy changes clean by" in text
+    assert "| stage 2 alone | " in text[text.index("scales, stage by stage") :]
+    kept = json.loads((out / "resnet8/digits/seed-0/fault/layers.json").read_text())
+    assert len(kept["layers"]) == 10
+    assert (out / "study.html").read_text().count('class="plot"') == 3
+
+
+def test_the_figures_of_a_study_are_drawn_by_themselves(done, tmp_path):
+    out, _, _ = done
+    assert paper_figures.main([str(out), f"--out={tmp_path}"]) == 0
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"figure-2.svg", "figure-2-2.svg", "figure-3.svg"}
+
+
 def test_the_summary_fits_its_schema_and_a_broken_one_is_named(done, tmp_path):
     out, _, _ = done
     text = (importlib.resources.files("resq_deploy") / "schemas" / "study.json").read_text(encoding="utf-8")
@@ -116,7 +143,7 @@ def test_what_is_done_is_not_done_again(done):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
     again = study(str(recipe), "--out", str(out), "--resume")
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count(": done before") == 6
+    assert again.stderr.count(": done before") == 8
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")} == before
 
 
@@ -129,7 +156,7 @@ def test_a_file_that_is_gone_is_made_again_and_what_needs_it_stays(done, tmp_pat
     file.unlink()
     again = study(str(recipe), "--out", str(copy), "--resume")
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count(": done before") == 5
+    assert again.stderr.count(": done before") == 7
     assert file.read_bytes() == whole
 
 

@@ -10,6 +10,7 @@ from resq_deploy.report import exposure_section
 from resq_deploy.report.build import document, gather
 from resq_deploy.report.document import Table
 from resq_deploy.report.fault_table import read_faults
+from resq_deploy.report.layer_harm import place
 from resq_deploy.report.runs import load_runs
 
 
@@ -128,8 +129,6 @@ def test_only_harmful_faults_are_listed(faultcamp, single):
 
 
 def test_layers_that_did_no_harm_have_no_rank():
-    from resq_deploy.report.critical_section import _rank
-
-    found = [rate(value, 0, 1) for value in (0.0, 0.2, 0.2, 0.5)]
-    assert [_rank(one, found) for one in found] == ["-", "2", "2", "1"]
-    assert _rank(None, found) == "-"
+    found = [0.0, 0.2, 0.2, 0.5]
+    assert [place(one, found) for one in found] == ["-", "2", "2", "1"]
+    assert place(None, found) == "-"

@@ -8,7 +8,7 @@ from resq_deploy.report import critical_section
 
 
 def test_both_figures_are_drawn(train_folder, faultcamp, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(critical_section, "_FEWEST_LAYERS", 2)  # the file of the campaign has no more
+    monkeypatch.setattr(critical_section, "FEWEST_LAYERS", 2)  # the file of the campaign has no more
     campaign = faultcamp("single", samples=80, fit_per_mbit=100.0)
     layers = list(json.loads((campaign / "summary.json").read_text())["by_layer"])
     train = train_folder(tmp_path / "train")

@@ -178,7 +178,8 @@ def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path)
     document = study_document(summary, corners)
     texts = json.dumps([[getattr(block, "text", "") for block in section.blocks] for section in document.sections])
     assert "not to be trusted in: net, set, attack+fault" in texts
-    scope, paper, table, _ = document.sections
+    scope, paper, effect, table, _ = document.sections
+    assert effect.topic == "Stage by stage"
     first = document.verdict.statements[0]
     assert (first.tone, first.about) == ("alarm", "net on set, attack+fault")
     told = document.verdict.statements[-1].text
@@ -205,7 +206,7 @@ def test_all_three_stages_stand_beside_the_paper_where_they_were_run(tmp_path):
         ],
     )
     document = study_document(summary, corners)
-    _, paper, table, _ = document.sections
+    _, paper, _, table, _ = document.sections
     (statement,) = document.verdict.statements
     assert statement.label == "One seed"
     assert statement.text.startswith("All stages together changed accuracy without attack or fault by -5.0 [")
