@@ -33,14 +33,16 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
     """
     from resq_deploy.campaign.option_text import (
         parse_bits,
+        parse_direction,
         parse_draw,
         parse_images_per_fault,
         parse_layout,
         parse_patterns,
         parse_rates,
         parse_roles,
+        parse_true_cells,
     )
-    from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+    from resq_deploy.campaign.options import CampaignOptions, FaultModel
     from resq_deploy.faults.judges.registry import check_judge, with_decoder
 
     if (decode := named.pop("decode", None)) is not None:
@@ -53,11 +55,13 @@ def fault_options(options: "CampaignOptions | None" = None, **named: Any) -> "Ca
         "draw": parse_draw,
         "cluster_shares": parse_patterns,
         "memory_layout": parse_layout,
+        "flip_direction": parse_direction,
+        "true_cells": parse_true_cells,
         "outputs": _names,
     }
     values = _read({name: value for name, value in named.items() if value is not None}, readers)
-    if "flip_direction" in values:
-        values["flip_direction"] = _one_of(Direction, "--flip-direction", values["flip_direction"])
+    if isinstance(values.get("true_cells"), (int, float)):
+        values["true_cells"] = parse_true_cells(repr(values["true_cells"]))
     if isinstance(values.get("memory_layout"), pathlib.Path):
         values["memory_layout"] = parse_layout(str(values["memory_layout"]))
     if isinstance(values.get("ber"), float):

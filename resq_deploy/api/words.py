@@ -28,6 +28,17 @@ def figure_name(figure: str) -> str:
     return FIGURES[figure]
 
 
+def way_told(summary: Mapping[str, Any]) -> str:
+    """Return which way strikes of a fault campaign turn cells; nothing where they flip whatever they find.
+
+    Args:
+        summary: as in `summary.json`.
+    """
+    from resq_deploy.faults.cell_words import way_told
+
+    return way_told(summary)
+
+
 def outcome_meanings(judge: Mapping[str, Any]) -> Mapping[str, str]:
     """Return what each outcome means, in the words of the task.
 

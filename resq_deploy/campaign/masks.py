@@ -6,42 +6,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.options import CampaignOptions, Draw
-from resq_deploy.campaign.population import STRIKES
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.faults.bit_errors import drawn_by_layer, flipped_bits
+from resq_deploy.faults.cells import Strikes
 from resq_deploy.faults.fault import Edit
 
 Integers = NDArray[np.int64]
 
+_CHIP = "chip"  # so that directions of a chip are never those of a seed
 
-def mask(surfaces: Sequence[Surface], options: CampaignOptions, rate: float, chip: int) -> tuple[Edit, ...]:
-    """Return what a chip flips, one edit for each surface that is hit, in their order.
+
+def mask(
+    surfaces: Sequence[Surface], options: CampaignOptions, strikes: Strikes, rate: float, chip: int
+) -> tuple[Edit, ...]:
+    """Return what a chip flips, by the surfaces that are hit, in their order.
 
     Args:
         surfaces: the chosen surfaces.
-        options: bit positions that may flip, whether every bit flips alike or layers are drawn, and which way.
+        options: bit positions that may flip, and whether every bit flips alike or layers are drawn.
+        strikes: what happens to a cell that is struck; which way is drawn by the chip, whatever the rate.
         rate: bit error rate.
         chip: the chip's number.
     """
     drawn = _by_layer if options.draw is Draw.LAYERS else _alike
-    flips, op = dict(drawn(surfaces, options.bits, rate, chip)), STRIKES[options.flip_direction]
-    return tuple(Edit(surface.tensor, op, *flips[surface.tensor]) for surface in surfaces if surface.tensor in flips)
+    struck = dict(drawn(surfaces, options.bits, rate, chip))
+    return tuple(
+        edit
+        for surface in surfaces
+        if surface.tensor in struck
+        for edit in strikes.edits(surface.tensor, struck[surface.tensor], surface.width, _CHIP, chip)
+    )
 
 
-def _alike(
-    surfaces: Sequence[Surface], bits: Sequence[int], rate: float, chip: int
-) -> Iterator[tuple[str, tuple[Integers, Integers]]]:
-    """Yield tensor, elements and bit positions of the flips, each bit flipping with the same probability."""
+def _alike(surfaces: Sequence[Surface], bits: Sequence[int], rate: float, chip: int) -> Iterator[tuple[str, Integers]]:
+    """Yield tensors and the bits that flip, each with the same probability."""
     for surface in surfaces:
-        index, bit = np.divmod(flipped_bits(surface.tensor, surface.bits, rate, chip), surface.width)
-        hit = np.isin(bit, bits) if bits else np.ones(len(bit), dtype=bool)
-        if hit.any():
-            yield surface.tensor, (index[hit], bit[hit])
+        found = flipped_bits(surface.tensor, surface.bits, rate, chip)
+        hit = found[np.isin(found % surface.width, bits)] if bits else found
+        if len(hit):
+            yield surface.tensor, hit
 
 
 def _by_layer(
     surfaces: Sequence[Surface], bits: Sequence[int], rate: float, chip: int
-) -> Iterator[tuple[str, tuple[Integers, Integers]]]:
+) -> Iterator[tuple[str, Integers]]:
     """Yield the same where layers are drawn; a layer's bits lie one surface after the other, by the tensors' names."""
     layers: dict[str, list[tuple[Surface, Integers]]] = {}
     for surface in sorted(surfaces, key=lambda found: found.tensor):
@@ -57,4 +65,4 @@ def _by_layer(
         for (surface, allowed), end, inside in zip(layers[layer], ends[layer], np.split(found, cuts), strict=False):
             if len(inside):
                 index, place = np.divmod(inside - (end - surface.elements * len(allowed)), len(allowed))
-                yield surface.tensor, (index, allowed[place])
+                yield surface.tensor, index * surface.width + allowed[place]

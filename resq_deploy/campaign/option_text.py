@@ -1,13 +1,17 @@
 """Options of a campaign as text: what the command line, a recipe and Python take alike."""
 
+import math
 import pathlib
 from typing import Literal
 
 from resq_deploy.campaign.options import ADJACENT, FOLDED, INTERLEAVED, Draw
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.upsets import Pattern
 
+_DIRECTIONS = {str(direction): direction for direction in (Direction.BOTH, Direction.UP, Direction.DOWN)}
+_FALLING = f"{Direction.DOWN}:"
 _LAST_BIT = 63
 _MOST_WAYS = 1024
 _MOST_BYTES = 2**20
@@ -54,6 +58,41 @@ def parse_layout(text: str) -> str:
             "file"
         )
     return text
+
+
+def parse_direction(text: str) -> Direction:
+    """Read which way bits flip: `both`, `0to1`, `1to0`, or `1to0:SHARE` of the strikes, and the others `0to1`.
+
+    Raises:
+        OptionError: if it is none of these.
+    """
+    if text in _DIRECTIONS:
+        return _DIRECTIONS[text]
+    try:
+        share = float(text.removeprefix(_FALLING)) if text.startswith(_FALLING) else math.nan
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share <= 1.0:
+        raise OptionError(
+            f"--flip-direction {text!r}: give {', '.join(_DIRECTIONS)}, or a share from 0 to 1 such as 1to0:0.8"
+        )
+    return Direction(share)
+
+
+def parse_true_cells(text: str) -> TrueCells:
+    """Read which cells are true ones: a share such as `0.5`, or `rows:N`.
+
+    Raises:
+        OptionError: if the text is neither.
+    """
+    try:
+        if text.startswith(FOLDED):
+            return TrueCells(rows=int(text.removeprefix(FOLDED)))
+        return TrueCells(share=float(text))
+    except ValueError as error:
+        raise OptionError(
+            f"--true-cells {text!r}: give a share from 0 to 1, or rows:N for N rows of each kind by turns"
+        ) from error
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from resq_deploy.cores import usable_cores
 from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import InputError, OptionError
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.upsets import Pattern
 from resq_deploy.records import sha256_file
 
@@ -55,14 +56,6 @@ class Draw(enum.StrEnum):
 
     BITS = "bits"
     LAYERS = "layers"
-
-
-class Direction(enum.StrEnum):
-    """Which way a stored bit may flip."""
-
-    BOTH = "both"
-    UP = "0to1"
-    DOWN = "1to0"
 
 
 ADJACENT = "file"
@@ -124,10 +117,12 @@ class CampaignOptions:
         draw: what is drawn evenly. Figures of `layers` are means over the layers of the mean over each layer's faults;
             a chip of `ber` has as many draws as bits times rate, each a layer and then one of its bits.
         flip_direction: which way bits may flip; a strike on a cell that holds the value already changes nothing, and is
-            one of the faults all the same.
+            one of the faults all the same. Where it goes either way with some probability, each bit has a way of its
+            own, by the seed; that of a chip of `ber` by the chip.
+        true_cells: which cells flip that way, the others the other way; None for all, or as a table has it.
         cluster_shares: the patterns of cells that upsets have, and how often each occurs; shares sum to 1.
-        memory_layout: where stored bits lie next to each other, for upsets and lines: `file`, `interleaved:N`,
-            `rows:BYTES`, or the path of a table.
+        memory_layout: where stored bits lie next to each other, for upsets, lines and rows of true cells: `file`,
+            `interleaved:N`, `rows:BYTES`, or the path of a table.
         fault_list: file whose faults are evaluated, for the model `list`.
         samples: faults to draw evenly from the population, or from each layer; None where the margin decides.
         margin: half-width wanted of the interval of SDC-1, a fraction; faults are drawn in strata until it is reached,
@@ -166,6 +161,7 @@ class CampaignOptions:
     burst: int = 2
     draw: Draw = Draw.BITS
     flip_direction: Direction = Direction.BOTH
+    true_cells: TrueCells | None = None
     cluster_shares: tuple[Pattern, ...] = (Pattern(1, 2, 1.0),)
     memory_layout: str = ADJACENT
     fault_list: pathlib.Path | None = None
@@ -220,17 +216,18 @@ class CampaignOptions:
             )
 
     def _check_physics(self) -> None:
-        if self.flip_direction is not Direction.BOTH and self.faults not in DIRECTED:
+        if self.flip_direction.falling is not None and self.faults not in DIRECTED:
             raise OptionError(
                 f"--flip-direction {self.flip_direction} does not apply to {self.faults}, which says itself what bits "
                 f"become: leave it out, or run one of --faults {', '.join(DIRECTED)}"
             )
+        self._check_cells()
         if self.faults is not FaultModel.CLUSTER and self.cluster_shares != (Pattern(1, 2, 1.0),):
             raise OptionError("--cluster-shares is about upsets of several cells: add --faults cluster")
-        if self.faults not in LINES | {FaultModel.CLUSTER} and self.memory_layout != ADJACENT:
+        if not self.placed and self.memory_layout != ADJACENT:
             raise OptionError(
                 "--memory-layout is about upsets of several cells, rows and columns: add --faults cluster, or one of "
-                f"{', '.join(sorted(LINES))}"
+                f"{', '.join(sorted(LINES))}; with --flip-direction, --true-cells rows:N or a table takes it, too"
             )
         sides = [side for pattern in self.cluster_shares for side in (pattern.rows, pattern.columns)]
         if not sides or min(sides) < 1 or max(sides) > _LARGEST_PATTERN:
@@ -238,6 +235,26 @@ class CampaignOptions:
         shares = [pattern.share for pattern in self.cluster_shares]
         if not all(0.0 < share <= 1.0 for share in shares) or abs(math.fsum(shares) - 1.0) > 1e-9:
             raise OptionError("--cluster-shares: give shares above 0 that sum to 1, such as 2=0.6,3=0.25,4=0.15")
+
+    def _check_cells(self) -> None:
+        asked, layout = self.true_cells, self.memory_layout
+        if not 0.0 <= (self.flip_direction.falling or 0.0) <= 1.0:
+            raise OptionError(f"--flip-direction {self.flip_direction}: give a share from 0 to 1, such as 1to0:0.8")
+        if asked is None:
+            return
+        if self.flip_direction.falling is None:
+            raise OptionError(
+                f"--true-cells {asked}: says in which cells --flip-direction goes the other way: give it as well, 1to0 "
+                "for cells that lose their charge"
+            )
+        if asked.share is not None and not 0.0 <= asked.share <= 1.0:
+            raise OptionError(f"--true-cells {asked}: give a share from 0 to 1, or rows:N")
+        if asked.rows is not None and asked.rows < 1:
+            raise OptionError(f"--true-cells {asked}: give one row or more, such as rows:512")
+        if asked.rows is not None and (layout == ADJACENT or layout.startswith(INTERLEAVED)):
+            raise OptionError(
+                f"--true-cells {asked}: the layout {layout} has one row; give --memory-layout rows:BYTES, or a CSV file"
+            )
 
     def _check_numbers(self) -> None:
         for name, value in (("images", self.images), ("chips", self.chips), ("samples", self.samples)):
@@ -320,6 +337,16 @@ class CampaignOptions:
             raise OptionError("--draw says how faults are drawn, and those of --fault-list are given: leave it out")
 
     @property
+    def placed(self) -> bool:
+        """Whether it matters where in the memory a bit lies."""
+        if self.faults is FaultModel.CLUSTER or self.faults in LINES:
+            return True
+        if self.flip_direction.falling is None:
+            return False
+        tabled = self.memory_layout != ADJACENT and not self.memory_layout.startswith((INTERLEAVED, FOLDED))
+        return tabled if self.true_cells is None else self.true_cells.rows is not None
+
+    @property
     def stratified(self) -> bool:
         """Whether faults are drawn in strata until a margin is reached."""
         return self.samples is None and not self.exhaustive and self.faults not in WHOLE | {FaultModel.BER}
@@ -343,13 +370,15 @@ class CampaignOptions:
         del values["fault_list"]  # its digest counts, not its path
         if not self.refines:
             del values["refines"]
-        if self.flip_direction is Direction.BOTH:
-            del values["flip_direction"]
-        del values["cluster_shares"], values["memory_layout"]
+        del values["flip_direction"], values["true_cells"], values["cluster_shares"], values["memory_layout"]
+        if self.flip_direction.falling is not None:
+            values["flip_direction"] = str(self.flip_direction)
+        if self.true_cells is not None:
+            values["true_cells"] = str(self.true_cells)
         if self.faults is FaultModel.CLUSTER:
             patterns = self.cluster_shares
             values["cluster_shares"] = [[pattern.rows, pattern.columns, pattern.share] for pattern in patterns]
-        if self.faults is FaultModel.CLUSTER or self.faults in LINES:
+        if self.placed:
             values["memory_layout"] = _identity_of(self.memory_layout)
         if self.draw is Draw.BITS:  # as campaigns drew before they could draw otherwise
             del values["draw"]

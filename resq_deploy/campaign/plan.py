@@ -95,13 +95,13 @@ class Plan:
 
     def fault(self, number: int) -> Fault:
         """Return a fault by its number, 0 ... len - 1."""
-        if self.masks:
-            rate, chip = self.masks[number]
-            flips = mask(self.surfaces, self.options, rate, chip)
-            return Fault(number, flips, ber=rate, chip=chip)
         if self.population is None:
             listed = self.listed[number]
             return dataclasses.replace(listed, share=self._share(listed.edits, number))
+        if self.masks:
+            rate, chip = self.masks[number]
+            flips = mask(self.surfaces, self.options, self.population.strikes, rate, chip)
+            return Fault(number, flips, ber=rate, chip=chip)
         edits = self.population.edits(int(self.positions[number]))
         return Fault(number, edits, share=self._share(edits, number))
 

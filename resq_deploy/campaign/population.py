@@ -5,17 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.layouts import placed, true_cells
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.physical import Upsets
 from resq_deploy.deployed.surfaces import Surface
 from resq_deploy.errors import OptionError
 from resq_deploy.faults import draws
+from resq_deploy.faults.cells import Strikes
 from resq_deploy.faults.fault import Edit, Op
 
 _STUCK = {FaultModel.STUCK_AT_0: Op.SET0, FaultModel.STUCK_AT_1: Op.SET1}
-
-STRIKES = {Direction.BOTH: Op.FLIP, Direction.UP: Op.SET1, Direction.DOWN: Op.SET0}
-"""What a strike does to a cell, by the direction in which bits may flip: one that holds the value keeps it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +43,20 @@ class Population:
         stored: all that the file stores, which upsets of several cells may reach; None for the chosen surfaces.
 
     Attributes:
+        strikes: what a strike does to a cell.
         cells: the cells, in the order of their numbers.
         size: how many faults there are.
         bits: how many stored bits the cells cover.
 
     Raises:
-        OptionError: if no fault is left.
+        OptionError: if no fault is left, or it is not clear which cells are true ones.
+        InputError: if the layout is no table, or leaves out a byte of the chosen surfaces.
     """
 
     def __init__(
         self, surfaces: Sequence[Surface], options: CampaignOptions, stored: Sequence[Surface] | None = None
     ) -> None:
         self._model = options.faults
-        self._strike = STRIKES[options.flip_direction]
         self._burst = options.burst
         self._seed = options.seed
         self.cells = [Cell(surface, bit) for surface in surfaces for bit in _positions(surface, options)]
@@ -64,9 +64,12 @@ class Population:
             wanted = f" at {', '.join(map(str, options.bits))}" if options.bits else ""
             longer = f" in bursts of {options.burst}" if options.faults is FaultModel.BURST else ""
             raise OptionError(f"--bits: no chosen tensor stores bits{wanted}{longer}")
+        everything = surfaces if stored is None else stored
+        place = placed(everything, surfaces, options)
+        self.strikes = Strikes(options.flip_direction, true_cells(place, options))
         self._upsets = None
         if options.faults is FaultModel.CLUSTER:
-            self._upsets = Upsets(surfaces if stored is None else stored, surfaces, options, self._strike)
+            self._upsets = Upsets(everything, place, options, self.strikes)
         self._ends = np.cumsum([cell.surface.elements for cell in self.cells], dtype=np.int64)
         self.size = int(self._ends[-1])
         self.bits = sum(
@@ -91,14 +94,16 @@ class Population:
             source = draws.stream("word", self._seed, tensor, index)
             value = int(draws.words(source, cell.surface.width, 1)[0])
             return (Edit.of(tensor, [index], [0], Op.WORD, [value]),)
+        if self._model in _STUCK:
+            return (Edit.of(tensor, [index], [cell.bit], _STUCK[self._model]),)
+        first, width = index * cell.surface.width + cell.bit, cell.surface.width
         length = self._burst if self._model is FaultModel.BURST else 1
-        op = _STUCK.get(self._model, self._strike)
-        return (Edit.of(tensor, [index] * length, list(range(cell.bit, cell.bit + length)), op),)
+        return self.strikes.edits(tensor, np.arange(first, first + length), width, self._seed)
 
     def tensors(self, position: int) -> tuple[str, ...]:
         """Return the tensors that a fault hits, by its number."""
         if self._upsets:
-            return tuple(edit.tensor for edit in self.edits(position))
+            return tuple(dict.fromkeys(edit.tensor for edit in self.edits(position)))
         return (self.cell_of(position).surface.tensor,)
 
     def starts(self) -> list[int]:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.detection import detection, detections
 from resq_deploy.campaign.golden import MEANS, Golden
-from resq_deploy.campaign.options import LINES, WHOLE, Direction, FaultModel
+from resq_deploy.campaign.options import WHOLE, FaultModel
 from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.record import Record
 from resq_deploy.deployed.health import Health
 from resq_deploy.faults import stratified
+from resq_deploy.faults.cell_words import LAID_OUT
 from resq_deploy.faults.judges.registry import identity
 from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.statistics import Estimate, cluster, proportion, share, spread
@@ -206,15 +207,17 @@ def _judge(golden: Golden) -> dict[str, Any]:
 def _physics(plan: Plan) -> dict[str, Any]:
     """Return what cells are struck together, and which way bits flip, where that is not any way."""
     options, found = plan.options, dict[str, Any]()
-    if options.flip_direction is not Direction.BOTH:
+    if options.flip_direction.falling is not None and plan.population is not None:
         found["flip_direction"] = str(options.flip_direction)
+        if plan.population.strikes.true is not None:
+            found["true_cells"] = LAID_OUT if options.true_cells is None else str(options.true_cells)
     if plan.model is FaultModel.CLUSTER:
         layout = options.identity()["memory_layout"]
         found["upsets"] = {
             "layout": layout,
             "patterns": [dataclasses.asdict(pattern) for pattern in options.cluster_shares],
         }
-    if plan.model in LINES:
+    if options.placed and plan.model is not FaultModel.CLUSTER:
         found["memory_layout"] = options.identity()["memory_layout"]
     return found
 

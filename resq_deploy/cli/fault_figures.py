@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from resq_deploy.api import FaultRun
-from resq_deploy.api.words import figure_name, percent
+from resq_deploy.api.words import figure_name, percent, way_told
 from resq_deploy.cli.shared import print_table
 
 _CLASSIFIER = ("masked", "benign", "sdc1", "sdc5", "sdc10", "sdc20", "corrected", "corrupted", "nonfinite")
@@ -57,8 +57,8 @@ def print_summary(run: FaultRun) -> None:
         f"{faults['evaluated']:,}{drawn} {summary['fault_model']} faults over {population['bits']:,} bits{how}, "
         f"{faults['due']} due{under}"
     )
-    if direction := summary.get("flip_direction"):
-        click.echo(f"bits flip one way, {direction}: a strike on a cell that holds the value already is a masked fault")
+    if way := way_told(summary):
+        click.echo(f"bits flip {way}: a strike on a cell that holds the value already is a masked fault")
     if refined := summary["refined"]:
         click.echo(f"{refined['kept']:,} faults were kept, and {refined['added']:,} added; {_widest(summary)}")
     if summary["images"]["not_known"]:

@@ -49,6 +49,7 @@ SECTIONS = {
         "cluster_shares",
         "memory_layout",
         "flip_direction",
+        "true_cells",
         "fault_list",
         "roles",
         "layers",
@@ -120,10 +121,17 @@ SECTIONS = {
 @click.option("--burst", type=int, default=2, show_default=True, metavar="N", help="Bits of a burst.")
 @click.option(
     "--flip-direction",
-    type=click.Choice(["both", "0to1", "1to0"]),
+    metavar="both|0to1|1to0|1to0:SHARE",
     default="both",
     show_default=True,
-    help="Which way bits may flip; a strike on a cell that holds the value already counts as a fault that is masked.",
+    help="Which way bits may flip, or that share of the strikes from 1 to 0 and the others from 0 to 1; a strike on a "
+    "cell that holds the value already counts as a fault that is masked.",
+)
+@click.option(
+    "--true-cells",
+    metavar="SHARE|rows:N",
+    help="With --flip-direction, which cells flip that way, and the others the other way: each with that probability, "
+    "by the seed, or N rows of --memory-layout of each kind by turns.  [default: all, or a table's column cells]",
 )
 @click.option(
     "--cluster-shares",
@@ -137,8 +145,8 @@ SECTIONS = {
     metavar="file|interleaved:N|rows:BYTES|CSV",
     default="file",
     show_default=True,
-    help="Of cluster, rows and columns: which bits are neighbours; words as the file has them, N words interleaved bit "
-    "by bit, rows of so many bytes, or a table tensor,byte,bytes,row,column.",
+    help="Of cluster, rows, columns and true cells: which bits are neighbours; words as the file has them, N words "
+    "interleaved bit by bit, rows of so many bytes, or a table tensor,byte,bytes,row,column[,cells].",
 )
 @click.option("--fault-list", type=PATH, metavar="CSV", help="Faults to run: tensor,index,bit[,fault,op,value].")
 @click.option("--roles", default="all", show_default=True, help="Roles to hit, such as weight,bias.")

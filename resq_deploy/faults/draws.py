@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD_RANGE = 1 << 64
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def stream(purpose: str, *parts: object, counter: int = 0) -> np.random.Philox:
@@ -47,6 +48,25 @@ def words(bits: np.random.Philox, width: int, count: int) -> NDArray[np.uint64]:
 def uniforms(bits: np.random.Philox, count: int) -> NDArray[np.float64]:
     """Return `count` independent numbers, uniform on [0, 1), with 53 bits each."""
     return (bits.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def placed(purpose: str, *parts: object, at: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the number that belongs to each of some places, uniform on [0, 1) with 53 bits, whatever others are asked.
+
+    It is SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), begun at a
+    word made of the purpose and its parts, whose outputs can be read in any order.
+
+    Args:
+        purpose: what the numbers are for, as for `stream`.
+        parts: seed, tensor name ...
+        at: the places, 0 or more, of any shape.
+    """
+    start = stream("placed", purpose, *parts).random_raw(1)[0]
+    word = np.uint64(start) + (at.astype(np.uint64) + np.uint64(1)) * _GAMMA
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        word = (word ^ (word >> np.uint64(shift))) * np.uint64(factor)
+    word ^= word >> np.uint64(31)
+    return np.asarray((word >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def sample(bits: np.random.Philox, population: int, count: int) -> NDArray[np.int64]:

@@ -129,12 +129,14 @@ class Run:
         bytes: how many bytes.
         row: of the cells.
         column: of the first cell.
+        true: whether they are true cells, which read 1 while they are charged; None where that is not known.
     """
 
     first: int
     bytes: int
     row: int
     column: int
+    true: bool | None = None
 
     @property
     def bits(self) -> int:
@@ -177,11 +179,19 @@ class Mapped:
 
     def cell(self, address: Integers) -> tuple[Integers, Integers]:
         """Return row and column of the cells that hold some bits; -1 for bits that no cell holds."""
+        run, offset, there = self._held(address)
+        return np.where(there, self._rows[run], _NOWHERE), np.where(there, self._columns[run] + offset, _NOWHERE)
+
+    def true(self, address: Integers) -> NDArray[np.bool_]:
+        """Return which bits true cells hold; not those that no cell holds."""
+        run, _, there = self._held(address)
+        return np.asarray(there & np.array([bool(one.true) for one in self._runs])[run])
+
+    def _held(self, address: Integers) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+        """Return the run that holds each bit, how far from its first, and whether it does hold it."""
         place = np.searchsorted(self._first, address, side="right") - 1
         offset = address - self._first[place]
-        there = (place >= 0) & (offset < self._bits[place])
-        run = np.array(self._by_bit)[place]
-        return np.where(there, self._rows[run], _NOWHERE), np.where(there, self._columns[run] + offset, _NOWHERE)
+        return np.array(self._by_bit)[place], offset, (place >= 0) & (offset < self._bits[place])
 
     def address(self, row: Integers, column: Integers) -> Integers:
         """Return which bits some cells hold; -1 for cells that are not there."""
@@ -196,6 +206,11 @@ class Mapped:
             return _NOWHERE
         run = self._runs[int(places[at])]
         return run.first + column - run.column if column < run.column + run.bits else _NOWHERE
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether it is known which cells are true ones."""
+        return any(run.true is not None for run in self._runs)
 
     def rows(self) -> Integers:
         """Return the numbers of the rows that hold anything, ascending."""

@@ -68,7 +68,7 @@ def read_rates(path: pathlib.Path) -> GuardRates:
     """Read the rates from the `summary.json` of a fault campaign, or from the run folder that holds it.
 
     The manifest beside it must say that the campaign flipped single bits, at every position, without error-correcting
-    memory: a plan weighs each stored bit by what its flip does, and no other figures say that.
+    memory, whatever they held: a plan weighs each stored bit by what its flip does, and no other figures say that.
 
     Raises:
         RunFolderError: if the file is missing, is not JSON, or is no summary of single faults by role and layer; if
@@ -105,10 +105,12 @@ def _check_campaign(file: pathlib.Path) -> None:
         other.append(f"--bits {','.join(map(str, options['bits']))}")
     if options.get("ecc", "none") != "none":
         other.append(f"--ecc {options['ecc']}")
+    if "flip_direction" in options:
+        other.append(f"--flip-direction {options['flip_direction']}")
     if other:
         raise RunFolderError(
             f"{file.parent} was run with {' '.join(other)}: guards are planned by single flips at all bit positions "
-            "without ECC; give a run of `faultcamp --faults single` without --bits and --ecc"
+            "without ECC; give a run of `faultcamp --faults single` without --bits, --ecc and --flip-direction"
         )
     if manifest.get("status") != "done":
         raise RunFolderError(f"{file.parent} is not finished (status {manifest.get('status')!r}): --resume it first")

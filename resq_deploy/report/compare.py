@@ -52,6 +52,8 @@ _SAME: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("bits", lambda run: run.options.get("bits") or "all"),
     ("length of bursts", lambda run: run.options.get("burst") if run.summary["fault_model"] == "burst" else None),
     ("which way bits flip", lambda run: run.summary.get("flip_direction", "both")),
+    ("true cells", lambda run: run.summary.get("true_cells", "all")),
+    ("seed, by which cells turn one way or the other", lambda run: run.options["seed"] if _drawn_cells(run) else None),
     ("memory layout", lambda run: run.options.get("memory_layout")),
     ("patterns of upsets", lambda run: run.options.get("cluster_shares")),
     ("fault list (SHA-256)", lambda run: run.digest("fault_list")),
@@ -63,6 +65,13 @@ _NOTED: Sequence[tuple[str, Callable[[Run], Any]]] = (
     ("onnxruntime", lambda run: run.manifest["versions"].get("onnxruntime")),
     ("CPU features", lambda run: run.manifest.get("cpu_flags")),
 )
+
+
+def _drawn_cells(run: Run) -> bool:
+    """Return whether the seed decides which way a strike turns a cell."""
+    way, cells = (run.summary.get(name, "") for name in ("flip_direction", "true_cells"))
+    by_seed = run.summary["fault_model"] != "ber"  # whose chips have their own
+    return (by_seed and ":" in way) or bool(cells[:1].isdigit())
 
 
 def pair_up(campaigns: Sequence[Run]) -> tuple[list[tuple[Run, Run]], list[Single]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from resq_deploy.faults.cell_words import way_told
 from resq_deploy.faults.statistics import as_estimate
 from resq_deploy.report.bit_error_section import bit_error_section
 from resq_deploy.report.detection_section import detection_section
@@ -211,6 +212,7 @@ def tested_row(run: Run) -> list[str]:
             ("layers", options.get("layers", "*"), "*"),
             ("bits", ",".join(map(str, options.get("bits") or ())), ""),
             ("ECC", options.get("ecc", "none"), "none"),
+            ("flips", way_told(summary), ""),
         )
         if value != usual
     ]

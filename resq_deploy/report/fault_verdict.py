@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from resq_deploy.faults.cell_words import way_told
 from resq_deploy.report.document import JsonEstimate, Statement, Tone
 from resq_deploy.report.runs import Run, draws_layers, subsampled
 from resq_deploy.report.task import amounts_told, clean_value, judged_on, quality, quality_name, synthetic, task_of
@@ -97,11 +98,12 @@ def _under_a_fault(run: Run) -> Statement:
 def _under_bit_errors(run: Run) -> Statement:
     """Say what quality is left at the highest bit error rate, shortly at the others; else how many answers change."""
     point = run.summary["curve"][-1]
-    where = _where(run)
-    when = f"When every stored bit{where} flips with a probability of {rate(point['ber'])}{_one_in(point['ber'])}"
+    where, way = _where(run), _one_way(run)
+    what = f"{'is struck' if way else 'flips'} with a probability of {rate(point['ber'])}"
+    when = f"When every stored bit{where} {what}{_one_in(point['ber'])}{way}"
     if draws_layers(run):
         flips = f"flips{where} as a bit error rate of {rate(point['ber'])} makes"
-        when = f"When so many {flips} are drawn in every layer alike"
+        when = f"When so many {flips} are drawn in every layer alike{way}"
     reservations = [*_reservations(run), *_chips_due(point)]
     name, found, before = quality_name(run), quality(point), clean_value(run)
     if name is None or found is None or before is None:
@@ -199,9 +201,9 @@ def _cells(upsets: Mapping[str, Any] | None) -> str:
 
 
 def _one_way(run: Run) -> str:
-    """Say that flips go one way; a strike on a cell that holds the value already is counted, and changes nothing."""
-    ends = {"0to1": "0 to 1", "1to0": "1 to 0"}.get(run.summary.get("flip_direction", ""))
-    return f" (only from {ends}: a strike on another bit counts, and changes nothing)" if ends else ""
+    """Say which way flips go; a strike on a cell that holds the value already is counted, and changes nothing."""
+    told = way_told(run.summary)
+    return f" ({told}: a strike on a bit that has that value already counts, and changes nothing)" if told else ""
 
 
 def _where(run: Run) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from resq_deploy.errors import OptionError, RunFolderError
+from resq_deploy.faults.cell_words import way_told
 from resq_deploy.faults.drawn import Drawn
 from resq_deploy.faults.estimate import as_estimate
 from resq_deploy.faults.fmeda import CLASSES, Fmeda, Injected, Memory, Row, fmeda
@@ -223,6 +224,7 @@ def _check_alike(run: Run, without: Run) -> None:
     """
     same: dict[str, Callable[[Run], Any]] = {
         "fault model": lambda one: one.summary["fault_model"],
+        "way in which bits flip": lambda one: way_told(one.summary),
         "data": lambda one: one.digest("data"),
         "number of images": lambda one: one.summary["golden"]["images"],
         "judge": lambda one: one.summary["judge"]["name"],

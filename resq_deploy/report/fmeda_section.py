@@ -1,5 +1,6 @@
 """The sections of an FMEDA: metrics against targets, coverage by mechanism, elements, and what all of it assumes."""
 
+from resq_deploy.faults.cell_words import way_told
 from resq_deploy.faults.hardware_metrics import TARGETS, level
 from resq_deploy.report.document import Block, Bullets, Section, Table
 from resq_deploy.report.fmeda import MEMORY_ECC, Analysis, Element, metrics, safe_share
@@ -156,6 +157,12 @@ def _assumed(analysis: Analysis) -> Section:
         _about_bits(run),
         "Each interval is about the faults that were not drawn, on the same " + f"{task.units}.",
     ]
+    if way := way_told(run.summary):
+        items.append(
+            f"Bits flip {way}. The raw rate is one of strikes, each counted, of which those on a cell that holds the "
+            "value already change nothing, and are safe: where the rate known is one of changed bits, the safe share "
+            "of the bits is too large."
+        )
     if not analysis.rate_given:
         items.append("No raw rate was given: rates are those of a memory of 1 FIT in 10^6 bits; metrics are the same.")
     if run.summary["drawing"]["share"] < 1.0:

@@ -8,11 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.faults.cells import Direction
 from resq_deploy.faults.stratified import estimate
 from resq_deploy.faults.upsets import Pattern
 from resq_deploy.quantization.export import ExportOptions, export_int8

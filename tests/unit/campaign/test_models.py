@@ -12,13 +12,14 @@ from onnx import numpy_helper
 from resq_deploy.campaign import run
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.gates import parse_gate
-from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import FailedError, OptionError
+from resq_deploy.faults.cells import Direction
 from resq_deploy.faults.fault import Op
 from resq_deploy.faults.outcomes import COUNTS
 from resq_deploy.faults.stratified import estimate

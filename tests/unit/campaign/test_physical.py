@@ -8,13 +8,14 @@ import jsonschema
 import numpy as np
 import pytest
 
-from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import InputError, RunFolderError
+from resq_deploy.faults.cells import Direction
 from resq_deploy.faults.fault import Op
 from resq_deploy.faults.upsets import Pattern
 

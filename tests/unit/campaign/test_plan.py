@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from resq_deploy.campaign.option_text import parse_bits, parse_layout, parse_patterns, parse_rates, parse_roles
-from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.population import Population
 from resq_deploy.campaign.strata import PILOT
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
+from resq_deploy.faults.cells import Direction
 from resq_deploy.faults.statistics import cluster
 from resq_deploy.faults.upsets import Pattern
 

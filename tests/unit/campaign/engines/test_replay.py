@@ -12,7 +12,7 @@ from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
-from resq_deploy.campaign.options import CampaignOptions, Direction, FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.proofs import same
 from resq_deploy.deployed.deployment import Deployment
@@ -23,6 +23,7 @@ from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits
+from resq_deploy.faults.cells import Direction
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.upsets import Pattern
 from resq_deploy.protection import guards
