@@ -135,9 +135,18 @@ def refused(monkeypatch, capsys, digits_int8, tmp_path):
     return run
 
 
-def test_a_local_cluster_gives_the_figures_of_threads(digits_int8, tmp_path):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (),
+        ("--flip-direction", "1to0:0.7", "--true-cells", 0.5),
+        ("--faults", "cluster", "--memory-layout", "rows:64", "--flip-direction", "1to0", "--true-cells", "rows:2"),
+    ],
+    ids=["single", "true and anti cells", "upsets"],
+)
+def test_a_local_cluster_gives_the_figures_of_threads(digits_int8, tmp_path, asked):
     """Drawn in strata, so that the plan grows between rounds and is sent again."""
-    more = ("--images", 50, "--margin", 0.05)
+    more = ("--images", 50, "--margin", 0.05, *asked)
     threads = run(digits_int8, tmp_path / "threads", *more)
     local = run(digits_int8, tmp_path / "local", *more, "--scheduler", "local", "--workers", 2)
     assert local == threads

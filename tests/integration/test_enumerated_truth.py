@@ -13,7 +13,8 @@ from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.faults.cells import Direction
+from resq_deploy.faults.cells import Direction, TrueCells
+from resq_deploy.faults.fault import Op
 from resq_deploy.faults.stratified import estimate
 from resq_deploy.faults.upsets import Pattern
 from resq_deploy.quantization.export import ExportOptions, export_int8
@@ -94,8 +95,10 @@ def test_stratified_estimates_are_unbiased_and_their_intervals_hold(campaign):
     [
         {"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(1, 2, 0.6), Pattern(1, 4, 0.4))},
         {"flip_direction": Direction.DOWN},
+        {"flip_direction": Direction(0.8), "true_cells": TrueCells(share=0.5)},
+        {"flip_direction": Direction.DOWN, "true_cells": TrueCells(rows=1), "memory_layout": "rows:8"},
     ],
-    ids=["upsets of several cells", "flips from 1 to 0"],
+    ids=["upsets of several cells", "flips from 1 to 0", "true and anti cells", "rows of true and of anti cells"],
 )
 def test_so_do_those_of_upsets_and_of_flips_that_go_one_way(campaign, tmp_path, asked):
     model, _, single = campaign
@@ -106,6 +109,16 @@ def test_so_do_those_of_upsets_and_of_flips_that_go_one_way(campaign, tmp_path, 
         for row in csv.DictReader(stream):
             rates[whole.plan.positions[int(row["fault"])]] = int(row["sdc1"]) / 40
     assert (rates != single).any()
+    if "flip_direction" in asked:  # a strike is the flip of its bit, or nothing
+        stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(model.path).graph.initializer}
+        edits = [whole.plan.population.edits(position)[0] for position in range(len(single))]
+        held = [
+            int.from_bytes(stored[edit.tensor].reshape(-1)[edit.index[0]].tobytes(), "little") >> int(edit.bit[0]) & 1
+            for edit in edits
+        ]
+        changed = np.array([bit != (edit.op is Op.SET1) for bit, edit in zip(held, edits, strict=True)])
+        assert rates.tolist() == np.where(changed, single, 0.0).tolist()
+        assert 0.3 < changed.mean() < 0.7
     found = check_coverage.stratified(
         lambda seed: make_plan(model.surfaces, CampaignOptions(margin=MARGIN, seed=seed, **asked)), rates, 100
     )

@@ -94,8 +94,22 @@ def test_a_compiled_training_goes_through_all_stages_as_an_eager_one_does(tree, 
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=0.05)
 
 
-def test_a_campaign_killed_for_real_resumes_to_the_same_figures(halted, digits_int8, tmp_path):
-    arguments = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 100, "--samples", 400)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("--samples", 400),
+        ("--samples", 400, "--flip-direction", "1to0:0.7", "--true-cells", 0.5),
+        (
+            *("--samples", 400, "--faults", "cluster", "--memory-layout", "rows:64", "--cluster-shares", "2x2=1"),
+            *("--flip-direction", "1to0", "--true-cells", "rows:2"),
+        ),
+        ("--faults", "ber", "--ber", 1e-4, "--chips", 200, "--flip-direction", "1to0", "--true-cells", 0.5),
+        ("--faults", "stuck-row-1", "--memory-layout", "rows:64"),
+    ],
+    ids=["single", "true and anti cells", "upsets", "bit errors", "stuck rows"],
+)
+def test_a_campaign_killed_for_real_resumes_to_the_same_figures(halted, digits_int8, tmp_path, asked):
+    arguments = ("faultcamp", digits_int8, "--dataset", "digits", "--images", 100, *asked)
     resq(*arguments, "--out", tmp_path / "whole")
     process = halted("resq_deploy.campaign.store:Store.add", 2, *arguments, "--out", tmp_path / "cut")
     process.kill()

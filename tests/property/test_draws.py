@@ -63,3 +63,31 @@ def test_words_have_their_width(seed, width):
 def test_the_first_numbers_are_pinned():
     """Golden figures: the same faults years later."""
     assert draws.sample(draws.stream("sample", 0), 1000, 5).tolist() == [468, 725, 956, 762, 319]
+
+
+@given(seed=SEEDS, places=st.lists(st.integers(0, 2**62), max_size=30), data=st.data())
+def test_a_number_belongs_to_its_place_whatever_is_asked_with_it(seed, places, data):
+    at = np.array(places, dtype=np.int64)
+    found = draws.placed("t", seed, at=at)
+    assert ((found >= 0.0) & (found < 1.0)).all()
+    order = np.array(data.draw(st.permutations(range(len(places)))), dtype=np.int64)
+    assert np.array_equal(draws.placed("t", seed, at=at[order]), found[order])
+    assert [float(draws.placed("t", seed, at=at[[place]])[0]) for place in range(len(places))] == found.tolist()
+
+
+def test_numbers_by_place_are_those_of_splitmix64(monkeypatch):
+    """The first five outputs after the seed 1234567, from the published reference implementation."""
+    words = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+
+    class Begun:
+        def random_raw(self, count):
+            return np.full(count, 1234567, dtype=np.uint64)
+
+    monkeypatch.setattr(draws, "stream", lambda *_: Begun())
+    assert draws.placed("t", at=np.arange(5)).tolist() == [(word >> 11) * 2.0**-53 for word in words]
+
+
+def test_the_first_numbers_by_place_are_pinned():
+    """Golden figures: the same cells years later."""
+    found = draws.placed("true-cells", 0, "w", at=np.arange(4))
+    assert found.tolist() == [0.1292470224472998, 0.31793416475381575, 0.6747554597044574, 0.850535501702079]

@@ -81,6 +81,17 @@ def test_every_layout_that_a_message_recommends_can_be_given_by_name(layout):
     assert rd.fault_options(faults="cluster", memory_layout=layout).memory_layout == layout
 
 
+@pytest.mark.parametrize("given", ["0.5", 0.5])
+def test_true_cells_and_directions_by_name(given):
+    found = rd.fault_options(flip_direction="1to0:0.8", true_cells=given)
+    assert (str(found.flip_direction), str(found.true_cells)) == ("1to0:0.8", "0.5")
+    rows = rd.fault_options(flip_direction="1to0", true_cells="rows:512", memory_layout="rows:64")
+    assert (rows.true_cells.rows, rows.memory_layout) == (512, "rows:64")
+    assert rd.fault_options(found, seed=3).true_cells == found.true_cells
+    with pytest.raises(OptionError, match=r"--true-cells 1.5: give a share from 0 to 1"):
+        rd.fault_options(flip_direction="1to0", true_cells=1.5)
+
+
 def test_a_memory_with_rows_is_what_stuck_rows_ask_for():
     assert rd.fault_options(faults="stuck-row-0", memory_layout="rows:64").faults == "stuck-row-0"
     with pytest.raises(OptionError, match="give --memory-layout rows:BYTES, or a CSV file"):

@@ -15,12 +15,15 @@ from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import InputError, RunFolderError
-from resq_deploy.faults.cells import Direction
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.fault import Op
 from resq_deploy.faults.upsets import Pattern
 
 SCHEMA = json.loads((importlib.resources.files("resq_deploy") / "schemas" / "faultcamp.json").read_text())
 CLUSTER = {"faults": FaultModel.CLUSTER, "cluster_shares": (Pattern(1, 2, 0.5), Pattern(1, 4, 0.5))}
+
+
+BIT_ERRORS = {"faults": FaultModel.BER, "ber": (1e-3,), "chips": 12, "samples": None}
 
 
 def surface(name, elements, width=8, role=Role.WEIGHT):
@@ -112,22 +115,73 @@ def test_interleaving_is_what_makes_upsets_correctable(campaign):
     assert apart["rates"]["masked"]["value"] == 1.0
 
 
-def test_neither_workers_nor_resuming_nor_engines_change_anything(campaign):
-    summary, rows = campaign(**CLUSTER, memory_layout="interleaved:4", workers=1)
-    assert campaign("two", **CLUSTER, memory_layout="interleaved:4", workers=2)[1] == rows
+LINED = {"samples": None, "layers": "*fc*"}
+HALF = {"flip_direction": Direction.DOWN, "true_cells": TrueCells(share=0.5)}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({**CLUSTER, "memory_layout": "interleaved:4"}, id="cluster"),
+        pytest.param({**CLUSTER, **HALF, "memory_layout": "interleaved:4"}, id="cluster-true-and-anti-cells"),
+        pytest.param({"flip_direction": Direction.DOWN}, id="single-1to0", marks=pytest.mark.slow),
+        pytest.param(
+            {"flip_direction": Direction(0.7), "samples": None, "margin": 0.2},
+            id="single-mostly-1to0",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {**HALF, "memory_layout": "rows:64", "true_cells": TrueCells(rows=2)},
+            id="single-rows-of-cells",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({**HALF, "faults": FaultModel.BURST}, id="burst-true-and-anti-cells", marks=pytest.mark.slow),
+        pytest.param({**BIT_ERRORS, "flip_direction": Direction(0.7)}, id="ber-mostly-1to0", marks=pytest.mark.slow),
+        pytest.param({**BIT_ERRORS, **HALF}, id="ber-true-and-anti-cells"),
+        pytest.param(
+            {**LINED, "faults": FaultModel.STUCK_ROW_0, "memory_layout": "rows:64"},
+            id="stuck-row-0",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {**LINED, "faults": FaultModel.STUCK_ROW_1, "memory_layout": "rows:64"},
+            id="stuck-row-1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {**LINED, "faults": FaultModel.STUCK_COLUMN_0, "memory_layout": "rows:2"},
+            id="stuck-column-0",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {**LINED, "faults": FaultModel.STUCK_COLUMN_1, "memory_layout": "rows:2"},
+            id="stuck-column-1",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_neither_workers_nor_resuming_nor_engines_change_anything(campaign, asked):
+    summary, rows = campaign(**asked, workers=1, audit=1.0)
+    assert summary["audit"]["mismatches"] == 0 < summary["audit"]["checked"]
+    assert campaign("two", **asked, workers=2)[1] == rows
+    evaluated = summary["curve"][0]["chips"] if "curve" in summary else summary["faults"]["evaluated"]
 
     def stop(progress):
-        if progress.done >= 10:
+        if progress.done >= evaluated // 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        campaign("broken", **CLUSTER, memory_layout="interleaved:4", workers=1, report=stop)
-    resumed, again = campaign("broken", **CLUSTER, memory_layout="interleaved:4", resume=True)
+        campaign("broken", **asked, workers=1, audit=1.0, report=stop)
+    resumed, again = campaign("broken", **asked, audit=1.0, resume=True)
     assert again == rows
     assert {**resumed, "throughput": 0} == {**summary, "throughput": 0}
-    assert campaign("reload", **CLUSTER, memory_layout="interleaved:4", engine="reload")[1] == rows
-    with pytest.raises(RunFolderError, match="memory_layout was 'interleaved:4' and is now 'file'"):
-        campaign("broken", **CLUSTER, resume=True)
+    assert campaign("reload", **asked, engine="reload")[1] == rows
+
+
+def test_another_layout_is_another_campaign(campaign):
+    campaign(**CLUSTER, memory_layout="interleaved:4")
+    with pytest.raises(RunFolderError, match=r"memory_layout was 'interleaved:4' and is now 'file'"):
+        campaign(**CLUSTER, resume=True)
 
 
 HEADER = "tensor,byte,bytes,row,column\n"
@@ -228,7 +282,7 @@ def test_lines_are_chosen_by_what_they_hold_and_do_not_end_there():
 
 
 @pytest.mark.parametrize("model", [FaultModel.STUCK_ROW_0, FaultModel.STUCK_COLUMN_1])
-def test_stuck_lines_are_replayed_resumed_and_listed(campaign, tmp_path, model):
+def test_stuck_lines_are_replayed_and_listed(campaign, tmp_path, model):
     asked = {"faults": model, "memory_layout": "rows:4096", "samples": None, "layers": "*fc*", "audit": 1.0}
     if model is FaultModel.STUCK_COLUMN_1:
         asked["memory_layout"] = "rows:1"
@@ -237,7 +291,6 @@ def test_stuck_lines_are_replayed_resumed_and_listed(campaign, tmp_path, model):
     assert summary["population"]["faults"] == summary["faults"]["evaluated"] == len({row["fault"] for row in rows})
     sdc1 = summary["rates"]["sdc1"]
     assert sdc1["low"] == sdc1["value"] == sdc1["high"]  # all there are
-    assert campaign("two", **asked, workers=2)[1] == rows
     listed = {"faults": FaultModel.LIST, "fault_list": tmp_path / "run" / "faults.csv", "samples": None}
     _, again = campaign("listed", **listed)
     outcome = ("fault", "outcome", "masked", "sdc1")

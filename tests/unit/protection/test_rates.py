@@ -153,7 +153,11 @@ RATES = {"sdc1": {"value": 0.2, "n": 30}}
         ({"faults": "list"}, "was run with --faults list: guards"),
         ({"bits": [0, 7]}, "was run with --bits 0,7: guards"),
         ({"ecc": "secded"}, "was run with --ecc secded: guards"),
-        ({"faults": "burst", "bits": [1]}, "was run with --faults burst --bits 1: .*without --bits and --ecc"),
+        (
+            {"faults": "burst", "bits": [1]},
+            "was run with --faults burst --bits 1: .*without --bits, --ecc and --flip-direction",
+        ),
+        ({"flip_direction": "1to0:0.8"}, "was run with --flip-direction 1to0:0.8: guards"),
         ({"status": "failed"}, "is not finished .status 'failed'.: --resume it first"),
         ({"command": "attackcamp"}, "is no run of faultcamp"),
     ],

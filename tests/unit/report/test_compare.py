@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resq_deploy.campaign.options import FaultModel
+from resq_deploy.campaign.options import CampaignOptions, FaultModel
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import RunFolderError
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.statistics import Estimate, cluster, permutation_p, sign_test
 from resq_deploy.report.build import document, gather
 from resq_deploy.report.compare import compare, obstacle, pair_up
@@ -172,6 +173,7 @@ def test_the_heading_rests_on_figures_with_both_tests(single, coarse_single):
         ("images", {"samples": 10, "images": 50}, "number of images: 60 in .*, 50 in"),
         ("roles", {"samples": 10, "roles": (Role.BIAS,)}, "roles: all in .*, bias in"),
         ("confidence", {"samples": 10, "confidence": 0.9}, "confidence: 0.95 in .*, 0.9 in"),
+        ("way", {"samples": 10, "flip_direction": Direction(0.7)}, "which way bits flip: both in .*, 1to0:0.7 in"),
     ],
 )
 def test_runs_on_other_faults_or_images_are_not_paired_and_told_why(single, faultcamp, name, values, reason):
@@ -180,6 +182,32 @@ def test_runs_on_other_faults_or_images_are_not_paired_and_told_why(single, faul
     pairs, lonely = pair_up([first, second])
     assert pairs == []
     assert [one.run for one in lonely] == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("values", "apart"),
+    [
+        ({"flip_direction": Direction.DOWN}, False),
+        ({"flip_direction": Direction(0.7)}, True),
+        ({"flip_direction": Direction(0.7), "faults": FaultModel.BER, "ber": (1e-3,), "chips": 2}, False),
+        ({"flip_direction": Direction.DOWN, "true_cells": TrueCells(share=0.5)}, True),
+        ({"flip_direction": Direction.DOWN, "true_cells": TrueCells(rows=2), "memory_layout": "rows:64"}, False),
+    ],
+    ids=["one way", "share", "share on chips", "true cells", "rows of true cells"],
+)
+def test_seeds_are_compared_where_they_decide_which_way_a_cell_turns(single, values, apart):
+    (run,) = load_runs([single])
+    options = CampaignOptions(**values)
+    summary = {**run.summary, "fault_model": str(options.faults), "flip_direction": str(options.flip_direction)}
+    if options.true_cells is not None:
+        summary["true_cells"] = str(options.true_cells)
+    one, other = (
+        dataclasses.replace(run, summary=summary, manifest={**run.manifest, "options": {**run.options, "seed": seed}})
+        for seed in (0, 1)
+    )
+    assert (obstacle(one, other) is not None) == apart
+    if apart:
+        assert "seed, by which cells turn one way or the other: 0 in" in obstacle(one, other)
 
 
 def test_other_data_are_told_by_digest(single, copied):

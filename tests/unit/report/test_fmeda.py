@@ -22,6 +22,7 @@ from resq_deploy.deployed.graph import read_model
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.surfaces import Role, find_surfaces
 from resq_deploy.errors import OptionError, RunFolderError
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.fmeda import CLASSES, fmeda
 from resq_deploy.protection.guards import guard
 from resq_deploy.report.fmeda import Asked, _memory, analyse, injected
@@ -273,6 +274,17 @@ def test_runs_that_are_no_pair_are_refused(worlds, curve, single):
         api.fmeda(curve)
     with pytest.raises(RunFolderError, match="run both campaigns alike"):
         api.fmeda(guarded, single)
+
+
+def test_strikes_that_go_one_way_are_told_and_are_no_pair_of_flips(worlds, digits, digits_int8, tmp_path):
+    guarded, _ = worlds
+    asked = {"flip_direction": Direction(0.8), "true_cells": TrueCells(share=0.5)}
+    options = CampaignOptions(**guarded.options, samples=10, **asked)
+    Campaign(DeployedModel.load(digits_int8), digits, options).run(tmp_path / "strikes")
+    told = api.fmeda(tmp_path / "strikes").html
+    assert "Bits flip in true cells from 1 to 0 with a probability of 0.8, else from 0 to 1" in told
+    with pytest.raises(RunFolderError, match="another way in which bits flip than"):
+        api.fmeda(guarded.run.path, tmp_path / "strikes")
 
 
 def test_a_run_of_an_earlier_version_is_refused(single, tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from resq_deploy.faults.statistics import Estimate
+from resq_deploy.report import fault_sections
 from resq_deploy.report.difference import Comparison, Difference
 from resq_deploy.report.document import Tone
 from resq_deploy.report.runs import Run
@@ -124,6 +125,38 @@ def test_no_harm_seen_is_no_proof_of_none():
 )
 def test_faults_are_called_what_they_are(model, options, when):
     assert when in one(faultcamp(model=model, options=options))[2]
+
+
+@pytest.mark.parametrize(
+    ("summary", "way"),
+    [
+        ({"flip_direction": "1to0"}, "only from 1 to 0"),
+        ({"flip_direction": "1to0:0.8"}, "from 1 to 0 with a probability of 0.8, else from 0 to 1"),
+        (
+            {"flip_direction": "1to0", "true_cells": "0.5"},
+            "only from 1 to 0 in true cells and the other way in anti cells, 0.5 of the cells being true",
+        ),
+        (
+            {"flip_direction": "0to1", "true_cells": "rows:512"},
+            "only from 0 to 1 in true cells and the other way in anti cells, 512 rows of each by turns",
+        ),
+        (
+            {"flip_direction": "1to0:0.9", "true_cells": "layout"},
+            "in true cells from 1 to 0 with a probability of 0.9, else from 0 to 1, in anti cells the other way round, "
+            "which the table of the memory's layout tells apart",
+        ),
+    ],
+)
+def test_which_way_bits_flip_is_told_with_every_figure(summary, way):
+    told = f" ({way}: a strike on a bit that has that value already counts, and changes nothing)"
+    assert f"when one stored bit is flipped{told}, on average" in one(faultcamp(**summary))[2]
+    assert (
+        f"is struck with a probability of 1e-2 (one in 100){told}, accuracy"
+        in one(chips(estimate(0.77, 0.72, 0.8), **summary))[2]
+    )
+    layers = one(chips(estimate(0.77, 0.72, 0.8), draw="layers", **summary))[2]
+    assert f"are drawn in every layer alike{told}, accuracy" in layers
+    assert f"; flips {way}; " in fault_sections.tested_row(faultcamp(**summary))[-1]
 
 
 def test_layers_drawn_alike_are_no_average_over_bits():

@@ -12,7 +12,7 @@ from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
-from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.options import LINES, CampaignOptions, FaultModel
 from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.proofs import same
 from resq_deploy.deployed.deployment import Deployment
@@ -23,7 +23,7 @@ from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import find_surfaces
 from resq_deploy.deployed.votes import find_votes
 from resq_deploy.faults.bit_errors import flipped_bits
-from resq_deploy.faults.cells import Direction
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.fault import Edit, Fault, Op
 from resq_deploy.faults.upsets import Pattern
 from resq_deploy.protection import guards
@@ -36,6 +36,7 @@ QUANTISED = [
     "attention-qdq-channel-s8",
     "attention-qoperator-tensor-s8-pre",
 ]
+HALF = {"flip_direction": Direction.DOWN, "true_cells": TrueCells(share=0.5)}
 
 
 @pytest.fixture(autouse=True)
@@ -131,14 +132,35 @@ def test_bursts_and_many_flips_in_one_tensor(name, testbed):
         {"flip_direction": Direction.DOWN},
         {"faults": FaultModel.BURST, "burst": 4, "flip_direction": Direction.UP},
         {"faults": FaultModel.BER, "ber": (1e-3,), "flip_direction": Direction.DOWN},
+        {"flip_direction": Direction(0.7)},
+        HALF,
+        {**HALF, "faults": FaultModel.BURST, "burst": 4},
+        {**HALF, "faults": FaultModel.BER, "ber": (1e-3,)},
+        {"faults": FaultModel.BER, "ber": (1e-3,), "flip_direction": Direction(0.3)},
+        {
+            "faults": FaultModel.CLUSTER,
+            "cluster_shares": (Pattern(2, 2, 1.0),),
+            "memory_layout": "rows:8",
+            "flip_direction": Direction.DOWN,
+            "true_cells": TrueCells(rows=1),
+        },
+        {"faults": FaultModel.STUCK_ROW_0, "memory_layout": "rows:16"},
+        {"faults": FaultModel.STUCK_ROW_1, "memory_layout": "rows:16"},
+        {"faults": FaultModel.STUCK_COLUMN_0, "memory_layout": "rows:8"},
+        {"faults": FaultModel.STUCK_COLUMN_1, "memory_layout": "rows:8"},
     ],
-    ids=["upsets", "upsets-interleaved-0to1", "single-1to0", "burst-0to1", "ber-1to0"],
+    ids=[
+        *("upsets", "upsets-interleaved-0to1", "single-1to0", "burst-0to1", "ber-1to0", "single-mostly-1to0"),
+        *("single-true-and-anti", "burst-true-and-anti", "ber-true-and-anti", "ber-mostly-0to1"),
+        *("upsets-rows-of-true-and-anti", "stuck-row-0", "stuck-row-1", "stuck-column-0", "stuck-column-1"),
+    ],
 )
-def test_upsets_and_flips_that_go_one_way(name, asked, testbed):
+def test_upsets_lines_and_flips_that_go_one_way(name, asked, testbed):
     bed, surfaces = testbed(name, **asked)
     drawn = {"chips": 4} if asked.get("faults") is FaultModel.BER else {"samples": 24}
-    plan = make_plan(surfaces, CampaignOptions(**asked, **drawn))
-    records = compare(bed, [plan.fault(number) for number in range(len(plan))])
+    plan = make_plan(surfaces, CampaignOptions(**asked, **({} if asked.get("faults") in LINES else drawn)))
+    step = -(-len(plan) // 24)
+    records = compare(bed, [plan.fault(number) for number in range(0, len(plan), step)])
     assert len({record.logits for record in records}) > 2  # faults are seen
 
 
