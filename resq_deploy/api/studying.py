@@ -69,7 +69,7 @@ def study(
 
     Args:
         request: the study.
-        out: run folder; gets a folder for every cell, logs, `study.{md,csv,html}`, `summary.json`.
+        out: run folder; gets a folder for every cell, with its card, logs, `study.{md,csv,html}`, `summary.json`.
         resume: go on with the study in `out`: what is done is not done again.
         check: looks at each command's options before anything is run.
         say: told of each step.
@@ -115,12 +115,16 @@ def _write_tables(out: pathlib.Path) -> str:
     from resq_deploy.report.markdown import as_markdown
     from resq_deploy.report.page import render
     from resq_deploy.report.study import study_csv, study_document
+    from resq_deploy.report.study_card import CARD, cell_card
     from resq_deploy.report.study_cells import read_layered
     from resq_deploy.report.study_figures import read_study
 
     summary, corners = read_study(out)
     document = study_document(summary, corners, read_layered(out, summary))
     written = {"md": as_markdown(document), "csv": study_csv(corners), "html": render(document)}
+    for cell in summary["cells"]:
+        if cell["status"] == "done":
+            write_atomic(out / cell["folder"] / CARD, as_markdown(cell_card(out, cell)))
     for form in TABLES:
         write_atomic(out / f"study.{form}", written[form])
     return written["md"]

@@ -25,6 +25,9 @@ from resq_deploy.pipeline.study_steps import Step, cell_folder, steps_of
 from resq_deploy.records import RunFolder, write_json
 
 SCHEMA = 1
+REMADE = "remade"
+"""The folder that printed commands write to: not the study's own, where they would find that all is done."""
+
 _NAMED = 4  # cells named where none matches
 
 Report = Callable[[str], None]
@@ -169,6 +172,14 @@ class Study:
                     report(f"{places[step.name]}: FAILED, {why}")
         return failed
 
+    def _remade_by(self, folder: str) -> str:
+        """Return the one command that makes a cell, and all behind it, anew."""
+        recipe, options = self.recipe, self._options
+        words = ["resq-deploy", "study", recipe.source, *(["--profile", recipe.profile] if recipe.profile else [])]
+        words += ["--cells", folder, *(["--data-dir", str(options.data_dir)] if options.data_dir else [])]
+        words += ["--arithmetic", options.arithmetic] if options.arithmetic != "exact" else []
+        return shlex.join([*words, "--out", REMADE])
+
     def _summary(self, ledger: "Ledger", failed: Mapping[str, str]) -> dict[str, Any]:
         """Return what was run of every cell, and where its records lie."""
         cells = []
@@ -177,6 +188,8 @@ class Study:
             done = {step.name: {"command": step.command, **ledger.entry(step)} for step in steps if ledger.has(step)}
             broken = [step.name for step in steps if step.name in failed]
             status = "done" if len(done) == len(steps) else "failed" if broken else "not run"
+            remade = pathlib.Path(REMADE)
+            lines = [shlex.join(["resq-deploy", *step.command_line(remade, self._options.data_dir)]) for step in steps]
             cells.append(
                 {
                     "network": cell.network,
@@ -186,6 +199,7 @@ class Study:
                     "folder": cell_folder(cell),
                     "status": status,
                     "steps": done,
+                    "remade": {"by": self._remade_by(cell_folder(cell)), "steps": lines},
                 }
             )
         return {

@@ -49,6 +49,7 @@ class Recipe:
     """A study.
 
     Attributes:
+        source: the file it was read from, or its name.
         title: what it is about.
         profile: the profile chosen, or None.
         networks: the grid's networks.
@@ -58,6 +59,7 @@ class Recipe:
         tree: the options by command, and what differs by data set, network and variant.
     """
 
+    source: str
     title: str
     profile: str | None
     networks: tuple[str, ...]
@@ -141,6 +143,7 @@ def _asked_once(check: CheckOptions) -> CheckOptions:
 def _recipe(tree: Tree, profile: str | None, source: str) -> Recipe:
     grid = tree["grid"]
     return Recipe(
+        source=source,
         title=tree.get("study", {}).get("title", pathlib.Path(source).stem),
         profile=profile,
         networks=tuple(grid["network"]),

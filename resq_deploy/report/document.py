@@ -29,6 +29,20 @@ class Caption:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Commands:
+    """What to type into a shell, to the letter.
+
+    Attributes:
+        lines: one command each.
+        folded: where not empty, they are folded away under this line.
+    """
+
+    kind: ClassVar[str] = "commands"
+    lines: Sequence[str]
+    folded: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Bullets:
     """A list of statements."""
 
@@ -134,7 +148,7 @@ class HeatMap:
 
 
 Plot = Lines | Dots | HeatMap
-Block = str | Notice | Caption | Bullets | Table | Plot
+Block = str | Notice | Caption | Commands | Bullets | Table | Plot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from resq_deploy.report.document import Block, Bullets, Caption, Document, Notice, Section, Table
+from resq_deploy.report.document import Block, Bullets, Caption, Commands, Document, Notice, Section, Table
 
 TERMS: Mapping[str, str] = {
     "fault": "one or more changed bits of the stored file; what it does is what the file answers once it is loaded "
@@ -101,6 +101,8 @@ def _words(block: Block) -> Iterator[str]:
         yield block.text
     elif isinstance(block, Bullets):
         yield from block.items
+    elif isinstance(block, Commands):
+        yield block.folded
     elif isinstance(block, Table):
         yield from (block.folded, *block.headers)
         yield from (cell for row in block.rows for cell in row)

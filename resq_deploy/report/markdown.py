@@ -1,6 +1,6 @@
 """A report as Markdown: the words and tables of the page, without its plots."""
 
-from resq_deploy.report.document import Block, Bullets, Document, Notice, Statement, Table
+from resq_deploy.report.document import Block, Bullets, Commands, Document, Notice, Statement, Table
 
 
 def as_markdown(document: Document) -> str:
@@ -27,6 +27,9 @@ def _block(block: Block) -> str:
         return f"> **{_plain(block.text)}**"
     if isinstance(block, Bullets):
         return "\n".join(f"- {_plain(item)}" for item in block.items)
+    if isinstance(block, Commands):
+        fenced = "\n".join(["```sh", *block.lines, "```"])
+        return f"{_plain(block.folded)}:\n\n{fenced}" if block.folded else fenced
     return _table(block) if isinstance(block, Table) else ""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from resq_deploy.report.document import Block, Document, JsonEstimate, Notice, Section, Statement, Table, Tone, Verdict
 from resq_deploy.report.glossary import with_glossary
 from resq_deploy.report.half_margin import PUBLISHED, half_margin_section
+from resq_deploy.report.study_card import choices_section, remade_by
 from resq_deploy.report.study_cells import Layered
 from resq_deploy.report.study_effect import effect_section
 from resq_deploy.report.study_figures import CONTRASTS, Corner, Metric, change, metrics_of
@@ -30,12 +31,13 @@ def study_document(summary: Mapping[str, Any], corners: Sequence[Corner], layere
     profile = f", profile {summary['profile']}" if summary["profile"] else ""
     pairs = list(dict.fromkeys((corner.network, corner.dataset) for corner in corners))
     halves = half_margin_section(corners, pairs)
-    sections = [_scope(corners), *([halves] if halves else []), _beside_the_paper(corners, pairs)]
+    sections = [_scope(summary, corners), *([halves] if halves else []), _beside_the_paper(corners, pairs)]
     for pair in pairs:
         own = [corner for corner in corners if (corner.network, corner.dataset) == pair]
         if any(corner.seeds for corner in own):
             about = [_table(pair, own), layers_section(pair, layered), scales_section(pair, layered)]
             sections += [section for section in (effect_section(pair, own), *about) if section]
+    sections.append(choices_section())
     return with_glossary(
         Document(
             title=summary["title"],
@@ -153,7 +155,7 @@ def study_csv(corners: Sequence[Corner]) -> str:
     return stream.getvalue()
 
 
-def _scope(corners: Sequence[Corner]) -> Section:
+def _scope(summary: Mapping[str, Any], corners: Sequence[Corner]) -> Section:
     blocks: list[Block] = [
         Table(
             headers=["network, data set, stages", "seeds done", "hours, each step's last session"],
@@ -171,6 +173,8 @@ def _scope(corners: Sequence[Corner]) -> Section:
     if untrusted:
         text = f"Robust accuracy failed a validity check and is not to be trusted in: {'; '.join(untrusted)}."
         blocks.insert(0, Notice(text=text))
+    remade = remade_by(summary)
+    blocks += [remade] if remade else []
     done, asked = sum(len(corner.seeds) for corner in corners), sum(corner.asked for corner in corners)
     return Section(title=f"{done} of {asked} cells were run", topic="what was run", blocks=blocks)
 

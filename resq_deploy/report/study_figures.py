@@ -175,7 +175,7 @@ def _corner(folder: pathlib.Path, key: tuple[str, str, str], cells: Sequence[Map
         dataset=key[1],
         variant=key[2],
         asked=len(cells),
-        seeds={cell["seed"]: dict(_figures(folder, cell)) for cell in done},
+        seeds={cell["seed"]: dict(figures_of(folder, cell)) for cell in done},
         failed=sum(cell["status"] == "failed" for cell in cells),
         seconds=sum(step["seconds"] for cell in cells for step in cell["steps"].values()),
         untrusted=tuple(cell["seed"] for cell in done if False in _verdicts(folder, cell)),
@@ -191,7 +191,8 @@ def _chance(folder: pathlib.Path, done: Sequence[Mapping[str, Any]]) -> float | 
     return 1 / len(classes) if classes else None
 
 
-def _figures(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Metric, Estimate]]:
+def figures_of(folder: pathlib.Path, cell: Mapping[str, Any]) -> Iterator[tuple[Metric, Estimate]]:
+    """Yield the figures of a cell that is done, in the order of its steps."""
     for name, step in cell["steps"].items():
         campaign = name.rpartition("/")[2].partition("-")[2]
         if step["command"] == "export-int8":

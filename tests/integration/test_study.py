@@ -109,6 +109,18 @@ def test_layers_stand_beside_what_injection_says_of_them(done):
     assert "| stage 2 alone | " in text[text.index("scales, stage by stage") :]
     kept = json.loads((out / "resnet8/digits/seed-0/fault/layers.json").read_text())
     assert len(kept["layers"]) == 10
+
+
+def test_every_cell_says_by_which_command_it_is_remade(done):
+    out, recipe, _ = done
+    line = f"resq-deploy study {recipe} --cells resnet8/digits/seed-0/fault --out remade"
+    assert line in (out / "study.md").read_text()
+    card = (out / "resnet8/digits/seed-0/fault/card.md").read_text()
+    assert f"```sh\n{line}\n```" in card
+    steps = [step for step in card.splitlines() if step.startswith("resq-deploy") and step != line]
+    assert [step.split()[1] for step in steps] == ["train", "train", "export-int8", "faultcamp", "faultcamp"]
+    asked = study(*line.split()[2:], "--dry-run").stdout.splitlines()
+    assert [each.removesuffix(" --resume") for each in asked] == [each.removesuffix(" --resume") for each in steps]
     assert (out / "study.html").read_text().count('class="plot"') == 3
 
 

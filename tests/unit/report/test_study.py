@@ -6,7 +6,11 @@ import re
 import pytest
 
 from resq_deploy.errors import RunFolderError
+from resq_deploy.report.document import Commands
+from resq_deploy.report.markdown import as_markdown
+from resq_deploy.report.page import render
 from resq_deploy.report.study import study_csv, study_document
+from resq_deploy.report.study_card import cell_card
 from resq_deploy.report.study_figures import Metric, change, read_study
 
 CLEAN, ATTACK, FAULT, SDC = (
@@ -153,7 +157,7 @@ def test_changes_that_differ_by_rounding_alone_agree(tmp_path):
 def test_corners_with_fewer_seeds_say_so(tmp_path):
     figures = (0.90, 0.00, 0.60, 0.004)
     cells = [cell(tmp_path, "baseline", seed, figures) for seed in (0, 1)] + [cell(tmp_path, "fault", 0, figures)]
-    *_, table, _ = study_document(*written(tmp_path, cells)).sections
+    *_, table, _, _ = study_document(*written(tmp_path, cells)).sections
     assert table.topic == "2 seeds"
     assert table.blocks[0].headers == ["", "baseline, 2 seeds", "fault, 1 seed"]
 
@@ -178,8 +182,8 @@ def test_the_document_says_what_was_not_run_and_not_trusted(two_seeds, tmp_path)
     document = study_document(summary, corners)
     texts = json.dumps([[getattr(block, "text", "") for block in section.blocks] for section in document.sections])
     assert "not to be trusted in: net, set, attack+fault" in texts
-    scope, paper, effect, table, _ = document.sections
-    assert effect.topic == "Stage by stage"
+    scope, paper, effect, table, choices, _ = document.sections
+    assert (effect.topic, choices.title) == ("Stage by stage", "Which images chose what")
     first = document.verdict.statements[0]
     assert (first.tone, first.about) == ("alarm", "net on set, attack+fault")
     told = document.verdict.statements[-1].text
@@ -206,7 +210,7 @@ def test_all_three_stages_stand_beside_the_paper_where_they_were_run(tmp_path):
         ],
     )
     document = study_document(summary, corners)
-    _, paper, _, table, _ = document.sections
+    _, paper, _, table, _, _ = document.sections
     (statement,) = document.verdict.statements
     assert statement.label == "One seed"
     assert statement.text.startswith("All stages together changed accuracy without attack or fault by -5.0 [")
@@ -248,3 +252,23 @@ def test_another_command_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "command": "train"}))
     with pytest.raises(RunFolderError, match="is not a run of study"):
         read_study(tmp_path)
+
+
+def test_each_cell_that_is_done_has_a_command_and_a_card(tmp_path):
+    one = cell(tmp_path, "baseline", 0, (0.90, 0.00, 0.60, 0.004))
+    sidecar = tmp_path / one["folder"] / "net.int8.json"
+    known = {"model": {"sha256": "ab12", "bytes": 1234}, "dataset": {"name": "set", "test_sha256": "cd34"}}
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | known))
+    line = "resq-deploy study my.toml --cells net_1/set/seed-0/baseline --out remade"
+    one["remade"] = {"by": line, "steps": ["resq-deploy train --out remade/train"]}
+    summary, corners = written(tmp_path, [one, left_out("attack", 0) | {"remade": {"by": "never", "steps": []}}])
+    page, text = study_document(summary, corners), as_markdown(cell_card(tmp_path, one))
+    (commands,) = [block for block in page.sections[0].blocks if isinstance(block, Commands)]
+    assert list(commands.lines) == [line]
+    assert f"```sh\n{line}\n```" in as_markdown(page)  # to the letter, no underscore escaped
+    assert f"<pre>{line}</pre>" in render(page)
+    assert f"```sh\n{line}\n```" in text
+    assert "resq-deploy train --out remade/train" in text
+    assert "SHA-256 ab12, of 1,234 bytes. Test images of set, SHA-256 cd34" in text
+    assert "| accuracy at bit error rate 0.001, chips | 60.0 % \\[58.0, 62.0\\] | 100 |" in text
+    assert "Validation images, which are held out" in text
