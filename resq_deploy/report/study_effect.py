@@ -57,7 +57,8 @@ def _level(run: Sequence[Corner], kind: Kind) -> tuple[Metric, str] | None:
     baseline = next((corner for corner in run if corner.variant == "baseline"), None)
     half = half_margin(baseline, kind) if baseline and kind != "clean" else None
     if half is not None:
-        return half.metric, f"where the baseline keeps {100 * half.left:.0f} % of its margin"
+        nearest = "the level nearest to half of the baseline's margin that was run: " if half.coarse else ""
+        return half.metric, f"{nearest}{100 * half.left:.0f} % of the baseline's margin is left"
     return max(found, key=lambda metric: float(metric.level or 0)), "the highest that was run"
 
 

@@ -16,7 +16,7 @@ from resq_deploy.report.layer_harm import (
     place,
 )
 from resq_deploy.report.study_cells import Layered, of_pair
-from resq_deploy.report.text import NONE, count, percent, quantity
+from resq_deploy.report.text import NONE, count, percent
 
 TOPIC = "Critical layers"
 
@@ -82,8 +82,8 @@ def layers_section(pair: tuple[str, str], cells: Sequence[Layered]) -> Section |
 
 
 _NOTE = (
-    "Places are those among all layers that both know: by SDC-1 of one flip among the layer's weights, and by risk, "
-    "which is SDC-1 times the number of weights, what the layer adds where every bit is as likely to flip. "
+    "Places are those among all layers that both know: by SDC-1 of one flip among the layer's weights / by risk, which "
+    "is SDC-1 times the number of weights, what the layer adds where every bit is as likely to flip. "
     "Correlations are Spearman's over layers, with the interval of Bonett and Wright; each file stands beside the "
     "ranking of its own network or the last before it. Few faults in a layer pull a correlation towards 0."
 )
@@ -112,7 +112,7 @@ def _beside(cell: Layered, rankings: Mapping[int, Mapping[str, Ranking]]) -> _Be
 def _top_table(ranking: Ranking, besides: Sequence[_Beside]) -> Table:
     headers = ["place", "layer", "gradient norm"]
     for one in besides:
-        headers += [f"SDC-1 of a flip, {one.cell.variant}", "place by it", "place by risk"]
+        headers += [f"SDC-1 of a flip, {one.cell.variant}", "places"]
     known = {entry["layer"] for entry in ranking}
     rows = []
     for number, entry in enumerate(ranking[:TOP_LAYERS], start=1):
@@ -122,11 +122,8 @@ def _top_table(ranking: Ranking, besides: Sequence[_Beside]) -> Table:
             sdc1, risk = one.injection.sdc1, one.risk
             harm = {name: found["value"] for name, found in sdc1.items() if name in known}
             risks = {name: value for name, value in risk.items() if name in known}
-            row += [
-                percent(sdc1.get(layer)),
-                place(harm.get(layer), list(harm.values())),
-                place(risks.get(layer), list(risks.values())),
-            ]
+            places = (place(found.get(layer), list(found.values())) for found in (harm, risks))
+            row += [percent(sdc1.get(layer)), " / ".join(places)]
         rows.append(row)
     return Table(headers=headers, rows=rows)
 
@@ -150,4 +147,4 @@ def _correlation(both: Ranking, key: str, figures: Mapping[str, float], confiden
     found = rank_correlation(
         [entry[key] for entry in shared], [figures[entry["layer"]] for entry in shared], confidence
     )
-    return quantity(found.as_dict()) if found else NONE
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else NONE

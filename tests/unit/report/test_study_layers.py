@@ -76,11 +76,11 @@ def test_each_file_stands_beside_the_ranking_of_its_own_network():
     assert [series.name for series in norms.series] == ["after stage 1", "before stage 1"]
     assert [one["value"] for one in norms.series[1].estimates] == [1 / n for n in range(6, 0, -1)]
     _, agreement = tables(section)
-    assert [(row[0], row[1], row[3][:2]) for row in agreement.rows] == [
-        ("baseline, 0", "before stage 1", "1 "),
-        ("baseline, 0", "before stage 1", "1 "),
-        ("attack, 0", "after stage 1", "1 "),
-        ("attack, 0", "after stage 1", "1 "),
+    assert [(row[0], row[1], row[3][:4]) for row in agreement.rows] == [
+        ("baseline, 0", "before stage 1", "1.00"),
+        ("baseline, 0", "before stage 1", "1.00"),
+        ("attack, 0", "after stage 1", "1.00"),
+        ("attack, 0", "after stage 1", "1.00"),
     ]  # votes and codes hide what training did
 
 
@@ -89,17 +89,16 @@ def test_a_large_layer_of_harmless_bits_may_carry_most_risk():
     layers = {name: scale(weights=n**3) for n, name in enumerate(NAMES, start=1)}
     section = layers_section(PAIR, [cell("resq", rankings={"after": ranking(NAMES)}, sdc1=sdc1, layers=layers)])
     top, agreement = tables(section)
-    assert [row[4:] for row in top.rows] == [[str(n), str(7 - n)] for n in range(1, 7)]
-    assert [found.split()[0] for found in agreement.rows[0][3:5]] == ["1", "-1"]
+    assert [row[4] for row in top.rows] == [f"{n} / {7 - n}" for n in range(1, 7)]
+    assert [found.split()[0] for found in agreement.rows[0][3:5]] == ["1.00", "-1.00"]
     assert agreement.rows[0][5:] == ["6", "50"]
 
 
 def test_what_did_no_harm_or_was_not_tried_has_no_place():
     sdc1 = dict.fromkeys(NAMES[:4], 0.0) | {NAMES[0]: 0.2}
     top, _ = tables(layers_section(PAIR, [cell("baseline", rankings={"before": ranking(NAMES)}, sdc1=sdc1)]))
-    assert [row[4] for row in top.rows] == ["1", "-", "-", "-", "-", "-"]
+    assert [row[4] for row in top.rows] == ["1 / -", *["- / -"] * 5]  # how many weights they have was not kept
     assert top.rows[5][3] == "-"
-    assert all(row[5] == "-" for row in top.rows)  # how many weights the layers have was not kept
 
 
 def test_figures_are_those_of_the_first_seed_and_correlations_of_all():
@@ -110,7 +109,10 @@ def test_figures_are_those_of_the_first_seed_and_correlations_of_all():
     section = layers_section(PAIR, cells)
     assert list(plots(section)[0].rows) == NAMES
     _, agreement = tables(section)
-    assert [(row[0], row[3].split()[0]) for row in agreement.rows[::2]] == [("baseline, 1", "1"), ("baseline, 2", "-1")]
+    assert [(row[0], row[3].split()[0]) for row in agreement.rows[::2]] == [
+        ("baseline, 1", "1.00"),
+        ("baseline, 2", "-1.00"),
+    ]
     assert "of seed 1" in section.blocks[0]
 
 
@@ -171,7 +173,7 @@ def test_stages_are_drawn_where_the_baseline_has_lost_half_of_its_margin():
     }
     assert "from baseline to attack, accuracy changes clean by -2.0 [" in section.title
     assert "under attack by +30.0 [" in section.title
-    assert "where the baseline keeps 50 % of its margin" in section.blocks[0]
+    assert "(50 % of the baseline's margin is left)" in section.blocks[0]
 
 
 def test_the_highest_level_is_drawn_where_no_half_is_known():
