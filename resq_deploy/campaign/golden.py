@@ -25,7 +25,7 @@ from resq_deploy.faults.fault import Share
 from resq_deploy.faults.gaps import Codes, gaps, scales
 from resq_deploy.faults.judges import words
 from resq_deploy.faults.judges.judge import Bench, Judge
-from resq_deploy.faults.judges.outputs import Labels, Outputs, Rows, count, flat, take
+from resq_deploy.faults.judges.outputs import Labels, Outputs, count, flat, same, take
 from resq_deploy.faults.judges.quality import FIGURES, Contributions
 from resq_deploy.faults.judges.registry import parse
 from resq_deploy.faults.judges.verdict import Verdict
@@ -132,9 +132,8 @@ class Golden:
         """
         first, parts = share or WHOLE
         found = apart(outputs)
-        verdict = self._judged(found, self.bench_on(share))
+        verdict, codes = self._judged(found, share)
         rating = verdict.contributions
-        unlike = np.flatnonzero(~verdict.flags["masked"])
         return Record(
             number=number,
             outcome=verdict.outcome,
@@ -145,7 +144,7 @@ class Golden:
             logits=digest(found, self.judge.outputs),
             right=b"" if verdict.right is None else np.packbits(verdict.right).tobytes(),
             changed=changed,
-            gaps=self._gaps(found, share, unlike).tobytes() if len(unlike) else b"",
+            gaps=codes.tobytes() if codes.any() else b"",
             way=way,
             share=first,
             parts=parts,
@@ -153,19 +152,16 @@ class Golden:
             detected=health != self.health,
         )
 
-    def _gaps(self, parts: Sequence[Outputs], share: Share | None, unlike: Rows) -> Codes:
-        """Return how far outputs lie from the golden ones, given which images' are not bit-equal."""
-        known, codes = self.outputs_on(share), []
-        for part, begin, end in placed(parts):
-            mine = unlike[(unlike >= begin) & (unlike < end)] - begin
-            codes.append(gaps(take(known, np.arange(begin, end)), part, self.scales, mine))
-        return np.concatenate(codes)
-
-    def _judged(self, parts: Sequence[Outputs], bench: Bench) -> Verdict:
-        """Judge outputs that are given for some images after the other."""
-        if len(parts) == 1:
-            return bench(parts[0])
-        return Verdict.joined([bench.among(np.arange(begin, end))(part) for part, begin, end in placed(parts)])
+    def _judged(self, parts: Sequence[Outputs], share: Share | None) -> tuple[Verdict, Codes]:
+        """Judge outputs that are given for some images after the other, and say how far they lie from the golden."""
+        bench, every = self.bench_on(share), self.outputs_on(share)
+        verdicts, codes = [], []
+        for part, begin, end in placed(parts):  # one after the other: what is read several times is in the cache
+            rows = np.arange(begin, end)
+            known = take(every, rows)
+            codes.append(gaps(known, part, self.scales, np.flatnonzero(~same(known, part))))
+            verdicts.append((bench if len(parts) == 1 else bench.among(rows))(part, codes[-1]))
+        return Verdict.joined(verdicts), np.concatenate(codes)
 
     def due(
         self, number: int, changed: int, reason: str, *, way: Way = Way.RELOAD, share: Share | None = None

@@ -147,11 +147,12 @@ class Pool:
         while len(rows):
             begin, end = self._filled, min(self._rest.size, self._filled + len(rows))
             chosen, rows = rows[: end - begin], rows[end - begin :]
+            if end - begin == self._rest.size and chosen[-1] - chosen[0] == end - 1:
+                answers.append(self._at_once(blocks, chosen, owner, first, overlay))
+                continue
             for name in self._rest.names:
-                block = blocks.get(name)
+                block = self._block(blocks, name)
                 if block is None:
-                    if name not in self._shared:
-                        self._shared[name] = self._rest.of_full_batch(name)
                     continue
                 if name not in self._buffers:
                     self._buffers[name] = np.zeros((self._rest.size, *block.shape[1:]), block.dtype)
@@ -164,6 +165,26 @@ class Pool:
             if end == self._rest.size:
                 answers += self.flush()
         return answers
+
+    def _at_once(self, blocks: Blocks, chosen: Rows, owner: int, first: int, overlay: Overlay | None) -> Answer:
+        """Run rows that fill a batch and follow one another where they are; what is faulty goes into copies."""
+        values: Values = {}
+        for name in self._rest.names:
+            block = self._block(blocks, name)
+            if block is not None:
+                part = joined(block[chosen[0] : chosen[0] + len(chosen)])
+                values[name] = part.copy() if overlay and name in self._rest.dirty else part
+        if overlay:
+            overlay({name: values[name] for name in self._rest.dirty if name in values}, chosen)
+        outputs = self._rest.by_sample(self._rest.run({**self._shared, **values}))
+        return Answer(np.full(len(chosen), owner), first + chosen, outputs)
+
+    def _block(self, blocks: Blocks, name: str) -> NDArray[Any] | None:
+        """Return the blocks of a value; None if it is the same whatever the images, and kept as that."""
+        block = blocks.get(name)
+        if block is None and name not in self._shared:
+            self._shared[name] = self._rest.of_full_batch(name)
+        return block
 
     def flush(self) -> list[Answer]:
         """Run the rows that are there; what a batch lacks is filled with rows whose outputs are ignored."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.errors import FailedError, ModelError, OptionError
+from resq_deploy.faults.gaps import BEYOND, Codes
 from resq_deploy.faults.judges.outputs import Flags, Labels, Outputs, Rows, finite, same, take
 from resq_deploy.faults.judges.quality import Contributions
 from resq_deploy.faults.judges.verdict import Verdict
@@ -59,8 +60,12 @@ class Bench(Protocol):
     usable: Flags
     golden: Verdict
 
-    def __call__(self, faulty: Outputs) -> Verdict:
+    def __call__(self, faulty: Outputs, codes: Codes | None = None) -> Verdict:
         """Judge faulty outputs of the same samples; others than the judge's are not looked at.
+
+        Args:
+            faulty: the outputs.
+            codes: how far they lie from the golden ones, if that is known, as of `gaps`, shape [N].
 
         Raises:
             ValueError: if an output is not of the golden type or shape.
@@ -204,17 +209,20 @@ class Comparison:
         self._right = self._right_of(self._rating)
         self.golden: Verdict = self(outputs)
 
-    def __call__(self, faulty: Outputs) -> Verdict:
-        """Judge faulty outputs of the same samples.
+    def __call__(self, faulty: Outputs, codes: Codes | None = None) -> Verdict:
+        """Judge faulty outputs of the same samples, whose differences from the golden ones may be known, [N].
 
         Raises:
             ValueError: if an output is not of the golden type or shape.
         """
         mine = take({name: faulty[name] for name in self._judge.outputs}, self._rows)
-        masked = same(self._golden, mine)
+        known = None if codes is None else codes[self._rows]
+        masked = same(self._golden, mine) if known is None else known == 0
         changed = np.flatnonzero(~masked)
         outputs = take(mine, changed)
-        broken = ~finite(outputs)
+        broken = np.ones(len(changed), dtype=bool) if known is None else known[changed] == BEYOND
+        suspected = np.flatnonzero(broken)  # what lies a finite way from finite values is finite
+        broken[suspected] = ~finite(take(outputs, suspected))
         with np.errstate(all="ignore"):  # what is not finite is blanked
             found = self._judge.read(outputs)
             if broken.any():

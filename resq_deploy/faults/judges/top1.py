@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.errors import DataError, ModelError
 from resq_deploy.faults import outcomes
+from resq_deploy.faults.gaps import Codes
 from resq_deploy.faults.judges.judge import Bench, Judge, option
 from resq_deploy.faults.judges.outputs import Flags, Labels, Outputs, Rows, finite, flat, same, take
 from resq_deploy.faults.judges.quality import Contributions
@@ -76,11 +77,11 @@ class _Ladder:
         self._compare = outcomes.Judge(scores, right, probabilities=judge.confidence == "given")
         self.golden: Verdict = self(mine)
 
-    def __call__(self, faulty: Outputs) -> Verdict:
-        """Judge faulty outputs of the same samples."""
+    def __call__(self, faulty: Outputs, codes: Codes | None = None) -> Verdict:
+        """Judge faulty outputs of the same samples, whose differences from the golden ones may be known, [N]."""
         name = self._judge.outputs[0]
         mine = take({name: faulty[name]}, self._rows)
-        equal = same(self._known, mine)
+        equal = same(self._known, mine) if codes is None else codes[self._rows] == 0
         judgement = self._compare(_scores(self._judge, mine[name]))
         flags = {rung: judgement.flags[rung] for rung in self._judge.ladder(self._rated)}
         # Two values of a wider type may be one float32, in which the ladder compares.
