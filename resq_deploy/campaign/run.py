@@ -21,7 +21,7 @@ from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
 from resq_deploy.campaign.forecast import forecast
 from resq_deploy.campaign.gates import Gate, check_reachable, check_rungs, held
-from resq_deploy.campaign.golden import golden_run, untold
+from resq_deploy.campaign.golden import Golden, golden_run, untold
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
@@ -115,6 +115,8 @@ class Campaign:
         if self.golden.rated:
             notes = untold(self.golden.judge, self.plan.images_per_fault)
             self.golden = dataclasses.replace(self.golden, notes=(*self.golden.notes, *notes))
+        if told := crowded(self.golden, options.memory):
+            say(told)
         check_reachable(gates, self.plan)  # what a part of the images shows of a fault may not do, where all would
         kit = Kit(
             patcher=patcher,
@@ -248,6 +250,17 @@ def _throughput(records: Sequence[Record], seconds: float) -> dict[str, float]:
     """Return the speed of this session; what earlier sessions of a resumed campaign did is not counted in."""
     images = sum(record.images for record in records)
     return {"image_runs_per_s": images / seconds, "faults_per_s": len(records) / seconds, "seconds": seconds}
+
+
+def crowded(golden: Golden, memory: int) -> str | None:
+    """Return what to say where samples and golden outputs, which are held whole, leave a campaign little memory."""
+    held = sum(values.nbytes for values in (*golden.inputs.arrays.values(), *golden.outputs.values()))
+    if held <= memory // 2:
+        return None
+    return (
+        f"note: {len(golden):,} samples and their golden outputs take {held / 1e9:.3g} GB, and --memory is "
+        f"{memory / 1e9:.3g} GB: fewer --images, or more memory, leave more for what makes replay fast"
+    )
 
 
 def _units(model: DeployedModel, plan: Plan) -> list[Units]:

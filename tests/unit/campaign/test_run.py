@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
-from resq_deploy.campaign.run import Campaign
+from resq_deploy.campaign.run import Campaign, crowded
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset, to_model_input
 from resq_deploy.deployed.arithmetic import Arithmetic
@@ -211,3 +211,10 @@ def test_a_campaign_is_not_finished_in_another_arithmetic(campaign, monkeypatch)
     with pytest.raises(RunFolderError, match=r"cannot resume .*cpu_saturates"):
         campaign("native", samples=20, deployment=native, resume=True)
     campaign(samples=20, deployment=exact, resume=True)  # exact figures are those of any CPU
+
+
+def test_samples_that_leave_replay_little_memory_are_told(digits_int8, digits):
+    golden = Campaign(DeployedModel.load(digits_int8), digits, CampaignOptions(samples=1, images=IMAGES)).golden
+    held = IMAGES * 4 * (3 * 32 * 32 + 10)  # what the network takes and ten scores, float32
+    assert crowded(golden, 2 * held) is None
+    assert f"{IMAGES} samples and their golden outputs take {held / 1e9:.3g} GB" in crowded(golden, 2 * held - 2)
