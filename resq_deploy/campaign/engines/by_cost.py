@@ -48,7 +48,7 @@ class ByCost(Generic[_T]):
             return held.value
 
     def put(self, kind: Hashable, key: int, value: _T, size: int, cost: float) -> None:
-        """Hold something, and let others go, or itself, until all that is held has room; nothing larger than that.
+        """Hold something, and let others go until all that is held has room; nothing larger than that.
 
         Args:
             kind: of what it is.
@@ -67,8 +67,10 @@ class ByCost(Generic[_T]):
             of_kind[key] = _Held(value, size, self._gone + worth)
             self._bytes += size
             while self._bytes > self._room:
-                # Credit only grows, so that of a kind what was used longest ago has least.
-                poorest = min(filter(None, self._kinds.values()), key=lambda held: next(iter(held.values())).credit)
+                # Credit only grows, so that of a kind what was used longest ago has least. What was put now stays: the
+                # next fault asks for it again.
+                others = (held for held in self._kinds.values() if len(held) > (held is of_kind))
+                poorest = min(others, key=lambda held: next(iter(held.values())).credit)
                 _, gone = poorest.popitem(last=False)
                 self._bytes -= gone.size
-                self._gone = gone.credit
+                self._gone = max(self._gone, gone.credit)

@@ -25,6 +25,9 @@ from resq_deploy.errors import ModelError
 _IN_CACHE = 2**21
 """Bytes that the widest value of a batch may take, so that a run finds in the cache what it has just written."""
 
+_ALONE = 4
+"""Images of a batch that are tried by themselves: kernels go by shapes, which are the same for all of them."""
+
 _INTEGER_SUMS = frozenset({"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul"})
 """Costly operators that compute the very same sums in any order."""
 
@@ -74,7 +77,7 @@ class Company:
         activations, seen = self._activations, set[str]()
         count, runs = activations.counts[batch], -(-activations.rows(0) // self.size)
         if self.size == 1:
-            drawn = list(np.arange(count).reshape(-1, 1))
+            drawn = list(source.permutation(count)[:_ALONE].reshape(-1, 1))
         else:
             drawn = [source.integers(count, size=self.size) for _ in range(runs)]
         known = [self._of(batch, activations.feeds(batch), chosen) for chosen in drawn]
@@ -107,14 +110,27 @@ def companies(graph: RuntimeGraph, activations: Activations) -> Iterator[Company
     """Yield the batches that images may be run in, the best first."""
     rows = activations.rows(0)
     if all(node.op_type in _INTEGER_SUMS for node in graph.nodes if node.op_type in COSTLY):
-        widest = max(
-            (value.nbytes for _, names, _ in activations.stages() for value in activations.get(0, names).values()),
-            default=0,
-        )
-        size = max(1, _IN_CACHE * rows // max(widest, 1))
+        widest = _widest(graph, activations)
+        size = rows if widest is None else max(1, _IN_CACHE // max(widest, 1))
         if size < rows:
             yield Company(graph, activations, size)
     yield Company(graph, activations, rows)
+
+
+def _widest(graph: RuntimeGraph, activations: Activations) -> int | None:
+    """Return the bytes of the widest value for one image, run by itself; None where none can be."""
+    rows, values, widest = activations.rows(0), dict[str, NDArray[Any]](), 0
+    for name, value in activations.feeds(0).items():
+        blocks = split(value, rows) if name in graph.varying else None
+        values[name] = value if blocks is None else joined(blocks[:1])
+    for _, _, part in activations.stages():
+        try:
+            made = part.run_named(values)
+        except _FAILURES:
+            return None
+        values |= made
+        widest = max(widest, *(value.nbytes for value in made.values()))
+    return widest
 
 
 def _alike(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:

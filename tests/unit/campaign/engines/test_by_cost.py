@@ -43,3 +43,15 @@ def test_nothing_larger_than_the_room_is_held_and_what_is_put_again_counts_once(
     assert held(kept, "kind", [0, 1]) == [1]
     kept.put("kind", 2, "2", size=10, cost=1.0)
     assert held(kept, "kind", [1, 2]) == [1, 2]
+
+
+def test_what_was_put_last_stays_however_cheap_it_is_and_goes_first_after_that():
+    kept = ByCost[str](50)
+    for key in range(2):
+        kept.put("dear", key, "d", size=20, cost=100.0)
+    kept.put("cheap", 0, "c", size=30, cost=1.0)
+    assert held(kept, "cheap", [0]) == [0]
+    assert held(kept, "dear", range(2)) == [1]
+    kept.put("dear", 2, "d", size=20, cost=100.0)
+    assert held(kept, "cheap", [0]) == []
+    assert held(kept, "dear", range(3)) == [1, 2]
