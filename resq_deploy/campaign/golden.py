@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ from resq_deploy.faults.judges.registry import parse
 from resq_deploy.faults.judges.verdict import Verdict
 from resq_deploy.faults.outcomes import Outcome
 from resq_deploy.faults.partition import Partition
+
+Answers = Callable[[Session, Sequence[Given], Sequence[str]], tuple[dict[str, NDArray[Any]], dict[str, Form]]]
+"""Runs pieces of samples, as `Session.first_answers` does: given a session, the pieces, and the outputs' names."""
 
 _FEW = 64
 """Samples that a judge is guessed from."""
@@ -246,6 +249,7 @@ def golden_run(
     part: int | None = None,
     judge: str | None = None,
     outputs: Sequence[str] = (),
+    answers: Answers = Session.first_answers,
 ) -> Golden:
     """Run the fault-free file over samples.
 
@@ -257,6 +261,7 @@ def golden_run(
         part: how many of them are run by themselves; more for a file with larger batches of a fixed size. None for all.
         judge: as asked for with `--judge`; None to guess one.
         outputs: which outputs are judged; those that the judge reads for none.
+        answers: runs the samples, in whatever way the session's own outputs are got.
 
     Raises:
         ModelError: if the model cannot be run or judged, or its outputs are finite for no sample.
@@ -276,7 +281,7 @@ def golden_run(
         raise _cannot_run(error) from error
     labels = samples.labels
     chosen = choose(judge, outputs, session, model, seen, None if labels is None else labels[:few])
-    golden = golden_of(session, inputs, labels, chosen, part, deployment)
+    golden = golden_of(session, inputs, labels, chosen, part, deployment, answers)
     if golden.judge.name == "top1":
         samples.check_outputs(golden.classes)
     return golden
@@ -307,6 +312,7 @@ def golden_of(
     chosen: Chosen | None = None,
     part: int | None = None,
     deployment: Deployment | None = None,
+    answers: Answers = Session.first_answers,
 ) -> Golden:
     """Run the fault-free file over prepared samples.
 
@@ -317,6 +323,7 @@ def golden_of(
         chosen: the judge; None for a classifier's, of the first output of floats.
         part: how many samples are run by themselves, as of `golden_run`.
         deployment: how the session runs the file; None for the usual way.
+        answers: runs the samples, as of `golden_run`.
 
     Raises:
         ModelError: if the model cannot be run or judged, or its outputs are finite for no sample.
@@ -330,7 +337,7 @@ def golden_of(
         partition = Partition.of(len(inputs), min(size, len(inputs)))
         pieces = [partition.part(number) for number in range(partition.parts)]
         try:
-            outputs, forms = session.first_answers([inputs[piece] for piece in pieces], chosen.judge.outputs)
+            outputs, forms = answers(session, [inputs[piece] for piece in pieces], chosen.judge.outputs)
             health = session.health(inputs)
         except _RUN_FAILURES as error:
             raise _cannot_run(error) from error

@@ -16,6 +16,7 @@ from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
 from resq_deploy.campaign.drawing import drawing, protections
 from resq_deploy.campaign.effort import Effort
+from resq_deploy.campaign.engines.sweep import Sweep
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.executors import Executor
 from resq_deploy.campaign.exposure import exposure, no_exposure
@@ -33,6 +34,7 @@ from resq_deploy.campaign.summary import Figures, summarise
 from resq_deploy.campaign.table import faults_csv
 from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.model import DeployedModel
+from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.sidecar import source_checkpoint
 from resq_deploy.errors import FailedError
 from resq_deploy.faults.judges.registry import code_digest, identity
@@ -97,6 +99,8 @@ class Campaign:
         self._codes = model.codes(patcher)
         samples = as_samples(data)
         self._facts = samples.facts()
+        # Workers of a cluster make golden values for themselves, those of the parts that they are handed.
+        sweep = Sweep(patcher.golden, options) if options.engine == "replay" and options.scheduler is None else None
         self.golden = golden_run(
             patcher.golden,
             options.deployment,
@@ -105,6 +109,7 @@ class Campaign:
             self.plan.part_size,
             options.judge,
             options.outputs,
+            sweep or Session.first_answers,
         )
         check_rungs(gates, self.golden.ladder)
         self.options = options = dataclasses.replace(options, deployment=self.golden.deployment)
@@ -124,7 +129,7 @@ class Campaign:
             golden=self.golden,
             options=options,
         )
-        self.testbed = Testbed(kit)
+        self.testbed = Testbed(kit, sweep.found if sweep else None)
         workers = options.worker_count
         self._executor: Executor = executor_for(kit, self.testbed, workers, say)
         self._settings = {

@@ -78,6 +78,11 @@ class Deployment:
             raise ModelError(f"onnxruntime has no provider {missing[0]!r} here; available: {available}")
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether onnxruntime's own kernels for CPUs run all of the file."""
+        return self.providers == ("CPUExecutionProvider",)
+
+    @property
     def saturates(self) -> bool:
         """Whether this CPU's own kernels saturate sums of products; tried out, not looked up."""
         return bool(kernels.measured(self.providers))

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from resq_deploy.deployed.inputs import Batch, Given, Inputs, InputSpec, State, 
 from resq_deploy.deployed.outputs import Form, OutputSpec, find, joined
 from resq_deploy.errors import ModelError
 
+Runs = Callable[[Sequence[Batch], Sequence[str], Callable[[Batch], Sequence[Any]]], Sequence[Sequence[Any]]]
+"""Gives outputs of batches, given these, the outputs' names, and what runs one of them with the session itself."""
+
 
 class Session:
     """A session over a serialised model, one thread, with a clear error for what it cannot be used for.
@@ -27,6 +30,7 @@ class Session:
         deployment: how to run it.
 
     Attributes:
+        deployment: how it is run.
         inputs: what the model takes.
         outputs: its outputs that are tensors, but for the one of `reports`.
         others: the names of those that are none: sequences, maps.
@@ -38,7 +42,7 @@ class Session:
 
     def __init__(self, model: bytes, deployment: Deployment) -> None:
         self._session = create(model, deployment)
-        self._deployment = deployment
+        self.deployment = deployment
         self.inputs = input_specs(self._session, deployment.preprocessing)
         given = self._session.get_outputs()
         self.outputs = tuple(_output_spec(value) for value in given if value.name != HEALTH and _is_tensor(value))
@@ -73,7 +77,7 @@ class Session:
     @property
     def batch(self) -> int:
         """Images a run, of a model that takes nothing else."""
-        return self.input.shape[0] or self._deployment.batch
+        return self.input.shape[0] or self.deployment.batch
 
     @property
     def fixed_batch(self) -> int:
@@ -123,13 +127,14 @@ class Session:
         return {name: joined(of) for name, of in parts.items()}
 
     def first_answers(
-        self, pieces: Sequence[Given], names: Sequence[str] = ()
+        self, pieces: Sequence[Given], names: Sequence[str] = (), run: Runs | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Form]]:
         """Return outputs as `answers` does, and the form of each, which is told by what they are.
 
         Args:
             pieces: samples, each piece run in batches of its own.
             names: which outputs; for none all but states, unless there are no others.
+            run: gives them in the session's place; None for the session.
 
         Raises:
             ModelError: if the model has no such output, or an output cannot be told apart by sample.
@@ -139,7 +144,11 @@ class Session:
         specs = find(self.outputs, names or self._judged(given[0]), self.others)
         wanted = [spec.name for spec in specs]
         batches = [batch for piece in given for batch in self.batches(piece)]
-        runs = [self._run(wanted, batch, given[0].states) for batch in batches]
+
+        def own(batch: Batch) -> list[Any]:
+            return self._run(wanted, batch, given[0].states)
+
+        runs = [own(batch) for batch in batches] if run is None else run(batches, wanted, own)
         outputs, forms = dict[str, NDArray[Any]](), dict[str, Form]()
         for place, spec in enumerate(specs):
             parts = [np.asarray(values[place]) for values in runs]
@@ -177,7 +186,7 @@ class Session:
 
     def batches(self, samples: Given) -> Iterator[Batch]:
         """Yield the batches that are run for samples."""
-        return self.given(samples).batches(self._deployment.batch)
+        return self.given(samples).batches(self.deployment.batch)
 
     def _judged(self, given: Inputs) -> list[str]:
         """Return the names of the outputs but for states; of all where there are no others."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import COSTLY
-from resq_deploy.campaign.engines.rows import Rows, differing, joined, split
+from resq_deploy.campaign.engines.rows import Rows, alike, joined, split
 from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
 from resq_deploy.deployed.runtime_graph import RuntimeGraph
 from resq_deploy.errors import ModelError
@@ -91,7 +91,7 @@ class Company:
                 except _FAILURES:  # shapes that do not fit: the values are no rows of images
                     self._astray.update(names)
                 else:
-                    self._astray.update(name for name in names if not _alike(made[name], expected[name]))
+                    self._astray.update(name for name in names if not alike(made[name], expected[name]))
                 values.update((name, expected[name]) for name in border)
         return seen
 
@@ -131,8 +131,3 @@ def _widest(graph: RuntimeGraph, activations: Activations) -> int | None:
         values |= made
         widest = max(widest, *(value.nbytes for value in made.values()))
     return widest
-
-
-def _alike(found: NDArray[np.generic], expected: NDArray[np.generic]) -> bool:
-    fits = found.shape == expected.shape and found.dtype == expected.dtype
-    return fits and not differing(found[None], expected[None]).any()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations, Values
 from resq_deploy.campaign.engines.cuts import Cut, cut, with_cheap_readers
-from resq_deploy.campaign.engines.rows import differing
+from resq_deploy.campaign.engines.rows import alike
 from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.runtime_errors import RUNTIME_ERRORS
 from resq_deploy.deployed.runtime_graph import Part, RuntimeGraph
@@ -88,9 +88,4 @@ def _filled(tensor: onnx.TensorProto, value: bytes) -> onnx.TensorProto:
 
 def _same(left: Mapping[str, NDArray[np.generic]], right: Mapping[str, NDArray[np.generic]]) -> bool:
     """Return whether values are the same in type, shape and every bit."""
-    return all(
-        value.dtype == right[name].dtype
-        and value.shape == right[name].shape
-        and not differing(value[None], right[name][None]).any()
-        for name, value in left.items()
-    )
+    return all(alike(value, right[name]) for name, value in left.items())

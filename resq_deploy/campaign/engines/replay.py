@@ -11,9 +11,6 @@ that are voted on, only what the votes let through counts (`voting`), and of one
 Whatever is not proven to be exact that way is left to reload-and-run.
 """
 
-import itertools
-import resource
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.answers import run_in_pieces
-from resq_deploy.campaign.engines.activations import Activations, Values
+from resq_deploy.campaign.engines.activations import Values
 from resq_deploy.campaign.engines.channels import MOST, ChannelLayer, Channels
 from resq_deploy.campaign.engines.cuts import COSTLY, changed_nodes, cut, with_cheap_readers
 from resq_deploy.campaign.engines.group import Group
@@ -33,6 +30,7 @@ from resq_deploy.campaign.engines.protection import Leaving, Protection
 from resq_deploy.campaign.engines.reload import ReloadEngine, without_run
 from resq_deploy.campaign.engines.rest import by_sample
 from resq_deploy.campaign.engines.stage import Stage
+from resq_deploy.campaign.engines.sweep import GoldenGraph
 from resq_deploy.campaign.engines.together import (
     FAILURES,
     GraphRun,
@@ -57,10 +55,6 @@ _LEAST, _LAYERS = 2, 64  # of a portion: faults at least; layers to run for all 
 _FEW = 32  # pictures of CIFAR's size; for no more a session takes longer to make than to run, and nothing is saved
 _OF_CIFAR = 3 * 32 * 32  # numbers of such a picture
 _OUTVOTED = 64  # faults of a portion that need no run
-_OF_VALUES, _OF_SESSIONS = 0.5, 0.2  # shares of the memory that is left: for golden values, and for stored ones
-_OF_OUTPUTS = 0.25  # and for the outputs of the faults of a portion, which are held until the last image is run
-_LEAST_ROOM = 2**25
-
 
 _Where = tuple[Way, int | str]
 """What faults that are run together have in common: a layer's node, or a tensor."""
@@ -95,6 +89,7 @@ class ReplayEngine:
         golden: the fault-free run.
         options: deployment, memory and time limit.
         truth: evaluates what cannot be replayed.
+        known: the graph that the golden run was made with, and its values, if it was.
 
     Raises:
         NotReplayableError: if the optimised graph cannot be run in parts, or its parts do not give the golden outputs.
@@ -102,30 +97,30 @@ class ReplayEngine:
 
     name = "replay"
 
-    def __init__(self, injector: Injector, golden: Golden, options: CampaignOptions, truth: ReloadEngine) -> None:
+    def __init__(
+        self,
+        injector: Injector,
+        golden: Golden,
+        options: CampaignOptions,
+        truth: ReloadEngine,
+        known: GoldenGraph | None = None,
+    ) -> None:
         self._injector = injector
         self._golden = golden
         self._options = options
         self._truth = truth
         self._deployment = options.deployment
-        if self._deployment.providers != ("CPUExecutionProvider",):
+        if not self._deployment.on_cpu:
             raise NotReplayableError("only onnxruntime's CPU provider can be replayed")
         if golden.inputs.states:
             raise NotReplayableError("samples are sequences, whose states go from step to step")
-        session = Session(injector.patcher.golden, self._deployment)
         if options.time_limit is not None:
-            self._check_time(session, options.time_limit)
+            self._check_time(options.time_limit)
         try:
-            self._graph = RuntimeGraph(
-                optimise(injector.patcher.golden, self._deployment), list(golden.outputs), golden.inputs.alike
-            )
-            self._graph.learn_types(self._deployment)
-            parts = [list(session.batches(golden.inputs[piece])) for piece in golden.pieces(None)]
-            ends = np.cumsum([0, *map(len, parts)]).tolist()
-            self._of_part = [range(start, end) for start, end in itertools.pairwise(ends)]
-            batches = list(itertools.chain.from_iterable(parts))
-            room = _room(options.memory, _OF_VALUES)
-            self._activations = Activations(self._graph, batches, self._deployment, room, options.worker_count + 32)
+            if known is None or list(known.graph.outputs) != list(golden.outputs):
+                known = self._golden_graph()
+            self._graph, self._activations, room = known
+            self._of_part = [self._activations.batches(piece) for piece in golden.pieces(None)]
             self._check_golden()
         except (ModelError, ValueError, KeyError) as error:
             raise NotReplayableError(f"onnxruntime's optimised graph cannot be run ({first_line(error)})") from error
@@ -138,14 +133,23 @@ class ReplayEngine:
         self._handed_on = HandedOn(
             injector, self._protection.involved, self._graph, golden_nodes, self._optimised_or_none
         )
-        room = _room(options.memory, _OF_SESSIONS)
-        self._stage = Stage(self._graph, self._activations, golden, self._deployment, options.worker_count, room)
+        self._stage = Stage(
+            self._graph, self._activations, golden, self._deployment, options.worker_count, room.sessions
+        )
         self._portions: dict[int, int] = {}
         held = options.worker_count * sum(values.nbytes for values in golden.outputs.values())
-        self._most = max(1, min(MOST, _room(options.memory, _OF_OUTPUTS) // max(held, 1)))
+        self._most = max(1, min(MOST, room.outputs // max(held, 1)))
 
-    def _check_time(self, session: Session, limit: float) -> None:
+    def _golden_graph(self) -> GoldenGraph:
+        golden = self._golden
+        pieces = [golden.inputs[piece] for piece in golden.pieces(None)]
+        batches = [batch for piece in pieces for batch in piece.batches(self._deployment.batch)]
+        model, outputs = self._injector.patcher.golden, list(golden.outputs)
+        return GoldenGraph.of(model, outputs, batches, golden.inputs.alike, self._deployment, self._options)
+
+    def _check_time(self, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""
+        session = Session(self._injector.patcher.golden, self._deployment)
         begin = time.perf_counter()
         run_in_pieces(session, self._golden.inputs, self._golden.pieces(None), self._golden.forms)
         seconds = time.perf_counter() - begin
@@ -370,12 +374,3 @@ class ReplayEngine:
 def _most_touched(layer: ChannelLayer) -> int:
     """Return how many channels a fault may touch for them to be computed by themselves; beyond, the layer is run."""
     return max(1, int(layer.channels) // 2)
-
-
-def _room(memory: int, share: float) -> int:
-    """Return how many bytes something may take, so that the process stays within its memory.
-
-    Of what the process does not use yet; the rest is for batches on their way.
-    """
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max(int(share * (memory - used)), _LEAST_ROOM)

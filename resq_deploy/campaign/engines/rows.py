@@ -29,3 +29,9 @@ def differing(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
         left, right = (np.ascontiguousarray(value).view(f"u{value.dtype.itemsize}") for value in (left, right))
     different: NDArray[np.bool_] = (left != right).reshape(len(left), -1).any(axis=1)
     return different
+
+
+def alike(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    """Return whether two values are the same in type, shape and every bit."""
+    fits = left.shape == right.shape and left.dtype == right.dtype
+    return fits and not differing(left[None], right[None]).any()

@@ -7,6 +7,7 @@ them, and at its border what later segments read. With the border of one segment
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,11 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.engines.cuts import COSTLY, cut, with_cheap_readers
 from resq_deploy.deployed.runtime_graph import RuntimeGraph
 from resq_deploy.errors import ModelError
+
+Kind = Literal["border", "inner"]
+"""Values of a segment: those that later ones read, and the others that faults ask for."""
+
+KINDS: tuple[Kind, ...] = ("border", "inner")
 
 MOST = 8
 """Segments that a graph is cut into at most: what is run too much of one is small then, and sessions are few."""
@@ -27,15 +33,23 @@ class Segment:
         border: values that later segments read.
         inner: others that faults ask for.
         made: all values that its nodes make.
+        reads: values of earlier segments that its nodes read.
         work: how many of its nodes are costly.
         before: how many costly nodes there are up to its end.
+        stored: bytes of what its nodes read that the file stores.
     """
 
     border: tuple[str, ...]
     inner: tuple[str, ...]
     made: frozenset[str]
+    reads: tuple[str, ...]
     work: int
     before: int
+    stored: int
+
+    def values(self, kind: Kind) -> tuple[str, ...]:
+        """Return the values of one kind."""
+        return self.border if kind == "border" else self.inner
 
 
 def segments(graph: RuntimeGraph) -> list[Segment]:
@@ -49,8 +63,18 @@ def segments(graph: RuntimeGraph) -> list[Segment]:
         made = [value for node in graph.nodes[start:end] for value in node.output if value]
         border = tuple(value for value in made if last_read.get(value, -1) >= end)
         inner = tuple(value for value in made if value in asked and value not in border)
-        work = int(costly[start:end].sum())
-        found.append(Segment(border, inner, frozenset(made), work, int(costly[:end].sum())))
+        reads = dict.fromkeys(value for place in range(start, end) for value in graph.reads(place))
+        found.append(
+            Segment(
+                border=border,
+                inner=inner,
+                made=frozenset(made),
+                reads=tuple(value for value in reads if graph.makers.get(value, end) < start),
+                work=int(costly[start:end].sum()),
+                before=int(costly[:end].sum()),
+                stored=sum(len(graph.parameters[name].raw_data) for name in reads if name in graph.parameters),
+            )
+        )
     return found
 
 

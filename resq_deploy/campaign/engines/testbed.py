@@ -12,6 +12,7 @@ from resq_deploy.campaign.engines.group import Group
 from resq_deploy.campaign.engines.injection import Injector
 from resq_deploy.campaign.engines.reload import ReloadEngine
 from resq_deploy.campaign.engines.replay import NotReplayableError, ReplayEngine
+from resq_deploy.campaign.engines.sweep import GoldenGraph
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan
@@ -70,6 +71,7 @@ class Testbed:
 
     Args:
         kit: what to build them from.
+        graph: the graph that the golden run was made with, and its values; None where it was made otherwise.
 
     Attributes:
         truth: reload-and-run.
@@ -80,7 +82,7 @@ class Testbed:
 
     __test__ = False  # no test, whatever pytest makes of the name
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit, graph: GoldenGraph | None = None) -> None:
         injector = Injector(kit.patcher, kit.surfaces, kit.options.ecc)
         self.images, self._workers = len(kit.golden), kit.options.worker_count
         self.truth = ReloadEngine(injector, kit.golden, kit.options)
@@ -88,7 +90,7 @@ class Testbed:
         self.fallback = ""
         if kit.options.engine == "replay":
             try:
-                self.engine = ReplayEngine(injector, kit.golden, kit.options, self.truth)
+                self.engine = ReplayEngine(injector, kit.golden, kit.options, self.truth, graph)
             except NotReplayableError as reason:
                 self.fallback = str(reason)
 

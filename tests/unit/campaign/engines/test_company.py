@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.campaign.engines import company, replay
+from resq_deploy.campaign.engines import company
 from resq_deploy.campaign.engines.activations import Activations
 from resq_deploy.campaign.engines.company import Company, companies
+from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import LEAST_MEMORY, CampaignOptions
@@ -95,8 +96,7 @@ def test_images_by_themselves_and_judged_by_themselves_are_what_reload_says(name
     tensors = [[surface.tensor] for surface in model.surfaces if surface.role == "weight"]
     groups = [Testbed(kit).engine.group(tensor) for tensor in tensors]
     assert max(group.portion for group in groups) > 1
-    monkeypatch.setattr(replay, "_LEAST_ROOM", 1)
-    monkeypatch.setattr(replay, "_OF_OUTPUTS", 0.0)
+    monkeypatch.setattr(Room, "of", lambda _: Room(10**9, 10**8, 1))
     monkeypatch.setattr(company, "_IN_CACHE", 1)
     monkeypatch.setattr(outputs, "_PIECE", 1)
     monkeypatch.setattr(outputs, "_LONG", 3)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from resq_deploy.campaign.engines import replay
 from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
+from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import LINES, CampaignOptions, FaultModel
@@ -322,7 +323,7 @@ def test_a_faulty_layer_is_found_by_its_node_and_others_come_last(testbed):
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_nothing_changes_when_no_golden_value_can_be_held(name, testbed, monkeypatch):
-    monkeypatch.setattr(replay, "_room", lambda *_: 1)
+    monkeypatch.setattr(Room, "of", lambda _: Room(1, 1, 1))
     bed, surfaces = testbed(name)
     compare(bed, singles(surfaces, 2))
     assert not bed.engine._activations._held._bytes

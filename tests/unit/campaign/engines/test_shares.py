@@ -6,6 +6,7 @@ import xxhash
 
 from resq_deploy.campaign.engines import replay
 from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
@@ -115,7 +116,7 @@ def test_only_golden_values_of_the_parts_that_are_judged_are_computed(testbed):
 
 def test_golden_values_of_a_part_are_computed_once_for_all_faults_on_it(testbed, monkeypatch):
     """Whatever layers they hit, and though nothing is held from one portion to the next."""
-    monkeypatch.setattr(replay, "_room", lambda *_: 0)
+    monkeypatch.setattr(Room, "of", lambda _: Room(0, 10**7, 10**7))
     bed, surfaces, _ = testbed("cnn-qdq-channel-s8")
     weights = [surface.tensor for surface in surfaces if surface.role == "weight"]
     faults = [

@@ -1,0 +1,34 @@
+"""How many bytes each thing that engines hold may take, so that the process stays within its memory."""
+
+import resource
+import sys
+from typing import NamedTuple
+
+_OF_VALUES, _OF_SESSIONS, _OF_OUTPUTS = 0.5, 0.2, 0.25
+"""Shares of the memory that is left; the rest is for batches on their way."""
+
+_LEAST = 2**25
+
+
+class Room(NamedTuple):
+    """Bytes.
+
+    Attributes:
+        values: for golden values.
+        sessions: for stored values in sessions.
+        outputs: for the outputs of the faults of a portion, which are held until the last image is run.
+    """
+
+    values: int
+    sessions: int
+    outputs: int
+
+    @classmethod
+    def of(cls, memory: int) -> "Room":
+        """Divide up what a process does not use yet of the memory that it may.
+
+        Args:
+            memory: bytes that it should stay within.
+        """
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return cls(*(max(int(share * (memory - used)), _LEAST) for share in (_OF_VALUES, _OF_SESSIONS, _OF_OUTPUTS)))
