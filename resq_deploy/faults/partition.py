@@ -16,6 +16,7 @@ Source: Cochran, Sampling Techniques (1977), ch. 9A and 10: clusters drawn with 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -100,5 +101,13 @@ class Partition:
             return self.whole()
         places = [part for edit in edits for part in (edit.tensor, edit.index.tolist(), edit.bit.tolist())]
         word = int(draws.stream("images", seed, *places).random_raw(1)[0])
-        ends = np.cumsum(self.sizes(count))
+        ends = _ends(self, count)
         return Share(int(np.searchsorted(ends, (word * int(ends[-1])) >> _WORD, side="right")), count)
+
+
+@functools.lru_cache(maxsize=64)
+def _ends(partition: Partition, count: int) -> NDArray[np.int64]:
+    """Return where the shares of `count` parts end, were they laid end to end; the same for all faults of a phase."""
+    ends: NDArray[np.int64] = np.cumsum(partition.sizes(count))
+    ends.flags.writeable = False
+    return ends

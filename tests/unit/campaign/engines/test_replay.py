@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resq_deploy.campaign.engines import replay
+from resq_deploy.campaign.engines import replay, sweep
 from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.rest import Outputs
 from resq_deploy.campaign.engines.room import Room
@@ -340,7 +340,7 @@ def test_images_are_collected_only_where_they_do_not_depend_on_each_other(testbe
 
 
 def test_an_optimised_graph_that_answers_otherwise_is_left_to_reload(testbed, monkeypatch):
-    optimise = replay.optimise
+    optimise = sweep.optimise
 
     def spoilt(model, deployment):
         optimised = optimise(model, deployment)
@@ -348,7 +348,7 @@ def test_an_optimised_graph_that_answers_otherwise_is_left_to_reload(testbed, mo
         weight.raw_data = bytes(byte ^ 0x40 for byte in weight.raw_data)
         return optimised
 
-    monkeypatch.setattr(replay, "optimise", spoilt)
+    monkeypatch.setattr(sweep, "optimise", spoilt)
     bed, _ = testbed("cnn-qdq-channel-s8")
     assert bed.engine is bed.truth
     assert bed.fallback == "the optimised graph does not give the outputs of the file"
