@@ -39,6 +39,17 @@ def way_told(summary: Mapping[str, Any]) -> str:
     return way_told(summary)
 
 
+def strikes_told(summary: Mapping[str, Any]) -> str:
+    """Return what becomes of strikes on cells that hold already what they would turn to, where that is so.
+
+    Args:
+        summary: as in `summary.json`.
+    """
+    from resq_deploy.faults.cell_words import strikes_told
+
+    return strikes_told(summary)
+
+
 def outcome_meanings(judge: Mapping[str, Any]) -> Mapping[str, str]:
     """Return what each outcome means, in the words of the task.
 

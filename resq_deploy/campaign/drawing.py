@@ -1,6 +1,6 @@
 """What a campaign records of its drawing, so that others can estimate from its faults without the file."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -12,8 +12,11 @@ from resq_deploy.campaign.plan import Plan
 from resq_deploy.campaign.scrubbing import VOTES
 from resq_deploy.deployed.coded import coded_weights
 from resq_deploy.deployed.votes import find_votes
+from resq_deploy.faults.bits import Bytes
 
 Protected = Mapping[str, tuple[str, Collection[str]]]
+_AT_ONCE = 1 << 20
+"""Elements of which it is told at a time what strikes would change."""
 
 
 def protections(model: onnx.ModelProto) -> dict[str, tuple[str, list[str]]]:
@@ -32,16 +35,45 @@ def protections(model: onnx.ModelProto) -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def drawing(plan: Plan, protected: Protected) -> dict[str, Any] | None:
+def idle_bits(plan: Plan, stored: Callable[[str], Bytes]) -> dict[str, int] | None:
+    """Return how many of the bits that may be struck hold already, in each tensor, what a strike would turn them to.
+
+    Args:
+        plan: what is struck.
+        stored: returns the bytes of a tensor.
+
+    Returns:
+        None where a strike flips whatever it finds, or each chip has ways of its own.
+    """
+    options, population = plan.options, plan.population
+    way = options.flip_direction.falling
+    if population is None or way is None or (plan.masks and 0.0 < way < 1.0):
+        return None
+    found: dict[str, int] = {}
+    for surface in plan.surfaces:
+        held = np.unpackbits(stored(surface.tensor), bitorder="little")[: surface.bits].astype(bool)
+        found[surface.tensor] = 0
+        for bit in (bit for bit in range(surface.width) if not options.bits or bit in options.bits):
+            for first in range(0, surface.elements, _AT_ONCE):
+                index = np.arange(first, min(first + _AT_ONCE, surface.elements))
+                places = index * surface.width + bit
+                falls = population.strikes.falls(surface.tensor, places, options.seed)
+                found[surface.tensor] += int((held[places] != falls).sum())
+    return found
+
+
+def drawing(plan: Plan, protected: Protected, idle: Mapping[str, int] | None = None) -> dict[str, Any] | None:
     """Return the drawing as JSON values; None where faults are not of one bit each, or bits do not count alike.
 
     Args:
         plan: what was drawn.
         protected: as `protections` returns it.
+        idle: as `idle_bits` returns it.
 
     Returns:
         `tensors`: of each its `role`, `layer`, `protection` (null for none), `plain` (the names of the values that it
-        stores) and `faults` (stratum, as text -> faults of the population). `strata`: null for a simple sample, else
+        stores), `faults` (stratum, as text -> faults of the population) and, where strikes do not flip whatever they
+        find, `idle`: how many of these faults change nothing. `strata`: null for a simple sample, else
         `drawn` (runs of faults in their order: phase, stratum, how many), `sizes`, `pilots`, `images`, `of`, `kept` as
         of `faults.stratified.Sample`. `share`: the least part of the images that a fault was judged on.
     """
@@ -58,6 +90,8 @@ def drawing(plan: Plan, protected: Protected) -> dict[str, Any] | None:
             {"role": str(surface.role), "layer": surface.layer, "protection": by, "plain": list(plain), "faults": {}},
         )
         entry["faults"][str(stratum)] = entry["faults"].get(str(stratum), 0) + surface.elements
+        if idle is not None:
+            entry["idle"] = idle[surface.tensor]
     strata = None
     if sample is not None:
         pairs = zip(np.asarray(sample.phase).tolist(), np.asarray(sample.stratum).tolist(), strict=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resq_deploy.campaign.answers import DIGEST
 from resq_deploy.campaign.cluster import executor_for
 from resq_deploy.campaign.cluster_link import LOCAL, check_scheduler
-from resq_deploy.campaign.drawing import drawing, protections
+from resq_deploy.campaign.drawing import drawing, idle_bits, protections
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.engines.sweep import Sweep
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
@@ -96,6 +96,7 @@ class Campaign:
         self._votes, self._left_out = model.votes(), [left.as_dict() for left in model.left_out]
         self._protected = protections(model.proto)
         patcher = model.patcher()
+        self._idle = idle_bits(self.plan, patcher.stored)
         self._codes = model.codes(patcher)
         samples = as_samples(data)
         self._facts = samples.facts()
@@ -206,12 +207,14 @@ class Campaign:
             summary["data"] = self._facts
             summary["arithmetic"] = self.options.deployment.arithmetic_used()
             summary["population"]["left_out"] = self._left_out
+            if self._idle is not None:
+                summary["population"]["changed"] = 1.0 - sum(self._idle.values()) / self.plan.bits
             summary["engine"] = {"name": self.testbed.engine.name, "fallback": self.testbed.fallback or None}
             reason = no_exposure(self.plan)
             summary["exposure_reason"] = reason
             figures = Figures(self.plan, records, self.options.confidence)
             summary["exposure"] = exposure(figures, self._units) if not reason else None
-            summary["drawing"] = drawing(self.plan, self._protected)
+            summary["drawing"] = drawing(self.plan, self._protected, self._idle)
             kept = len(self._base.records) if self._base is not None else None
             summary["refined"] = None if kept is None else {"kept": kept, "added": len(records) - kept}
             summary["gates"] = held(self._gates, summary)

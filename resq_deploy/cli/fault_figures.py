@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from resq_deploy.api import FaultRun
-from resq_deploy.api.words import figure_name, percent, way_told
+from resq_deploy.api.words import figure_name, percent, strikes_told, way_told
 from resq_deploy.cli.shared import print_table
 
 _CLASSIFIER = ("masked", "benign", "sdc1", "sdc5", "sdc10", "sdc20", "corrected", "corrupted", "nonfinite")
@@ -58,7 +58,7 @@ def print_summary(run: FaultRun) -> None:
         f"{faults['due']} due{under}"
     )
     if way := way_told(summary):
-        click.echo(f"bits flip {way}: a strike on a cell that holds the value already is a masked fault")
+        click.echo(f"bits flip {way}: {strikes_told(summary)}")
     if refined := summary["refined"]:
         click.echo(f"{refined['kept']:,} faults were kept, and {refined['added']:,} added; {_widest(summary)}")
     if summary["images"]["not_known"]:

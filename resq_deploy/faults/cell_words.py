@@ -26,6 +26,17 @@ def way_told(summary: Mapping[str, Any]) -> str:
     return told if cells is None else f"in true cells {told}, in anti cells the other way round, {_kinds(cells)}"
 
 
+def strikes_told(summary: Mapping[str, Any]) -> str:
+    """Return what becomes of strikes on cells that hold already what they would turn to, where that is so.
+
+    Args:
+        summary: of a fault campaign's run, as in `summary.json`.
+    """
+    changed = summary["population"].get("changed")
+    told = "a strike on a bit that has that value already counts, and changes nothing"
+    return told if changed is None else f"{told}, so that {100 * changed:.3g} % of all strikes change their bit"
+
+
 def _kinds(cells: str) -> str:
     """Return which cells are true ones, as a summary has it."""
     if cells == LAID_OUT:

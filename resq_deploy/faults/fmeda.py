@@ -12,7 +12,8 @@ with the raw rate lambda (FIT, failures in 10^9 hours), the expectations
     Q = lambda E[(1 - h) (1 - x - lost)]    neither harm nor report,
     G = lambda E[x + lost] of the same values *without* the mechanism,
 
-split lambda without rest:
+split lambda without rest (strikes that change no bit, as on a cell that holds the value it would turn to, are no
+faults: lambda and Q leave them out, and D and G, which they are no part of, cannot be more than what is left):
 
     lambda = safe + detected + U + controlled,    detected = D - U,    controlled = max(0, G - D),
 
@@ -42,6 +43,7 @@ from numpy.typing import NDArray
 
 from resq_deploy.faults.coverage import coverage
 from resq_deploy.faults.drawn import Drawn
+from resq_deploy.faults.ends import at_most, bounded, exact, higher_of, lower_of, shared, with_value
 from resq_deploy.faults.hardware_metrics import latent_metric, single_point_metric
 from resq_deploy.faults.statistics import Estimate
 
@@ -100,12 +102,14 @@ class Memory:
         mechanism: by what each tensor is protected, shape [tensors]; empty text where by nothing.
         plain: for each tensor the places of those that hold its values in the campaign without mechanisms, none where
             that has no such.
+        idle: how many of each tensor's faults change no bit, shape [tensors]; None where all do.
     """
 
     rate: Floats
     element: Integers
     mechanism: Sequence[str]
     plain: Sequence[Sequence[int]]
+    idle: Integers | None = None
 
     @property
     def guarded(self) -> Flags:
@@ -181,9 +185,7 @@ def fmeda(present: Injected, memory: Memory, without: Injected | None, confidenc
     analysis = _Analysis(present, memory, without, confidence)
     rows = [analysis.row(number) for number in range(int(memory.element.max()) + 1)]
     raw = sum((row.raw for row in rows), 0.0)
-    undetected = _with_value(
-        present.drawn.total(present.undetected, memory.rate, confidence), sum(row.undetected.value for row in rows)
-    )
+    undetected = analysis.undetected(sum(row.undetected.value for row in rows))
     latent, lfm = analysis.latent(rows, raw) if analysis.controls_known else (None, None)
     names = dict.fromkeys(name for name in memory.mechanism if name)
     return Fmeda(
@@ -215,6 +217,7 @@ class _Analysis:
         self._present, self._memory, self._without = present, memory, without
         self._confidence = confidence
         self._bits = present.drawn.sizes
+        self._changed = self._bits if memory.idle is None else self._bits - memory.idle
         self.controls_known = without is not None or not memory.guarded.any()
 
     def row(self, number: int) -> Row:
@@ -222,29 +225,28 @@ class _Analysis:
         memory, present = self._memory, self._present
         inside = memory.element == number
         weight = np.where(inside, memory.rate, 0.0)
-        raw = float(self._bits @ weight)
+        raw = float(self._changed @ weight)
         guarded = bool((inside & memory.guarded).any()) and self.controls_known
-        confidence = _shared(self._confidence, 3) if guarded else self._confidence
-        total = present.drawn.total
-        dangerous = total(present.dangerous, weight, confidence)
-        undetected = total(present.undetected, weight, self._confidence)
-        detected = total(present.dangerous - present.undetected, weight, self._confidence)
-        detected = _with_value(detected, dangerous.value - undetected.value)
+        confidence = shared(self._confidence, 3) if guarded else self._confidence
+        dangerous = self._total(present.dangerous, weight, confidence)
+        undetected = self._total(present.undetected, weight, self._confidence)
+        detected = self._total(present.dangerous - present.undetected, weight, self._confidence)
+        detected = with_value(detected, dangerous.value - undetected.value)
         if guarded:
             bare = self._bare(inside, confidence)
-            quiet = total(present.quiet, weight, confidence)
+            quiet = self._quiet(weight, confidence)
         else:
-            bare = quiet = _exact(0.0, confidence)
+            bare = quiet = exact(0.0, confidence)
         controlled = _controlled(bare, dangerous)
-        latent = _lower_of(controlled, quiet)
-        reported = _bounded(
+        latent = lower_of(controlled, quiet)
+        reported = bounded(
             controlled.value - latent.value,
             max(0.0, controlled.low - quiet.high),
             max(0.0, controlled.high - min(controlled.high, quiet.low)),
             latent,
         )
-        harm = _higher_of(dangerous, bare)
-        safe = _bounded(raw - harm.value, raw - harm.high, raw - harm.low, harm)
+        harm = higher_of(dangerous, bare)
+        safe = bounded(raw - harm.value, raw - harm.high, raw - harm.low, harm)
         return Row(
             bits=int(self._bits[inside].sum()),
             raw=raw,
@@ -255,16 +257,28 @@ class _Analysis:
             latent=latent,
         )
 
+    def _total(self, values: Floats, weight: Floats, confidence: float) -> Estimate:
+        """Estimate a sum over faults; no more than all that change a bit."""
+        return at_most(self._present.drawn.total(values, weight, confidence), float(self._changed @ weight))
+
+    def _quiet(self, weight: Floats, confidence: float) -> Estimate:
+        """Estimate Q of some tensors: of faults that change no bit, all are quiet."""
+        found = self._present.drawn.total(self._present.quiet, weight, confidence)
+        idle = float((self._bits - self._changed) @ weight)
+        value, low, high = (max(0.0, end - idle) for end in (found.value, found.low, found.high))
+        return dataclasses.replace(found, value=value, low=low, high=high)
+
     def _bare(self, inside: Flags, confidence: float) -> Estimate:
         """Estimate G of some tensors: what would be dangerous of their rate without mechanisms."""
         memory = self._memory
         unknown = inside & ~memory.known
-        alone = _exact(float(self._bits[unknown] @ memory.rate[unknown]), confidence)
+        alone = exact(float(self._changed[unknown] @ memory.rate[unknown]), confidence)
         if self._without is None:
             return alone
-        spread = self._spread(inside & memory.known)
-        found = self._without.drawn.total(self._without.dangerous, spread, confidence)
-        return _bounded(found.value + alone.value, found.low + alone.value, found.high + alone.value, found)
+        known = inside & memory.known
+        found = self._without.drawn.total(self._without.dangerous, self._spread(known), confidence)
+        found = at_most(found, float(self._changed[known] @ memory.rate[known]))
+        return bounded(found.value + alone.value, found.low + alone.value, found.high + alone.value, found)
 
     def _spread(self, chosen: Flags) -> Floats:
         """Return the rate of these tensors shared out over the bits of their counterparts, shape [tensors without]."""
@@ -276,6 +290,10 @@ class _Analysis:
             weight[counterparts] += self._bits[place] * self._memory.rate[place] / sizes[counterparts].sum()
         return weight
 
+    def undetected(self, value: float) -> Estimate:
+        """Return the rate of single-point and residual faults, which the rows add up to."""
+        return with_value(self._total(self._present.undetected, self._memory.rate, self._confidence), value)
+
     def latent(self, rows: Sequence[Row], raw: float) -> tuple[Estimate, Estimate]:
         """Return the rate of all latent faults, and the latent fault metric."""
         memory, present = self._memory, self._present
@@ -284,21 +302,22 @@ class _Analysis:
         compared, alone = memory.guarded & memory.known, memory.guarded & ~memory.known
         names = {name for name, known in zip(memory.mechanism, compared, strict=True) if known}
         # Of each mechanism Q and G; Q of what has no counterpart; of all the two sums of the lower end; and U.
-        confidence = _shared(self._confidence, 2 * len(names) + 4)
+        confidence = shared(self._confidence, 2 * len(names) + 4)
 
         def total(values: Floats, chosen: Flags) -> Estimate:
-            return present.drawn.total(values, np.where(chosen, memory.rate, 0.0), confidence)
+            return self._total(values, np.where(chosen, memory.rate, 0.0), confidence)
 
-        own = total(present.quiet, alone)
+        own = self._quiet(np.where(alone, memory.rate, 0.0), confidence)
         low = own.low + max(0.0, self._bare(compared, confidence).low - total(present.told, compared).high)
         high = own.high
         for name in names:
             inside = compared & self._of(name)
-            high += min(total(present.quiet, inside).high, self._bare(inside, confidence).high)
+            quiet = self._quiet(np.where(inside, memory.rate, 0.0), confidence)
+            high += min(quiet.high, self._bare(inside, confidence).high)
         single = total(present.undetected, np.ones(len(memory.rate), dtype=bool))
         like = dataclasses.replace(own, n=len(present.wrong), confidence=self._confidence)
         least, most = latent_metric(high, single.high, raw), latent_metric(low, single.low, raw)
-        return _bounded(value, low, high, like), _bounded(latent_metric(value, lost, raw), least, most, like)
+        return bounded(value, low, high, like), bounded(latent_metric(value, lost, raw), least, most, like)
 
     def _of(self, mechanism: str) -> Flags:
         """Return which tensors a mechanism protects, shape [tensors]."""
@@ -310,14 +329,14 @@ class _Analysis:
         chosen = self._of(mechanism) & memory.known
         if self._without is None or not chosen.any():
             return None
-        confidence = _shared(self._confidence, 2)
+        confidence = shared(self._confidence, 2)
         bare = self._bare(chosen, confidence)
         if not bare.value:
             return None
-        dangerous = self._present.drawn.total(self._present.dangerous, np.where(chosen, memory.rate, 0.0), confidence)
+        dangerous = self._total(self._present.dangerous, np.where(chosen, memory.rate, 0.0), confidence)
         ends = ((dangerous.value, bare.value), (dangerous.high, bare.low), (dangerous.low, bare.high))
         value, low, high = (_share_kept(*pair) for pair in ends)
-        found = _bounded(value, low, high, dangerous)
+        found = bounded(value, low, high, dangerous)
         return dataclasses.replace(found, n=min(dangerous.n, bare.n), confidence=self._confidence)
 
 
@@ -343,24 +362,6 @@ def _of_reports(present: Injected, rate: Floats, confidence: float) -> Estimate 
     return dataclasses.replace(found, n=int((present.wrong > 0.0).sum()))
 
 
-def _shared(confidence: float, estimates: int) -> float:
-    """Return the confidence of each of several estimates that shall hold together."""
-    return 1.0 - (1.0 - confidence) / estimates
-
-
-def _exact(value: float, confidence: float) -> Estimate:
-    return Estimate(value=value, low=value, high=value, n=0, confidence=confidence)
-
-
-def _bounded(value: float, low: float, high: float, like: Estimate) -> Estimate:
-    """Return an estimate whose interval holds its value."""
-    return dataclasses.replace(like, value=value, low=min(low, value), high=max(high, value))
-
-
-def _with_value(found: Estimate, value: float) -> Estimate:
-    return _bounded(value, found.low, found.high, found)
-
-
 def _less(undetected: Estimate, raw: float) -> Estimate:
     value, low, high = (single_point_metric(end, raw) for end in (undetected.value, undetected.high, undetected.low))
     return dataclasses.replace(undetected, value=value, low=low, high=high)
@@ -371,15 +372,3 @@ def _controlled(bare: Estimate, dangerous: Estimate) -> Estimate:
     ends = ((bare.value, dangerous.value), (bare.low, dangerous.high), (bare.high, dangerous.low))
     value, low, high = (max(0.0, g - d) for g, d in ends)
     return dataclasses.replace(dangerous, value=value, low=low, high=high)
-
-
-def _lower_of(first: Estimate, second: Estimate) -> Estimate:
-    pairs = ((first.value, second.value), (first.low, second.low), (first.high, second.high))
-    value, low, high = (min(pair) for pair in pairs)
-    return dataclasses.replace(first, value=value, low=low, high=high)
-
-
-def _higher_of(first: Estimate, second: Estimate) -> Estimate:
-    pairs = ((first.value, second.value), (first.low, second.low), (first.high, second.high))
-    value, low, high = (max(pair) for pair in pairs)
-    return dataclasses.replace(first, value=value, low=low, high=high)

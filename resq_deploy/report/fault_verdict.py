@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from resq_deploy.faults.cell_words import way_told
+from resq_deploy.faults.cell_words import strikes_told, way_told
 from resq_deploy.report.document import JsonEstimate, Statement, Tone
 from resq_deploy.report.runs import Run, draws_layers, subsampled
 from resq_deploy.report.task import amounts_told, clean_value, judged_on, quality, quality_name, synthetic, task_of
@@ -203,7 +203,7 @@ def _cells(upsets: Mapping[str, Any] | None) -> str:
 def _one_way(run: Run) -> str:
     """Say which way flips go; a strike on a cell that holds the value already is counted, and changes nothing."""
     told = way_told(run.summary)
-    return f" ({told}: a strike on a bit that has that value already counts, and changes nothing)" if told else ""
+    return f" ({told}: {strikes_told(run.summary)})" if told else ""
 
 
 def _where(run: Run) -> str:

@@ -139,7 +139,7 @@ def _injected(run: Run, dangerous: str) -> Injected:
     if drawing is None:
         raise RunFolderError(
             f"{run.path}: an FMEDA adds up faults of one bit each, drawn by the campaign: run faultcamp with --faults "
-            "flip or stuck-at"
+            "single or stuck-at-0, stuck-at-1"
         )
     if dangerous == "any" and drawing["share"] < 1.0:
         raise OptionError(
@@ -258,6 +258,7 @@ def _memory(run: Run, without: Run | None, asked: Asked) -> tuple[Memory, list[E
         element=element,
         mechanism=mechanism,
         plain=plain,
+        idle=np.array([entry.get("idle", 0) for entry in tensors.values()], dtype=np.int64),
     )
     bits = np.array([sum(entry["faults"].values()) for entry in tensors.values()], dtype=np.float64)
     elements = [

@@ -159,9 +159,8 @@ def _assumed(analysis: Analysis) -> Section:
     ]
     if way := way_told(run.summary):
         items.append(
-            f"Bits flip {way}. The raw rate is one of strikes, each counted, of which those on a cell that holds the "
-            "value already change nothing, and are safe: where the rate known is one of changed bits, the safe share "
-            "of the bits is too large."
+            f"Bits flip {way}. The raw rate is that at which any bit is struck; strikes on bits that have that value "
+            "already change nothing, are no faults, and are in no sum here."
         )
     if not analysis.rate_given:
         items.append("No raw rate was given: rates are those of a memory of 1 FIT in 10^6 bits; metrics are the same.")

@@ -288,6 +288,7 @@ def test_a_strike_is_the_flip_of_its_cell_or_nothing_by_what_the_cell_holds(camp
     assert summary["flip_direction"] == str(asked["flip_direction"])
     assert summary.get("true_cells") == (str(asked["true_cells"]) if "true_cells" in asked else None)
     assert summary.get("memory_layout") == asked.get("memory_layout")
+    assert 0.3 < summary["population"].pop("changed") < 0.7
     assert summary["population"] == flipped["population"]  # of strikes
     assert summary["rates"]["sdc1"]["n"] == 60
 

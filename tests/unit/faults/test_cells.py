@@ -114,8 +114,8 @@ def test_a_table_says_of_each_run_what_its_cells_are():
     ("value", "text"),
     [
         (Direction.BOTH, "both"),
-        (Direction(0.0), "0to1"),
-        (Direction(1.0), "1to0"),
+        (Direction.UP, "0to1"),
+        (Direction.DOWN, "1to0"),
         (Direction(0.8), "1to0:0.8"),
         (TrueCells(share=0.5), "0.5"),
         (TrueCells(share=0.0), "0.0"),

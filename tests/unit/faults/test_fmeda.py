@@ -57,6 +57,50 @@ def by_hand():
     return present, memory, without
 
 
+def test_faults_that_change_nothing_are_none():
+    """As by hand, with strikes added that change nothing: of the two bare tensors and of the copies."""
+    present, memory, without = by_hand()
+    idle = np.array([3, 0, 2, 1])
+    more = np.repeat(np.arange(4), idle)
+    padded = injected(
+        [*present.drawn.tensor, *more],
+        [*present.wrong, *[0.0] * len(more)],
+        [*present.lost, *[False] * len(more)],
+        [*present.reported, *[False] * len(more)],
+    )
+    bare = without.drawn.tensor.tolist() + [0] * 3
+    unpaired = injected(bare, [*without.wrong, 0, 0, 0], [*without.lost, 0, 0, 0], [False] * len(bare))
+    # What a strike does without the mechanism is shared out over all strikes with it: as many change nothing here.
+    plain = dataclasses.replace(memory, rate=memory.rate * np.array([1.0, 1.0, 0.0, 1.0]))
+    one = fmeda(present, plain, without, 0.95)
+    other = fmeda(padded, dataclasses.replace(plain, idle=idle), unpaired, 0.95)
+    assert other.raw == pytest.approx(one.raw)
+    assert other.spfm.value == pytest.approx(one.spfm.value)
+    for before, after in zip(one.rows, other.rows, strict=True):
+        assert after.raw == pytest.approx(before.raw)
+        for name in CLASSES:
+            assert getattr(after, name).value == pytest.approx(getattr(before, name).value), name
+    counted = fmeda(padded, plain, unpaired, 0.95)
+    assert counted.raw > one.raw
+    assert counted.spfm.value > one.spfm.value  # which would promise too much
+
+
+@settings(max_examples=40)
+@given(idle=st.integers(0, 4), wrong=st.lists(st.floats(0, 1), min_size=1, max_size=6), confidence=st.just(0.95))
+def test_no_part_is_more_than_what_changes(idle, wrong, confidence):
+    """Of a sample, which may hold harmful faults alone while most strikes change nothing."""
+    present = injected([0] * len(wrong), wrong, [0] * len(wrong), [0] * len(wrong), sizes=[len(wrong) + 4])
+    memory = Memory(rate=np.ones(1), element=np.array([0]), mechanism=[""], plain=[[0]], idle=np.array([idle]))
+    found = fmeda(present, memory, None, confidence)
+    (row,) = found.rows
+    assert row.raw == len(wrong) + 4 - idle
+    for name in CLASSES:
+        part = getattr(row, name)
+        assert -1e-9 <= part.low <= part.value <= part.high <= row.raw + 1e-9
+    assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
+    assert 0.0 <= found.spfm.low <= found.spfm.high <= 1.0
+
+
 def test_every_figure_by_hand():
     found = fmeda(*by_hand(), 0.95)
     bare, coded, voted, tables = found.rows

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 from resq_deploy import api
 from resq_deploy.campaign.drawing import drawing
@@ -70,10 +71,22 @@ def _files(path):
 
 @pytest.fixture(scope="module")
 def worlds(digits_int8, digits, tmp_path_factory):
-    folder, found = tmp_path_factory.mktemp("fmeda"), []
-    for name, proto in zip(("guarded", "plain"), _files(digits_int8), strict=True):
+    return _worlds(digits_int8, digits, tmp_path_factory.mktemp("fmeda"))
+
+
+@pytest.fixture(scope="module")
+def struck(digits_int8, digits, tmp_path_factory):
+    """The same files in a memory of which most strikes discharge a cell, true and anti cells half of each."""
+    folder = tmp_path_factory.mktemp("struck")
+    asked = {"flip_direction": Direction(0.8), "true_cells": TrueCells(share=0.5)}
+    return _worlds(digits_int8, digits, folder, **asked)
+
+
+def _worlds(path, digits, folder, **values):
+    found = []
+    for name, proto in zip(("guarded", "plain"), _files(path), strict=True):
         onnx.save(proto, folder / f"{name}.onnx")
-        options = {"roles": ROLES, "bits": BITS, "images": 10, "workers": 1}
+        options = {"roles": ROLES, "bits": BITS, "images": 10, "workers": 1, **values}
         model = DeployedModel.load(folder / f"{name}.onnx")
         campaign = Campaign(model, digits, CampaignOptions(**options, exhaustive=True))
         campaign.run(folder / name)
@@ -86,8 +99,11 @@ def worlds(digits_int8, digits, tmp_path_factory):
     return found
 
 
-def _truth(worlds, by, rate_of, dangerous="share"):
-    """Every figure, added up fault by fault as the definitions say; by loops of its own."""
+def _truth(worlds, by, rate_of, dangerous="share", changes=lambda _: True):
+    """Every figure, added up fault by fault as the definitions say; by loops of its own.
+
+    `changes` says of a row whether it is a fault at all, or a strike on a bit that has that value already.
+    """
     guarded, plain = worlds
 
     def harm(row):
@@ -112,14 +128,15 @@ def _truth(worlds, by, rate_of, dangerous="share"):
         kept = 1.0 - wrong - lost
         of = sums.setdefault((row[by], entry["protection"]), Counter())
         rate = rate_of(row["role"]) / 1e6
-        of["raw"] += rate
+        of["raw"] += rate * changes(row)
         of["wrong"] += rate * wrong
         of["wrong_seen"] += rate * wrong * seen
         of["dangerous"] += rate * (wrong + lost)
         of["undetected"] += rate * wrong * (not seen)
-        of["quiet"] += rate * kept * (not seen)
+        of["quiet"] += rate * kept * (not seen) * changes(row)
         of["bare"] += rate * mean_bare[row["tensor"]]
     for (_, protection), of in sums.items():
+        of["bare"] = min(of["bare"], of["raw"])
         of["controlled"] = max(0.0, of["bare"] - of["dangerous"]) if protection else 0.0
         of["latent"] = min(of["controlled"], of["quiet"])
     total = Counter()
@@ -169,11 +186,49 @@ def test_all_faults_give_the_truth_itself(worlds, dangerous):
     assert found.found.spfm.low == pytest.approx(found.found.spfm.high)
 
 
+def _changes(world):
+    """Whether a row of a campaign turns its bit, by what the file stores."""
+    path = world.run.path.with_suffix(".onnx")
+    stored = {one.name: numpy_helper.to_array(one).reshape(-1) for one in onnx.load(path).graph.initializer}
+
+    def told(row):
+        held = int.from_bytes(stored[row["tensor"]][int(row["index"])].tobytes(), "little") >> int(row["bit"]) & 1
+        return held != (row["op"] == "set1")
+
+    return told
+
+
+def test_strikes_that_change_nothing_are_no_faults(struck):
+    guarded, plain = struck
+    rows = guarded.rows
+    changes = _changes(guarded)
+    truth, sums = _truth(struck, "role", lambda role: RATES.get(role, RATES[""]), changes=changes)
+    found = analyse(guarded.run, plain.run, ASKED)
+    assert truth["latent"] > 0.0 < truth["undetected"]
+    assert 0.3 < guarded.run.summary["population"]["changed"] < 0.7
+    assert guarded.run.summary["population"]["changed"] == pytest.approx(np.mean([changes(row) for row in rows]))
+    idle = Counter(row["tensor"] for row in rows if not changes(row))
+    assert {name: one["idle"] for name, one in guarded.run.summary["drawing"]["tensors"].items() if one["idle"]} == idle
+    for name, estimate in _figures(found.found).items():
+        if truth[name] is not None:
+            assert estimate.value == pytest.approx(truth[name], abs=1e-9), name
+    for element, row in zip(found.elements, found.found.rows, strict=True):
+        of = sums[element.name, element.mechanism or None]
+        assert row.raw == pytest.approx(of["raw"])
+        assert row.latent.value == pytest.approx(of["latent"], abs=1e-9)
+        assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
+    whole = sum(of["raw"] for of in _truth(struck, "role", lambda _: 1.0)[1].values())
+    assert found.found.raw < whole * RATES[""]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("drawn", [{"samples": 300}, {"margin": 0.1}], ids=["simple", "in-phases"])
-def test_intervals_hold_the_truth(worlds, drawn):
+@pytest.mark.parametrize("kind", ["worlds", "struck"], ids=["flips", "strikes"])
+def test_intervals_hold_the_truth(request, kind, drawn):
+    worlds = request.getfixturevalue(kind)
     guarded, plain = worlds
-    truth, _ = _truth(worlds, "role", lambda role: RATES.get(role, RATES[""]))
+    changes = _changes(guarded) if kind == "struck" else lambda _: True
+    truth, _ = _truth(worlds, "role", lambda role: RATES.get(role, RATES[""]), changes=changes)
     memory, _, _ = _memory(guarded.run, plain.run, ASKED)
     held, missing = Counter(), Counter()
     for seed in range(SEEDS):
@@ -276,15 +331,11 @@ def test_runs_that_are_no_pair_are_refused(worlds, curve, single):
         api.fmeda(guarded, single)
 
 
-def test_strikes_that_go_one_way_are_told_and_are_no_pair_of_flips(worlds, digits, digits_int8, tmp_path):
-    guarded, _ = worlds
-    asked = {"flip_direction": Direction(0.8), "true_cells": TrueCells(share=0.5)}
-    options = CampaignOptions(**guarded.options, samples=10, **asked)
-    Campaign(DeployedModel.load(digits_int8), digits, options).run(tmp_path / "strikes")
-    told = api.fmeda(tmp_path / "strikes").html
+def test_strikes_that_go_one_way_are_told_and_are_no_pair_of_flips(worlds, struck):
+    told = api.fmeda(struck[0].run.path).html
     assert "Bits flip in true cells from 1 to 0 with a probability of 0.8, else from 0 to 1" in told
     with pytest.raises(RunFolderError, match="another way in which bits flip than"):
-        api.fmeda(guarded.run.path, tmp_path / "strikes")
+        api.fmeda(worlds[0].run.path, struck[1].run.path)
 
 
 def test_a_run_of_an_earlier_version_is_refused(single, tmp_path):

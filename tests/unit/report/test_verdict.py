@@ -148,7 +148,11 @@ def test_faults_are_called_what_they_are(model, options, when):
     ],
 )
 def test_which_way_bits_flip_is_told_with_every_figure(summary, way):
-    told = f" ({way}: a strike on a bit that has that value already counts, and changes nothing)"
+    strikes = "a strike on a bit that has that value already counts, and changes nothing"
+    known = faultcamp(**summary)
+    known.summary["population"]["changed"] = 0.4321
+    assert f" ({way}: {strikes}, so that 43.2 % of all strikes change their bit), on average" in one(known)[2]
+    told = f" ({way}: {strikes})"
     assert f"when one stored bit is flipped{told}, on average" in one(faultcamp(**summary))[2]
     assert (
         f"is struck with a probability of 1e-2 (one in 100){told}, accuracy"
