@@ -13,6 +13,7 @@ import numpy as np
 
 from resq_deploy.campaign.effort import Effort
 from resq_deploy.campaign.golden import Golden, golden_of
+from resq_deploy.campaign.option_text import parse_direction, parse_true_cells
 from resq_deploy.campaign.options import ADJACENT, FOLDED, INTERLEAVED, CampaignOptions, FaultModel, Refinement
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.record import Record
@@ -157,6 +158,9 @@ def _options(kept: Mapping[str, Any], path: pathlib.Path) -> CampaignOptions:
         values["fault_list"] = path / _TABLE
     if values["faults"] is FaultModel.CLUSTER:
         values["cluster_shares"] = tuple(Pattern(*pattern) for pattern in kept["cluster_shares"])
+    for name, read in (("flip_direction", parse_direction), ("true_cells", parse_true_cells)):
+        if name in kept:
+            values[name] = read(kept[name])
     layout = values.get("memory_layout", ADJACENT)
     if layout != ADJACENT and not layout.startswith((INTERLEAVED, FOLDED)):
         raise OptionError(

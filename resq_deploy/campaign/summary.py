@@ -177,7 +177,7 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
             "reloaded": sum(record.reloaded for record in records),
         },
     }
-    summary |= _physics(plan)
+    summary |= physics(plan)
     figure = _figure(golden, figures)
     if plan.model is FaultModel.BER:
         rates = sorted({rate for rate, _ in plan.masks})
@@ -204,7 +204,7 @@ def _judge(golden: Golden) -> dict[str, Any]:
     }
 
 
-def _physics(plan: Plan) -> dict[str, Any]:
+def physics(plan: Plan) -> dict[str, Any]:
     """Return what cells are struck together, and which way bits flip, where that is not any way."""
     options, found = plan.options, dict[str, Any]()
     if options.flip_direction.falling is not None and plan.population is not None:

@@ -139,7 +139,8 @@ class Strikes:
             bit: what is struck, counted from the tensor's first bit. [n]
             of: what the directions are drawn by, beside the bit: the seed, or a chip's number.
         """
-        falling = 1.0 if self.direction.falling is None else self.direction.falling
+        falling = self.direction.falling
+        assert falling is not None
         discharged: Flags = draws.placed("directions", *of, tensor, at=bit) < falling
         return discharged if self.true is None else np.asarray(discharged == self.true(tensor, bit))
 

@@ -19,6 +19,7 @@ from resq_deploy.campaign.finished import Finished
 from resq_deploy.campaign.golden import Golden
 from resq_deploy.campaign.options import FaultModel
 from resq_deploy.campaign.plan import Plan
+from resq_deploy.campaign.summary import physics
 from resq_deploy.data.preprocessing import Wish
 from resq_deploy.data.samples import Data
 from resq_deploy.deployed.deployment import OPTIMIZATIONS
@@ -363,6 +364,7 @@ def _told(evidence: Evidence, harmful: Flags) -> dict[str, Any]:
     plan = evidence.plan
     return {
         "fault_model": str(plan.model),
+        **physics(plan),
         "design": "stratified" if plan.sample is not None else "simple",
         "faults": len(evidence.harm),
         "due": evidence.due,

@@ -16,12 +16,25 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.errors import OptionError, RunFolderError
+from resq_deploy.faults.cells import Direction, TrueCells
 from resq_deploy.faults.gaps import encoded
+from resq_deploy.faults.upsets import Pattern
 
 KINDS = {
     "simple": {"samples": 40, "roles": (Role.WEIGHT, Role.BIAS), "bits": (5, 6, 7)},
     "strata": {"margin": 0.2, "images_per_fault": "all"},
     "layers": {"samples": 40, "draw": Draw.LAYERS, "judge": "values:bound=0.02"},
+    "one way": {"samples": 40, "flip_direction": Direction(0.8)},
+    "true and anti cells": {"margin": 0.3, "flip_direction": Direction.DOWN, "true_cells": TrueCells(share=0.5)},
+    "upsets": {
+        "samples": 20,
+        "faults": FaultModel.CLUSTER,
+        "cluster_shares": (Pattern(1, 2, 0.5), Pattern(2, 2, 0.5)),
+        "memory_layout": "rows:64",
+        "flip_direction": Direction.UP,
+        "true_cells": TrueCells(rows=2),
+    },
+    "rows": {"faults": FaultModel.STUCK_ROW_1, "memory_layout": "rows:256", "layers": "*fc*"},
     "words": {"samples": 20, "faults": FaultModel.WORD, "deployment": Deployment(optimization="basic")},
 }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from resq_deploy.faults import upsets
 from resq_deploy.faults.layout import WORD, Folded, Interleaved, Mapped, Run
 from resq_deploy.faults.upsets import Pattern, pattern_of, struck
 
@@ -49,6 +50,7 @@ def test_a_pattern_of_two_rows_strikes_what_lies_below():
     assert struck(table, 4, Pattern(2, 2, 1.0)) == [4, 5, 512, 513]
     assert struck(table, 3, Pattern(2, 2, 1.0)) == [3, 4, 512]
     assert struck(table, 100, Pattern(1, 2, 1.0)) == []
+    assert struck(table, 100, Pattern(2, 6, 1.0)) == []  # and none of the cells that the corner would be next to
 
 
 def test_a_pattern_has_as_many_cells_as_its_sides_say_where_there_are_rows_below():
@@ -57,6 +59,13 @@ def test_a_pattern_has_as_many_cells_as_its_sides_say_where_there_are_rows_below
     assert struck(memory, 3, Pattern(2, 1, 1.0)) == [3, 67]
     assert struck(memory, 3, Pattern(2, 3, 1.0)) == [3, 4, 5, 67, 68, 69]
     assert struck(memory, 62, Pattern(2, 3, 1.0)) == [62, 63, 126, 127]
+
+
+def test_a_number_beyond_the_last_share_is_the_last_pattern(monkeypatch):
+    """Shares may sum to a little less than 1."""
+    monkeypatch.setattr(upsets.draws, "uniforms", lambda *_: np.array([1.0 - 2.0**-53]))
+    patterns = (Pattern(1, 2, 0.5), Pattern(1, 3, 0.5 - 1e-10))
+    assert pattern_of(patterns, "w", 0) == patterns[1]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.999999999999])

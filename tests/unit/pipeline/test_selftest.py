@@ -29,6 +29,7 @@ from resq_deploy.deployed.deployment import Deployment, create
 from resq_deploy.deployed.known_answers import Bundle, differences, main
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.errors import FailedError, ModelError, OptionError
+from resq_deploy.faults.cells import Direction
 from resq_deploy.faults.cover import covered
 from resq_deploy.faults.gaps import least
 from resq_deploy.pipeline.selftest import (
@@ -193,6 +194,13 @@ class TestCoverage:
         assert sum(one["n"] for one in said["by_role"].values()) == held.sum()
         assert said["all_qualified"]["value"] >= said["coverage"]["value"]
         assert [point["images"] for point in said["curve"]] == [1, 2, 3, 4]
+
+    def test_which_way_bits_flipped_is_said(self, made, digits_int8, digits, tmp_path):
+        asked = CampaignOptions(**{**ASKED, "flip_direction": Direction(0.8)})
+        Campaign(DeployedModel.load(digits_int8), digits, asked).run(tmp_path / "run")
+        said = rd.selftest(digits_int8, "digits", campaign=tmp_path / "run", out=tmp_path / "b.npz", images=4)
+        assert said["campaign"]["flip_direction"] == said["held_out"]["flip_direction"] == "1to0:0.8"
+        assert "flip_direction" not in made[1]["campaign"]
 
     def test_what_counts_as_harm_can_be_asked_for(self, run, digits_int8, evidence, tmp_path):
         said = rd.selftest(
