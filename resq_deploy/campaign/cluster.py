@@ -76,7 +76,7 @@ class Cluster:
         self._local = address == LOCAL
         self._where = "on this machine" if self._local else f"at {address}"
         self._address = address
-        self._workers = workers
+        self._processes = workers
         if self._local:  # they share what the campaign may use
             memory = max(kit.options.memory // workers, LEAST_MEMORY)
             kit = dataclasses.replace(kit, options=dataclasses.replace(kit.options, memory=memory, workers=1))
@@ -88,7 +88,7 @@ class Cluster:
         self._threads: dict[str, int] = {}
         self._looked, self._alone_since = -math.inf, math.inf
         with contextlib.ExitStack() as stack:
-            self._client = stack.enter_context(cluster(self._address, self._workers))
+            self._client = stack.enter_context(cluster(self._address, self._processes))
             stack.callback(self._sent.clear)
             self._await_worker()
             self._check_workers()
@@ -102,6 +102,12 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    @property
+    def workers(self) -> int:
+        """How many threads the cluster has by now; one where it has lost all."""
+        self._look()
+        return max(1, sum(self._threads.values()))
 
     def run(self, plan: Plan, portions: Iterable[list[int]], *, truth: bool = False) -> Generator[list[Record]]:
         """Yield the records of each portion as it is ready, in no particular order.

@@ -15,6 +15,10 @@ AHEAD = 2  # portions handed out per worker: enough to keep it busy, few enough 
 class Executor(Protocol):
     """Evaluates portions of a plan's faults, several at a time; a context manager."""
 
+    @property
+    def workers(self) -> int:
+        """How many portions can be evaluated at a time; once the workers are ready."""
+
     def run(self, plan: Plan, portions: Iterable[list[int]], *, truth: bool = False) -> Generator[list[Record]]:
         """Yield the records of each portion as it is ready, in no particular order."""
 
@@ -40,7 +44,7 @@ class Threads:
 
     def __init__(self, testbed: Testbed, workers: int) -> None:
         self._testbed = testbed
-        self._workers = workers
+        self.workers = workers
 
     def run(self, plan: Plan, portions: Iterable[list[int]], *, truth: bool = False) -> Generator[list[Record]]:
         """Yield the records of each portion as it is ready, in no particular order.
@@ -49,10 +53,10 @@ class Threads:
         """
         pending: set[concurrent.futures.Future[list[Record]]] = set()
         waiting = iter(portions)
-        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             try:
                 while True:
-                    while len(pending) < self._workers * AHEAD and (portion := next(waiting, None)) is not None:
+                    while len(pending) < self.workers * AHEAD and (portion := next(waiting, None)) is not None:
                         pending.add(pool.submit(self._testbed.evaluate, plan, portion, truth=truth))
                     if not pending:
                         return

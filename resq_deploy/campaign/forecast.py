@@ -100,7 +100,7 @@ def _run(
     plan: Plan, numbers: Sequence[int], testbed: Testbed, executor: Executor, prepared: float
 ) -> tuple[list[Record], Cost]:
     """Run portions of faults, all of a pilot's or a few, and some of the faults again; return records and cost."""
-    portions, size = testbed.shards(plan, numbers), AHEAD * plan.options.worker_count
+    portions, size = testbed.shards(plan, numbers, executor.workers), AHEAD * executor.workers
     if not plan.in_phases:
         spread = np.unique(np.linspace(0, len(portions) - 1, min(2 * size, len(portions)), dtype=int))
         portions = [portions[place] for place in spread]

@@ -241,7 +241,7 @@ class Campaign:
         rates = {record.number: record.sdc1 for record in store.records()}
         while True:
             missing = [number for number in range(len(self.plan)) if number not in rates]
-            portions = self.testbed.shards(self.plan, missing)
+            portions = self.testbed.shards(self.plan, missing, executor.workers)
             with contextlib.closing(executor.run(self.plan, portions)) as runs:
                 for records in runs:
                     store.add(records)

@@ -169,7 +169,7 @@ def _row(scene: Scene, images: NDArray[Any], plan: Plan) -> Row:
     surfaces = {surface.tensor: surface for surface in scene.model.surfaces}
     testbed = Testbed(Kit(patcher=patcher, surfaces=surfaces, golden=golden, options=plan.options))
     with Threads(testbed, scene.options.worker_count) as executor:
-        runs = executor.run(plan, testbed.shards(plan, range(len(plan))))
+        runs = executor.run(plan, testbed.shards(plan, range(len(plan)), executor.workers))
         records = sorted((record for run in runs for record in run), key=lambda record: record.number)
     return Row.of(golden, records)
 

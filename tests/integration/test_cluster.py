@@ -186,6 +186,32 @@ def test_a_coordinator_that_dies_is_resumed_with_threads(paused, digits_int8, sc
     assert run(digits_int8, out, *LONG, "--resume") == whole
 
 
+@pytest.mark.parametrize("images", ["auto", 24])
+def test_faults_on_some_images_each_are_gone_on_with_on_what_is_left_of_a_cluster(
+    paused, digits_int8, scheduler, workers, images, tmp_path
+):
+    """Drawn phase by phase, on images that depend on what was found: a worker dies, then the coordinator."""
+    options = ("--images", 200, "--margin", 0.04, "--images-per-fault", images)
+    threads = run(digits_int8, tmp_path / "threads", *options)
+    assert threads[1]["images"]["per_fault"] < 200
+    out = tmp_path / "run"
+    campaign = paused(faultcamp(digits_int8, out, *options, "--scheduler", scheduler))
+    os.kill(workers[0].pid, signal.SIGKILL)
+    campaign.kill()
+    campaign.wait()
+    assert not (out / "summary.json").exists()
+    assert run(digits_int8, out, *options, "--scheduler", scheduler, "--resume") == threads
+
+
+def test_a_campaign_of_threads_is_refined_on_a_cluster(digits_int8, tmp_path):
+    base = ("--images", 200, "--margin", 0.05)
+    run(digits_int8, tmp_path / "base", *base)
+    refined = ("--images", 200, "--refine", tmp_path / "base", "--samples", 60)
+    threads = run(digits_int8, tmp_path / "threads", *refined)
+    assert threads[1]["refined"]["added"] > 0
+    assert run(digits_int8, tmp_path / "local", *refined, "--scheduler", "local", "--workers", 2) == threads
+
+
 def test_ctrl_c_ends_a_local_cluster_soon_and_in_one_line(paused, digits_int8, tmp_path):
     """The terminal sends it to all processes of the group."""
     out = tmp_path / "run"

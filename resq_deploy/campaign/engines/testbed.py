@@ -98,8 +98,14 @@ class Testbed:
         """Return the records of faults of a plan, by number, with the engine or the truth."""
         return (self.truth if truth else self.engine).evaluate([plan.fault(number) for number in numbers])
 
-    def shards(self, plan: Plan, numbers: Iterable[int]) -> list[list[int]]:
-        """Return numbers in portions that are best evaluated together, in the best order."""
+    def shards(self, plan: Plan, numbers: Iterable[int], workers: int | None = None) -> list[list[int]]:
+        """Return numbers in portions that are best evaluated together, in the best order.
+
+        Args:
+            plan: the plan.
+            numbers: of its faults.
+            workers: how many portions are evaluated at a time; None for as many as the options say.
+        """
         grouped: dict[Group, list[int]] = {}
         alone = []
         for number in numbers:
@@ -109,14 +115,14 @@ class Testbed:
             else:
                 grouped.setdefault(group, []).append(number)
         if plan.images_per_fault is not None:
-            return self._by_images(plan, grouped) + alone
+            return self._by_images(plan, grouped, workers or self._workers) + alone
         return [
             members[start : start + group.portion]
             for group, members in sorted(grouped.items())
             for start in range(0, len(members), group.portion)
         ] + alone
 
-    def _by_images(self, plan: Plan, grouped: Mapping[Group, Sequence[int]]) -> list[list[int]]:
+    def _by_images(self, plan: Plan, grouped: Mapping[Group, Sequence[int]], workers: int) -> list[list[int]]:
         """Return faults in portions of those on the same images, whatever layers they hit.
 
         Golden values of an image are computed once for all of them. Portions take about as long as those of faults on
@@ -129,7 +135,7 @@ class Testbed:
                 share = plan.fault(number).share or WHOLE
                 loads.setdefault(group.stretch, []).append((share, number, 1.0 / (group.portion * more)))
         whole = sum(load for ones in loads.values() for *_, load in ones)
-        most = min(_SOME, max(_LEAST, whole / (self._workers * _EACH)))
+        most = min(_SOME, max(_LEAST, whole / (workers * _EACH)))
         portions: list[list[int]] = []
         for _, ones in sorted(loads.items()):
             filled, last = math.inf, None

@@ -10,6 +10,7 @@ from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
 from resq_deploy.campaign.options import CampaignOptions
+from resq_deploy.campaign.plan import make_plan
 from resq_deploy.campaign.proofs import same
 from resq_deploy.campaign.record import Way
 from resq_deploy.deployed.deployment import Deployment
@@ -137,3 +138,16 @@ def test_golden_values_of_a_part_are_computed_once_for_all_faults_on_it(testbed,
     assert set(asked) == set(batches)
     assert len(asked) <= len(batches) * segments * (segments + 1) / 2
     assert len(weights) > 2
+
+
+def test_more_workers_are_given_more_portions_and_each_fault_once(testbed):
+    """Those of a cluster may be more than this machine has cores, and none is to wait for another."""
+    bed, surfaces, kit = testbed("cnn-qdq-channel-s8", images_per_fault=3, samples=200, workers=1)
+    plan = make_plan(surfaces, kit.options).judged_on(kit.golden.parts)
+    counts = []
+    for workers in (None, 1, 2, 64):
+        portions = bed.shards(plan, range(len(plan)), workers)
+        assert sorted(number for portion in portions for number in portion) == list(range(len(plan)))
+        counts.append(len(portions))
+    assert counts[0] == counts[1] < counts[2] < counts[3]
+    assert counts[3] >= 5 * counts[1]
