@@ -138,7 +138,7 @@ def _audit(plan: Plan, records: Sequence[Record], testbed: Testbed) -> Result:
     """Audit one in a hundred of the faults that were replayed, and as many more as an audit takes at least."""
     options = dataclasses.replace(plan.options, audit=_AUDIT_SHARE)
     plan = dataclasses.replace(plan, options=options)
-    audited = [one for portion in audit(plan, records, Threads(testbed, 1)) for one in portion]
+    audited = [one for portion in audit(plan, records, Threads(testbed, 1), testbed.engine) for one in portion]
     return audit_figures(plan, records, audited)
 
 

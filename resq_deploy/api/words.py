@@ -6,12 +6,14 @@ from typing import Any
 
 
 def percent(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """Write an estimate as `value % [low, high]`, or as `at least low %`."""
+    """Write an estimate as `value % [low, high]`; where no value is known, as `at least low %`, or `low to high %`."""
     if estimate is None:
         return "no run"
     if estimate["value"] is None:
         low = math.floor(100 * estimate["low"] * 10**digits) / 10**digits  # a bound is not rounded up
-        return f"at least {low:.{digits}f} %"
+        if estimate["high"] is None:
+            return f"at least {low:.{digits}f} %"
+        return f"{low:.{digits}f} to {math.ceil(100 * estimate['high'] * 10**digits) / 10**digits:.{digits}f} %"
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
 

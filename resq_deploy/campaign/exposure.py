@@ -11,8 +11,10 @@ Three kinds of failure, each a figure of its own:
 A fault that is `due` gives no answers: it is counted as due, and neither as a wrong answer nor as a failing fault.
 
 Whether a fault fails takes all images to know. Where each was judged on some of them (`faults.two_stage`), those that
-were seen to fail are counted, which are fewer than do: of failing faults the lower end alone is known, `value` and
-`high` are None, and `at_least` of the exposure names these kinds.
+were seen to fail are counted, which are fewer than do, and `at_least` of the exposure names these kinds: their `value`
+is None. Faults that are proven to leave all images as they are (outvoted, corrected by a code, or without effect on the
+graph that is run) do not fail; where there are any, all others may, which gives the upper end. Where there are none,
+`high` is None, too.
 """
 
 import dataclasses
@@ -83,17 +85,19 @@ def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:
         units: what fails as one in the file, where codes or votes protect it.
 
     Returns:
-        `bits`, `complete` (whether a fault fell on every role), `failing_share`, `at_least` (the kinds of which lower
-        ends alone are known), `roles` (bits, share of bits and of the risk, failures of a fault in the role), for each
-        of `KINDS` its share of the faults (`total`, `by_role` and `by_layer`, parts of the total), `at` (one entry a
-        bit error rate) and `fit`, with `scrubbing` where that was asked.
+        `bits`, `complete` (whether a fault fell on every role), `failing_share`, `at_least` (the kinds whose values
+        are not known, but ends), `roles` (bits, share of bits and of the risk, failures of a fault in the role), for
+        each of `KINDS` its share of the faults (`total`, `by_role` and `by_layer`, parts of the total), `at` (one entry
+        a bit error rate) and `fit`, with `scrubbing` where that was asked.
     """
     options = figures.plan.options
     split = _Split(figures)
     at_least = () if figures.all_images else NEED_ALL_IMAGES
+    surely = _failures(figures, options.failing_share, figures.at_least("sdc1"))
+    maybe = _failures(figures, options.failing_share, figures.at_most("sdc1"))
     kinds = {
-        kind: split.parts(values, at_least=kind in at_least)
-        for kind, values in _failures(figures, options.failing_share).items()
+        kind: split.bounds(values, maybe[kind]) if kind in at_least else split.parts(values)
+        for kind, values in surely.items()
     }
     risk = kinds["wrong_answers"].total.value
     roles = {
@@ -129,10 +133,16 @@ def exposure(figures: Figures, units: Sequence[Units] = ()) -> dict[str, Any]:
     }
 
 
-def _failures(figures: Figures, failing_share: float) -> dict[str, Values | Flags]:
-    """Return for each kind how much of it each fault does, in [0, 1], or whether it surely does, shape [faults]."""
-    wrong, surely = figures.of_each("sdc1"), figures.at_least("sdc1")
-    return dict(zip(KINDS, (wrong, surely > 0.0, surely > failing_share, ~figures.judged), strict=True))
+def _failures(figures: Figures, failing_share: float, changed: Values) -> dict[str, Values | Flags]:
+    """Return for each kind how much of it each fault does, in [0, 1], or whether it does, shape [faults].
+
+    Args:
+        figures: of the campaign.
+        failing_share: of the images, above which a fault is one that fails over a share.
+        changed: of all images, the share with another answer: at least, or at most, shape [faults].
+    """
+    wrong = figures.of_each("sdc1")
+    return dict(zip(KINDS, (wrong, changed > 0.0, changed > failing_share, ~figures.judged), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,18 +154,22 @@ class _Parts:
         within: its share of the faults of each role hit.
         by_role: what each role adds to the total.
         by_layer: what each layer adds to the total.
-        at_least: whether these are what was seen of it, so that their lower ends alone are known.
+        valued: whether their values are known; else, ends alone.
+        open: whether no upper end is known, either.
     """
 
     total: Estimate
     within: Mapping[str, Estimate]
     by_role: Mapping[str, Estimate]
     by_layer: Mapping[str, Estimate]
-    at_least: bool
+    valued: bool = True
+    open: bool = False
 
     def told(self, estimate: Estimate) -> JsonEstimate:
         """Return one of its figures as JSON values."""
-        return estimate.at_least() if self.at_least else estimate.as_dict()
+        if self.valued:
+            return estimate.as_dict()
+        return estimate.at_least() if self.open else {**estimate.at_least(), "high": estimate.high}
 
     def scaled(self, factor: float, *, most: float = math.inf, layers: bool = False) -> dict[str, Any]:
         """Return total and parts times a factor, cut at `most`."""
@@ -221,12 +235,32 @@ class _Split:
         self.role_bits = self._roles.bits
         self.hit = [role for place, role in enumerate(self.role_bits) if (self._roles.of_fault == place).any()]
 
-    def parts(self, values: Values | Flags, *, at_least: bool) -> _Parts:
+    def bounds(self, surely: Flags | Values, maybe: Flags | Values) -> _Parts:
+        """Return ends of total and parts of a kind of failure, each of which holds for half of the error.
+
+        Args:
+            surely: which faults fail, shape [faults].
+            maybe: which may, shape [faults].
+        """
+        low, high = self.parts(surely), self.parts(maybe)
+
+        def between(least: Mapping[str, Estimate], most: Mapping[str, Estimate]) -> dict[str, Estimate]:
+            return {name: dataclasses.replace(found, high=most[name].high) for name, found in least.items()}
+
+        return _Parts(
+            total=dataclasses.replace(low.total, high=high.total.high),
+            within=between(low.within, high.within),
+            by_role=between(low.by_role, high.by_role),
+            by_layer=between(low.by_layer, high.by_layer),
+            valued=False,
+            open=not self._figures.inert.any(),
+        )
+
+    def parts(self, values: Values | Flags) -> _Parts:
         """Return total and parts of one kind of failure.
 
         Args:
             values: how much of it each fault does, in [0, 1], or whether it does, shape [faults].
-            at_least: whether that is what was seen of it, and less than there may be.
         """
         mean = self._figures.estimate(values, np.ones(len(values), dtype=bool))
         within = self._roles.within(values, self._figures)
@@ -240,7 +274,7 @@ class _Split:
             for layer, value in self._by_layer(values, by_role).items()
         }
         total = _stretched(mean, sum(part.value for part in by_role.values()))
-        return _Parts(total=total, within=within, by_role=by_role, by_layer=by_layer, at_least=at_least)
+        return _Parts(total=total, within=within, by_role=by_role, by_layer=by_layer)
 
     def _by_layer(self, values: Values | Flags, by_role: Mapping[str, Estimate]) -> dict[str, float]:
         """Return what each layer adds: the parts of the roles, split as their faults' harm is, or else their bits."""

@@ -169,19 +169,29 @@ def _evaluated(plan: Plan, fault: Fault, executor: Executor, *, truth: bool = Fa
     return [record for records in executor.run(listed, [[0]], truth=truth) for record in records]
 
 
-def audit(plan: Plan, records: Sequence[Record], executor: Executor) -> Generator[list[Audited]]:
+def audit(plan: Plan, records: Sequence[Record], executor: Executor, engine: Engine) -> Generator[list[Audited]]:
     """Evaluate some of the faults once more by reload-and-run, and yield whether their records are the same.
 
     A share of the faults is drawn evenly, `LEAST_AUDITED` at least; and one more from each group of way, role and
     layer that this misses. With the engine `replay`, faults that were evaluated by reload-and-run in the first place
-    are left out, and so are those that need no evaluation.
+    are left out, and so are those that need no evaluation. Of a fault that is known to leave all images as they are,
+    and is judged on some, this very file must be optimised to the golden graph as well.
     """
     evenly, others = to_audit(plan, records)
     for portion in executor.run(plan, [[number] for number in (*evenly, *others)], truth=True):
         yield [
-            Audited(number=again.number, evenly=again.number in evenly, differs=not same(again, records[again.number]))
+            Audited(
+                number=again.number,
+                evenly=again.number in evenly,
+                differs=not same(again, records[again.number]) or _claims(plan, records[again.number], engine),
+            )
             for again in portion
         ]
+
+
+def _claims(plan: Plan, record: Record, engine: Engine) -> bool:
+    """Return whether a record claims of images that were not run what the faulty file by itself does not show."""
+    return record.inert and plan.share < 1.0 and not engine.inert(plan.fault(record.number))
 
 
 def audit_figures(plan: Plan, records: Sequence[Record], audited: Sequence[Audited]) -> dict[str, Any]:

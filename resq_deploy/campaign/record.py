@@ -29,8 +29,13 @@ class Way(enum.StrEnum):
     """Outvoted by the copies that agree: nothing to run."""
     CODES = "codes"
     """Corrected by the code that weights are stored under, so that they are decoded as they were: nothing to run."""
+    GOLDEN = "golden"
+    """Optimised to the golden graph, or to one of which no node reads what the fault changes: nothing to run."""
     UNCHANGED = "unchanged"
     """No stored bit changes, or the memory corrects it or stops it: nothing to run."""
+
+
+_INERT = frozenset({Way.VOTES, Way.CODES, Way.GOLDEN, Way.UNCHANGED})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,11 @@ class Record:
     def sdc1(self) -> float:
         """Share of its images with another answer; 0 for a `due` fault."""
         return self.counts["sdc1"] / self.images if self.images else 0.0
+
+    @property
+    def inert(self) -> bool:
+        """Whether it is proven to leave what the file computes as it is: masked on all images, not just on its own."""
+        return self.way in _INERT and self.outcome is Outcome.MASKED
 
     @property
     def reloaded(self) -> bool:

@@ -200,7 +200,7 @@ class Campaign:
                 store.check_complete(len(self.plan))
                 records = store.records()
                 seconds = time.perf_counter() - begin
-                for audited in audit(self.plan, records, executor):
+                for audited in audit(self.plan, records, executor, self.testbed.engine):
                     store.add_audited(audited)
                 checked = audit_figures(self.plan, records, store.audited())
             summary = summarise(self.plan, self.golden, records)

@@ -45,6 +45,7 @@ class Figures:
         detected: which faults change that report, shape [n].
         uncorrectable: which faults make it count more uncorrectable words, shape [n].
         judged: which faults were judged, and are not `due`, shape [n].
+        inert: which faults are proven to be masked on all images, shape [n].
     """
 
     def __init__(self, plan: Plan, records: Sequence[Record], confidence: float, health: Health | None = None) -> None:
@@ -57,6 +58,7 @@ class Figures:
         words = [record.health[1] if record.health else 0 for record in records]
         self.uncorrectable: Flags = np.array(words) > least
         self.judged: Flags = np.array([record.outcome is not Outcome.DUE for record in records], dtype=bool)
+        self.inert: Flags = np.array([record.inert for record in records], dtype=bool)
         images = np.array([max(record.images, 1) for record in records], dtype=np.float64)
         first = records[0]
         self._rates = {name: np.array([record.counts[name] for record in records]) / images for name in first.counts}
@@ -108,6 +110,15 @@ class Figures:
         """
         counts = np.array([record.counts[name] for record in self.records], dtype=np.float64)
         return np.asarray(counts / self._whole)
+
+    def at_most(self, name: str) -> NDArray[np.float64]:
+        """Return of all images the share on which each fault can have an outcome other than masked, shape [n].
+
+        Those it was not judged on count in, but for a fault that is inert; 0 for one that is `due`.
+        """
+        images = np.array([record.images for record in self.records], dtype=np.float64)
+        unseen = np.where(self.judged & ~self.inert, self._whole - images, 0.0)
+        return np.asarray(self.at_least(name) + unseen / self._whole)
 
     @property
     def qualities(self) -> NDArray[np.float64] | None:
@@ -169,12 +180,13 @@ def summarise(plan: Plan, golden: Golden, records: Sequence[Record]) -> dict[str
         "design": "stratified" if plan.sample is not None else "simple",
         "judge": _judge(golden),
         "golden": _golden(golden, plan.options.confidence),
-        "images": _images(plan, golden),
+        "images": _images(figures, golden),
         "population": {"bits": plan.bits, "faults": None if math.isinf(plan.size) else int(plan.size), **_layers(plan)},
         "faults": {
             "evaluated": len(records),
             "due": int((~figures.judged).sum()),
             "reloaded": sum(record.reloaded for record in records),
+            "inert": int(figures.inert.sum()),
         },
     }
     summary |= physics(plan)
@@ -242,26 +254,34 @@ def _figure(golden: Golden, figures: Figures) -> str | None:
     return name if golden.rated and (figures.all_images or name in MEANS) else None
 
 
-def _images(plan: Plan, golden: Golden) -> dict[str, int | str | None]:
+def _images(figures: Figures, golden: Golden) -> dict[str, int | str | None]:
     """Return how many images each fault of the last phase was judged on (None for all), and how they were cut."""
-    partition = golden.parts
+    plan, partition = figures.plan, golden.parts
     size, images = partition.size, partition.images
     return {
         "per_fault": plan.images_per_fault,
         "parts": partition.parts,
         "part_size": size,
         "of": images,
-        "not_known": not_known(plan),
+        "not_known": not_known(plan, int(figures.inert.sum())),
     }
 
 
-def not_known(plan: Plan) -> str | None:
-    """Return in words what faults that were judged on some images leave open; None where all were run."""
+def not_known(plan: Plan, inert: int = 0) -> str | None:
+    """Return in words what faults that were judged on some images leave open; None where all were run.
+
+    Args:
+        plan: the campaign's.
+        inert: how many faults are proven to be masked on all images.
+    """
     if plan.share == 1.0:
         return None
+    known = "a lower bound alone"
+    if inert:
+        known = f"a lower bound, and as an upper one since {inert:,} are proven to leave every image as it is"
     return (
-        "each fault was judged on some of the images: how many fail on any image is known as a lower bound alone, and "
-        "what is told of single faults, and of those that are due, is what they do on their own images"
+        f"each fault was judged on some of the images: how many fail on any image is known as {known}, and what is "
+        "told of single faults, and of those that are due, is what they do on their own images"
     )
 
 

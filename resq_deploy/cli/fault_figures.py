@@ -252,11 +252,14 @@ def _print_scrubbing(scrubbing: Mapping[str, Any]) -> None:
 
 def _probability(expected: Mapping[str, Any]) -> str:
     """Write what is expected at a bit error rate."""
-    return f"{expected['value']:.2e}" if expected["value"] is not None else f"at least {expected['low']:.2e}"
+    if expected["value"] is not None:
+        return f"{expected['value']:.2e}"
+    low = f"{expected['low']:.2e}"
+    return f"at least {low}" if expected["high"] is None else f"{low} to {expected['high']:.2e}"
 
 
 def _failures(found: Mapping[str, Any]) -> str:
     """Write failures in time."""
     if found["value"] is None:
-        return f"at least {found['low']:.3g}"
+        return f"at least {found['low']:.3g}" if found["high"] is None else f"{found['low']:.3g} to {found['high']:.3g}"
     return f"{found['value']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"

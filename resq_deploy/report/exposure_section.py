@@ -70,9 +70,19 @@ def exposed(run: Run, table: FaultTable) -> Section:
 
 
 def _at_least(run: Run) -> list[Block]:
-    """Say why failing faults have a lower end alone, where that is so."""
-    if not run.summary["exposure"].get("at_least"):
+    """Say why failing faults have ends alone, or a lower one, where that is so."""
+    exposure = run.summary["exposure"]
+    if not exposure.get("at_least"):
         return []
+    inert = run.summary["faults"].get("inert", 0)
+    if inert and exposure["failing_faults"]["total"]["high"] is not None:
+        return [
+            f"{judged_on(run)} A fault that fails on none of these may fail on others, but for the {count(inert)} that "
+            "are proven to leave every image as it is: outvoted, corrected by a code, or without effect on what is "
+            "run. Failing faults therefore have two ends, those surely seen to fail and all that may, and no value in "
+            "between; --images-per-fault all brings the ends together. Faults that are due are those that are on their "
+            "own images."
+        ]
     return [
         f"{judged_on(run)} A fault that fails on none of these may fail on others: failing faults are given as those "
         "surely seen to fail, and bounded from below alone; --images-per-fault all bounds them from above. Faults "
@@ -217,7 +227,9 @@ def _expected(exposure: Exposure, task: Task) -> list[Block]:
 def _first_order(expected: JsonEstimate) -> str:
     """Write a first-order probability while all of its interval is small enough for one."""
     if expected["value"] is None:
-        return percent(expected) if expected["low"] < _FIRST_ORDER else _BEYOND
+        if expected["low"] >= _FIRST_ORDER:
+            return _BEYOND
+        return percent(expected) if (expected["high"] or 0.0) < _FIRST_ORDER else _UNBOUNDED
     if expected["high"] < _FIRST_ORDER:
         return percent(expected)
     return _BEYOND if expected["value"] >= _FIRST_ORDER else _UNBOUNDED

@@ -160,10 +160,11 @@ def _in_time(run: Run) -> Iterator[Statement]:
     total: JsonEstimate | None = fit["failing_faults"]["total"] if fit else None
     if fit is None or total is None or total["high"] is None:
         return
+    seen = f"at least {total['low']:.3g}" if total["value"] is None else f"measured: {total['value']:.3g}"
     text = (
         f"In a memory with {fit['fit_per_mbit']:g} errors in 10^9 hours and 10^6 bits, the file becomes faulty at most "
-        f"{total['high']:.3g} times in 10^9 hours (measured: {total['value']:.3g}); faulty is one that answers any of "
-        f"the {task_of(run).units} otherwise."
+        f"{total['high']:.3g} times in 10^9 hours ({seen}); faulty is one that answers any of the {task_of(run).units} "
+        "otherwise."
     )
     roles = run.options.get("roles")
     alone = [f"Counts flips of {listed(roles)} alone"] if roles else []

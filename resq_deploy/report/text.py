@@ -12,11 +12,16 @@ _ROUNDING = 1e-9
 
 
 def percent(estimate: JsonEstimate | None) -> str:
-    """Write a share as `value % [low, high]`, with as many digits as its interval deserves, or as `at least low %`."""
+    """Write a share as `value % [low, high]`, with as many digits as its interval deserves.
+
+    Where no value is known, as `at least low %`, or `low to high %`.
+    """
     if estimate is None:
         return NONE
     if estimate["value"] is None:
-        return f"at least {_down(100 * estimate['low']):.3g} %"
+        if estimate["high"] is None:
+            return f"at least {at_least(estimate['low'])}"
+        return f"{_down(100 * estimate['low']):.3g} to {at_most(estimate['high'])}"
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     digits = _digits(max(high - value, value - low))
     return f"{value:.{digits}f} % [{low:.{digits}f}, {high:.{digits}f}]"
@@ -69,14 +74,15 @@ def share(value: float | None) -> str:
 
 
 def quantity(estimate: JsonEstimate | None) -> str:
-    """Write a figure that is no share as `value [low, high]`, with three significant digits, or as `at least low`.
+    """Write a figure that is no share as `value [low, high]`, with three significant digits.
 
-    The upper end may be None, and so may both it and the value.
+    The upper end may be None; where no value is known, as `at least low`, or `low to high`.
     """
     if estimate is None:
         return NONE
     if estimate["value"] is None:
-        return f"at least {_down(estimate['low']):.3g}"
+        low = f"{_down(estimate['low']):.3g}"
+        return f"at least {low}" if estimate["high"] is None else f"{low} to {_up(estimate['high']):.3g}"
     high = "no upper end" if estimate["high"] is None else f"{estimate['high']:.3g}"
     return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {high}]"
 

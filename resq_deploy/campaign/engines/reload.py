@@ -54,6 +54,10 @@ class ReloadEngine:
         """Return which elements of tensors that are alike one fault may hit and still go the way of a single flip."""
         return np.arange(elements)
 
+    def inert(self, _: Fault) -> bool:
+        """Return False: of other images than a fault's own nothing is known."""
+        return False
+
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return what each fault does; thread-safe.
 

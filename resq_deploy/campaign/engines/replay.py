@@ -227,7 +227,7 @@ class ReplayEngine:
                 rebuilt.append(fault)
             elif path.way is Way.CHANNELS:
                 waiting.setdefault((path.way, path.place), []).append(self._in_layer(fault, injection, left, path))
-            elif path.way is Way.VALUES and tensor in self._graph.parameters:
+            elif path.way is Way.VALUES:
                 one = _Waiting(fault, injection.changed, left.health, left.values[tensor])
                 waiting.setdefault((path.way, tensor), []).append(one)
             else:  # nothing is left of it, or nothing reads what is
@@ -250,6 +250,8 @@ class ReplayEngine:
         if not left.known or not self._handed_on.holds(injection):
             few = self._few(injection.fault) and not self._protection.without_code(injection, left)
             return _Path(Way.RELOAD if few else Way.REBUILD)
+        if self._graph.parameters.keys().isdisjoint(left.values):
+            return _Path(Way.GOLDEN)
         return self._layer_of(left) or _Path(Way.VALUES)
 
     def _few(self, fault: Fault) -> bool:
@@ -330,7 +332,14 @@ class ReplayEngine:
                 outputs = self._golden.outputs_on(injection.fault.share)
         except (NotReplayableError, ModelError):
             return self._truth.run(injection)
-        return self._record(injection.fault, injection.changed, outputs, Way.REBUILD, health)
+        way = Way.REBUILD if changed else Way.GOLDEN
+        return self._record(injection.fault, injection.changed, outputs, way, health)
+
+    def inert(self, fault: Fault) -> bool:
+        """Return whether onnxruntime, given the faulty file, is seen to run the golden graph, whatever was proven."""
+        masks = self._injector.inject(fault).masks
+        faulty = self._optimised_or_none(self._injector.patcher.apply(masks)) if masks else self._graph
+        return faulty is not None and not changed_nodes(faulty.signatures(self._graph), self._signatures)
 
     def _optimised_or_none(self, model: bytes) -> RuntimeGraph | None:
         try:

@@ -48,6 +48,9 @@ class Engine(Protocol):
     def evaluate(self, faults: Sequence[Fault]) -> list[Record]:
         """Return the record of each fault."""
 
+    def inert(self, fault: Fault, /) -> bool:
+        """Return whether a faulty file is seen, by itself, to be run as the golden one."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Kit:

@@ -10,7 +10,7 @@ from resq_deploy.campaign.exposure import NEED_ALL_IMAGES, exposure
 from resq_deploy.campaign.gates import check_reachable, needs, parse_gate
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import make_plan
-from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.record import Record, Way
 from resq_deploy.campaign.summary import Figures, not_known
 from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import OptionError
@@ -37,8 +37,11 @@ def harm(size, seed=0):
     return rng.random((size, OF)) < rates[:, np.newaxis]
 
 
-def judged(plan, bad):
-    """The records of a plan's faults, which do what was said on the images that they are judged on."""
+def judged(plan, bad, inert=None):
+    """The records of a plan's faults, which do what was said on the images that they are judged on.
+
+    Some may be known to be outvoted, by their place in the population.
+    """
     records = []
     for number in range(len(plan)):
         share = plan.fault(number).share
@@ -46,17 +49,18 @@ def judged(plan, bad):
         counts = dict.fromkeys(COUNTS, 0) | {"sdc1": int(seen.sum()), "masked": int((~seen).sum())}
         outcome = Outcome.SDC1 if seen.any() else Outcome.MASKED
         kept = {"logits": "", "right": b"", "changed": 1, "quality": 1.0}
-        records.append(Record(number=number, outcome=outcome, images=len(seen), counts=counts, **kept))
+        way = Way.VOTES if inert is not None and inert[plan.positions[number]] else Way.CHANNELS
+        records.append(Record(number=number, outcome=outcome, images=len(seen), counts=counts, way=way, **kept))
     return records
 
 
-def campaign(bad, images=OF, effort=None, **values):
+def campaign(bad, images=OF, effort=None, inert=None, **values):
     """A campaign that is done: its plan and its records."""
     options = CampaignOptions(images=images, **values)
     plan = make_plan(SURFACES, options)
     plan = plan.judged_on(Partition.of(images, plan.part_size or images), effort)
     while True:
-        records = judged(plan, bad)
+        records = judged(plan, bad, inert)
         more = plan.continued(np.array([record.sdc1 for record in records]))
         if more is None:
             return plan, records
@@ -106,6 +110,40 @@ def test_failing_faults_have_a_lower_end_alone(values):
     assert found["failing_faults"]["total"]["low"] > 0.0
     assert found["wrong_answers"]["total"]["value"] > 0.0
     assert "lower bound" in not_known(plan)
+
+
+@pytest.mark.parametrize("values", DESIGNS)
+def test_faults_that_are_proven_inert_bound_failing_ones_from_above(values):
+    """Outvoted ones among those that do nothing; all that is left open is what the others do on other images."""
+    misses = 0
+    for seed in range(12):
+        bad = harm(SIZE, seed)
+        inert = ~bad.any(axis=1) & (np.random.default_rng(seed).random(SIZE) < 0.9)
+        plan, records = campaign(bad, images_per_fault=10, seed=seed, inert=inert, fit_per_mbit=100.0, **values)
+        found = exposure(Figures(plan, records, 0.95))
+        assert tuple(found["at_least"]) == NEED_ALL_IMAGES
+        total, over = (found[kind]["total"] for kind in NEED_ALL_IMAGES)
+        assert total["value"] is None
+        misses += not total["low"] <= bad.any(axis=1).mean() <= total["high"]
+        misses += not over["low"] <= (bad.mean(axis=1) > 0.01).mean() <= over["high"]
+        assert total["high"] < 0.65  # 0.3 fail, and 0.07 might for all that is known
+        for kind in NEED_ALL_IMAGES:
+            parts = [found["fit"][kind], *(at[kind] for at in found["at"])]
+            ends = [figure for part in parts for figure in (part["total"], *part["by_role"].values())]
+            assert all(figure["low"] <= figure["high"] for figure in ends)
+        assert f"{sum(record.inert for record in records):,} are proven" in summarised(plan, records)
+    assert misses <= 1
+
+
+def summarised(plan, records):
+    return not_known(plan, int(Figures(plan, records, 0.95).inert.sum()))
+
+
+def test_a_fault_that_is_due_is_not_inert_whatever_is_known_of_it():
+    record = campaign(harm(SIZE), exhaustive=True)[1][0]
+    assert not dataclasses.replace(record, way=Way.UNCHANGED, outcome=Outcome.DUE).inert
+    assert dataclasses.replace(record, way=Way.UNCHANGED, outcome=Outcome.MASKED).inert
+    assert not dataclasses.replace(record, way=Way.RELOAD, outcome=Outcome.MASKED).inert
 
 
 @pytest.mark.parametrize("values", DESIGNS)

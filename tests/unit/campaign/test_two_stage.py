@@ -1,18 +1,22 @@
 """Campaigns whose faults are judged on their own images: resumed, on several workers, beside another file."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from resq_deploy.campaign.engines.replay import ReplayEngine
 from resq_deploy.campaign.option_text import parse_images_per_fault
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
+from resq_deploy.campaign.record import Way
 from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.errors import OptionError
+from resq_deploy.errors import FailedError, OptionError
+from resq_deploy.faults.outcomes import Outcome
 
 IMAGES = 50
 
@@ -136,3 +140,22 @@ def test_a_campaign_is_not_resumed_on_other_images(campaign, tmp_path):
     assert manifest["options"]["images_per_fault"] == 12
     with pytest.raises(Exception, match="images_per_fault was 12 and is now 20"):
         campaign(samples=5, images_per_fault=20, resume=True)
+
+
+def test_a_claim_about_images_that_were_not_run_is_held_against_the_faulty_file(campaign, monkeypatch):
+    """An engine that takes a fault for inert where its own images stay as they are: reload-and-run agrees on these."""
+    evaluate = ReplayEngine.evaluate
+
+    def claims(self, faults):
+        return [
+            dataclasses.replace(record, way=Way.GOLDEN) if record.outcome is Outcome.MASKED else record
+            for record in evaluate(self, faults)
+        ]
+
+    monkeypatch.setattr(ReplayEngine, "evaluate", claims)
+    with pytest.raises(FailedError, match="faults differ from reload-and-run"):
+        campaign(audit=1.0)
+    monkeypatch.undo()
+    summary, records = campaign("sound", audit=1.0)
+    assert summary["faults"]["inert"] == sum(record.inert for record in records)
+    assert summary["audit"]["mismatches"] == 0

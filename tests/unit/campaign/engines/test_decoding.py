@@ -21,7 +21,7 @@ from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
 from resq_deploy.faults.bit_errors import flipped_bits
-from resq_deploy.faults.fault import Edit, Fault, Op
+from resq_deploy.faults.fault import Edit, Fault, Op, Share
 
 IMAGES = 10
 FORMS = {
@@ -305,3 +305,21 @@ def test_without_a_report_nothing_is_detected(form, testbed):
     bed, model = testbed(form, health=False)
     records = compare(bed, numbered(in_one_word(model, flips, seed) for flips in (1, 2, 3) for seed in range(3)))
     assert {(record.health, record.detected) for record in records} == {(None, False)}
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator, dected", "dynamic"])
+def test_faults_that_votes_and_codes_undo_are_known_to_do_nothing_on_any_image(form, testbed):
+    bed, model = testbed(form)
+    flips = [
+        Fault(number, (Edit.of(surface.tensor, [surface.elements // 2], [surface.width - 2]),), share=Share(0, 1))
+        for number, surface in enumerate(model.surfaces)
+    ]
+    records = bed.engine.evaluate(flips)
+    inert = {record.number for record in records if record.inert}
+    assert {record.way for record in records if record.inert} >= {Way.VOTES, Way.CODES}
+    assert all(bed.engine.inert(flips[number]) for number in inert)
+    graph = bed.engine._graph
+    hit = Fault(0, tuple(Edit.of(copy, [0], [1]) for copy in bed.engine._protection.voting.votes[0].copies))
+    assert graph.parameters
+    assert not bed.engine.evaluate([hit])[0].inert
+    assert not bed.engine.inert(hit)

@@ -1,5 +1,7 @@
 """Faults that are judged on a share of the images: both engines, and the file itself, image for image."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xxhash
@@ -77,6 +79,22 @@ def test_replay_says_what_reload_says(name, few, op, testbed, monkeypatch):
         assert (truth.share, truth.parts) == (fault.share or Share(0, 1))
     ways = {record.way for record in replayed.values()}
     assert ways >= {Way.CHANNELS, Way.VALUES} or name.startswith("attention-dynamic") or op is Op.WORD
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_proven_of_all_images_is_what_they_all_show(name, testbed, monkeypatch):
+    monkeypatch.setattr(replay, "_FEW", 0)
+    bed, surfaces, _ = testbed(name)
+    faults = faults_in(surfaces)
+    inert = [record.number for record in bed.engine.evaluate(faults) if record.inert]
+    for record in bed.truth.evaluate([dataclasses.replace(faults[number], share=None) for number in inert]):
+        assert record.counts["masked"] == record.images == IMAGES
+    assert {number for number in inert if bed.engine.inert(faults[number])} == set(inert)
+    seen = {fault.number for fault in faults if bed.engine.inert(fault)}
+    assert len(seen) < len(faults)
+    assert not any(record.counts["sdc1"] for record in bed.truth.evaluate(faults) if record.number in seen)
+    roles = {str(surface.role) for number in inert for surface in surfaces if surface.tensor in faults[number].tensors}
+    assert "bias-scale" in roles or not name.startswith("cnn-qdq")  # which fusion leaves unread
 
 
 def test_reload_says_what_the_flipped_file_says_of_these_images_alone(testbed):
