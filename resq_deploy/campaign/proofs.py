@@ -29,6 +29,7 @@ _CANDIDATES = 5
 _OF_ROLE = 2
 _TOP = 3  # bits flipped of each element: enough in a word for the memory's code to let them pass
 _ELEMENTS = 2**18  # of a tensor, hit at most
+_HARMLESS = (Way.CODES, Way.GOLDEN)  # faults of which one shows as much as many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,9 @@ def canary(
 
     The top bits are flipped of as much of a large tensor as a way allows; the campaign's workers and reload-and-run
     must see it, and alike. Of a tensor that is voted from stored copies all are hit, since damage to one is outvoted.
-    That it is, whichever copy it hits, is looked at as well: the canaries that need not change anything. Code words are
-    hit by one flip more than they correct, and bytes of them, which are corrected.
+    That it is, whichever copy it hits, is looked at as well, and so is a fault that is optimised away: the canaries
+    that need not change anything. Code words are hit by one flip more than they correct, and bytes of them, which are
+    corrected.
 
     Args:
         plan: the campaign's; what it may hit is hit.
@@ -113,7 +115,7 @@ def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | 
         if len(target.tensors) > 1 and Way.VOTES not in found:
             found[Way.VOTES] = [target.hit(range(target.elements), [copy]) for copy in target.tensors]
         way = engine.way(target.hit([0]))
-        if way is Way.CODES:
+        if way in _HARMLESS:
             found.setdefault(way, [target.hit([0])])
             continue
         if len(found[way]) < _CANDIDATES:
@@ -121,7 +123,7 @@ def _canaries(plan: Plan, engine: Engine, votes: Sequence[Vote], codes: Codes | 
     known = {*found, Way.UNCHANGED, Way.VOTES}
     for flip in _single(plan, targets):  # there are ways for single flips alone
         way = engine.way(flip)
-        if way not in known and len(found[way]) < _CANDIDATES:
+        if way not in known and len(found[way]) < (1 if way in _HARMLESS else _CANDIDATES):
             found[way].append(flip)
     if plan.model in WHOLE | {FaultModel.BER}:  # one fault in many tensors
         whole = [target.hit(range(target.elements)).edits for target in targets[:_CANDIDATES]]

@@ -74,7 +74,7 @@ def _at_least(run: Run) -> list[Block]:
     exposure = run.summary["exposure"]
     if not exposure.get("at_least"):
         return []
-    inert = run.summary["faults"].get("inert", 0)
+    inert = run.summary["faults"].get("inert", 0)  # which earlier versions did not count
     if inert and exposure["failing_faults"]["total"]["high"] is not None:
         return [
             f"{judged_on(run)} A fault that fails on none of these may fail on others, but for the {count(inert)} that "

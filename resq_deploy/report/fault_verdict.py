@@ -160,6 +160,8 @@ def _in_time(run: Run) -> Iterator[Statement]:
     total: JsonEstimate | None = fit["failing_faults"]["total"] if fit else None
     if fit is None or total is None or total["high"] is None:
         return
+    if total["value"] is None and too_wide(exposure["failing_faults"]["total"]):
+        return
     seen = f"at least {total['low']:.3g}" if total["value"] is None else f"measured: {total['value']:.3g}"
     text = (
         f"In a memory with {fit['fit_per_mbit']:g} errors in 10^9 hours and 10^6 bits, the file becomes faulty at most "

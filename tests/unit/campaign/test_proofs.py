@@ -55,8 +55,9 @@ def stored(folder):
 def test_a_canary_goes_by_every_way_that_faults_go(prepare, tmp_path):
     summary = prepare(samples=200).run(tmp_path / "run")
     ways = {record.way for record in stored(tmp_path / "run")[0] if record.outcome != "due"}
-    assert summary["canary"].keys() >= ways == {Way.CHANNELS, Way.VALUES, Way.REBUILD}
+    assert summary["canary"].keys() >= ways == {Way.CHANNELS, Way.VALUES, Way.REBUILD, Way.GOLDEN}
     outcomes = {way: seen["outcome"] for way, seen in summary["canary"].items()}
+    assert outcomes.pop("golden") == "masked"
     assert outcomes.pop("values") != "masked"  # single flips alone go that way: they are seen in the outputs
     assert set(outcomes.values()) <= {"sdc1", "due"}
     assert prepare(samples=5, engine="reload").run(tmp_path / "reload")["canary"].keys() == {"reload"}
@@ -133,7 +134,7 @@ def test_an_audit_takes_twenty_and_visits_every_group(prepare, tmp_path):
     groups = {
         number: (record.way, campaign.plan.group(number, "role"), campaign.plan.group(number, "layer"))
         for number, record in enumerate(records)
-        if record.way in (Way.CHANNELS, Way.VALUES, Way.REBUILD)
+        if record.way not in (Way.UNCHANGED, Way.RELOAD)
     }
     assert sum(one.evenly for one in audited) == LEAST_AUDITED == audit["evenly"]
     assert {groups[one.number] for one in audited} == set(groups.values())
@@ -144,7 +145,7 @@ def test_an_audit_takes_twenty_and_visits_every_group(prepare, tmp_path):
 
 def test_a_share_above_twenty_is_taken_and_all_that_there_is_rules_out_everything(prepare, tmp_path):
     shared = prepare(samples=120, audit=0.5, confidence=0.9).run(tmp_path / "half")["audit"]
-    replayed = sum(record.way in (Way.CHANNELS, Way.VALUES, Way.REBUILD) for record in stored(tmp_path / "half")[0])
+    replayed = sum(record.way not in (Way.UNCHANGED, Way.RELOAD) for record in stored(tmp_path / "half")[0])
     assert shared["evenly"] == -(-replayed // 2)
     assert shared["rules_out"] == pytest.approx(1 - 0.1 ** (1 / shared["evenly"]))
     few = prepare(samples=6).run(tmp_path / "few")["audit"]

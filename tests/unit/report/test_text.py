@@ -1,5 +1,6 @@
 import pytest
 
+from resq_deploy.api import words
 from resq_deploy.report import text
 
 
@@ -69,3 +70,25 @@ def test_bounds_are_rounded_outwards(share, high, low):
     assert (text.at_most(share), text.at_least(share)) == (high, low)
     assert float(text.at_least(share).split()[0]) <= 100 * share + 1e-9
     assert float(text.at_most(share).split()[0]) >= 100 * share - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shares", "figures"),
+    [
+        (0.01234, None, "at least 1.23 %", "at least 0.0123"),
+        (0.01239, 0.04321, "1.23 to 4.4 %", "0.0123 to 0.044"),
+        (0.0, 0.5, "0 to 50 %", "0 to 0.5"),
+    ],
+)
+def test_where_no_value_is_known_ends_are_told_and_claim_no_more(low, high, shares, figures):
+    found = estimate(None, low, high)
+    assert text.percent(found) == shares
+    assert text.quantity(found) == figures
+    assert (
+        words.percent(found)
+        == {
+            None: "at least 1.23 %",
+            0.04321: "1.23 to 4.33 %",
+            0.5: "0.00 to 50.00 %",
+        }[high]
+    )

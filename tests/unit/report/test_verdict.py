@@ -313,6 +313,15 @@ def test_failures_in_time_have_a_bound_where_they_have_an_upper_end():
     assert len(said(faultcamp(exposure={"fit": fit}))) == 1
 
 
+@pytest.mark.parametrize(("high", "statements"), [(0.004, 2), (0.9, 1)], ids=["says something", "too wide"])
+def test_failures_in_time_that_have_ends_alone_are_told_where_these_say_something(high, statements):
+    ends = {"value": None, "low": 0.0, "high": high, "n": 400, "confidence": 0.95}
+    fit = {"fit_per_mbit": 50.0, "failing_faults": {"total": {**ends, "low": 1.04, "high": 4.081}}}
+    found = said(faultcamp(exposure={"fit": fit, "failing_faults": {"total": ends}}))
+    assert len(found) == statements
+    assert statements == 1 or "at most 4.08 times in 10^9 hours (at least 1.04)" in found[-1][2]
+
+
 def test_what_the_file_reports_of_its_faults():
     _, (tone, _, text, _) = said(faultcamp(detection={"diagnostic_coverage": estimate(0.99, 0.9512, 1.0)}))
     assert tone is Tone.SHOWN
