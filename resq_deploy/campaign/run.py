@@ -26,7 +26,7 @@ from resq_deploy.campaign.golden import Golden, golden_run, untold
 from resq_deploy.campaign.options import CampaignOptions
 from resq_deploy.campaign.plan import Plan, make_plan
 from resq_deploy.campaign.proofs import audit, audit_figures, canary
-from resq_deploy.campaign.record import Record
+from resq_deploy.campaign.record import WHOLE, Record
 from resq_deploy.campaign.refine import Base
 from resq_deploy.campaign.scrubbing import Units, units_of
 from resq_deploy.campaign.store import FILE, Store
@@ -36,7 +36,7 @@ from resq_deploy.data.samples import Data, as_samples
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.sidecar import source_checkpoint
-from resq_deploy.errors import FailedError
+from resq_deploy.errors import FailedError, RunFolderError
 from resq_deploy.faults.judges.registry import code_digest, identity
 from resq_deploy.records import RunFolder, provenance, write_atomic, write_json
 
@@ -236,10 +236,28 @@ class Campaign:
         if self._base is not None and not store.numbers():
             store.add(self._base.records)
 
+    def _check_kept(self, records: Sequence[Record]) -> None:
+        """Check that faults were judged on the images that the plan says, as far as that goes by now.
+
+        Raises:
+            RunFolderError: if another version, which weighed costs otherwise, has decided how many those are.
+        """
+        for record in records if self.plan.sizes_shares else ():
+            if record.number < len(self.plan):
+                share = self.plan.fault(record.number).share or WHOLE
+                if (record.share, record.parts) != (share.first, share.parts):
+                    raise RunFolderError(
+                        f"fault {self.plan.label(record.number)} was judged on other images than this version of "
+                        "resq-deploy gives it: go on with the version that began this campaign, or run it anew, in "
+                        "another folder"
+                    )
+
     def _evaluate_rounds(self, store: Store, executor: Executor, report: Report) -> None:
         """Evaluate the faults the store does not hold yet, round by round until the plan asks for no more."""
-        rates = {record.number: record.sdc1 for record in store.records()}
+        kept = store.records()
+        rates = {record.number: record.sdc1 for record in kept}
         while True:
+            self._check_kept(kept)
             missing = [number for number in range(len(self.plan)) if number not in rates]
             portions = self.testbed.shards(self.plan, missing, executor.workers)
             with contextlib.closing(executor.run(self.plan, portions)) as runs:

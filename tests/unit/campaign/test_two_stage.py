@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from resq_deploy.campaign import effort
 from resq_deploy.campaign.engines.replay import ReplayEngine
 from resq_deploy.campaign.option_text import parse_images_per_fault
 from resq_deploy.campaign.options import CampaignOptions, FaultModel
@@ -15,7 +16,7 @@ from resq_deploy.campaign.run import Campaign
 from resq_deploy.campaign.store import FILE, Store
 from resq_deploy.data import load_dataset
 from resq_deploy.deployed.model import DeployedModel
-from resq_deploy.errors import FailedError, OptionError
+from resq_deploy.errors import FailedError, OptionError, RunFolderError
 from resq_deploy.faults.outcomes import Outcome
 
 IMAGES = 50
@@ -159,3 +160,22 @@ def test_a_claim_about_images_that_were_not_run_is_held_against_the_faulty_file(
     summary, records = campaign("sound", audit=1.0)
     assert summary["faults"]["inert"] == sum(record.inert for record in records)
     assert summary["audit"]["mismatches"] == 0
+
+
+def test_a_campaign_whose_faults_another_version_judged_on_other_images_is_not_gone_on_with(campaign, monkeypatch):
+    """What decides how many images a fault has are weights of its cost, which may be measured anew."""
+    asked = {"images": 300, "margin": 0.04, "samples": None, "images_per_fault": "auto"}
+    totals = []
+
+    def stop(progress):
+        totals.append(progress.total)
+        if progress.total > totals[0]:  # in the phase after the first pilot
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        campaign(report=stop, **asked)
+    with monkeypatch.context() as dear:
+        dear.setattr(effort, "_LAYER_OF_A_FAULT", 1e4)
+        with pytest.raises(RunFolderError, match="was judged on other images than this version"):
+            campaign(resume=True, **asked)
+    assert campaign(resume=True, **asked)[0]["images"]["per_fault"] < 300
