@@ -17,6 +17,7 @@ from resq_deploy.hardening.folding import FoldedNetwork, find_pairs
 from resq_deploy.hardening.options import TrainOptions
 from resq_deploy.hardening.perturb import Classifier, n_fgsm, pgd
 from resq_deploy.hardening.stage import Stage, StepResult, total_of
+from resq_deploy.hardening.two_views import TwoViews
 from resq_deploy.hardening.workbench import Batch, Workbench
 from resq_deploy.networks.base import TappedNetwork
 
@@ -97,6 +98,7 @@ class Desensitize(Stage):
         self._trained = TappedNetwork(self.network) if self.options.compile else self.network
         self._forward = bench.compiled(self._trained) if self.options.compile else self.network.forward_with_taps
         self._crafting = bench.compiled(self.folded.run)
+        self._views = TwoViews(self.network)
         self.step_share = 1.0
         self.held_out = bench.validation.head(self.options.validation_images)
         self.guarded = bench.validation.head(min(_GUARD_IMAGES, self.options.validation_images))
@@ -109,7 +111,8 @@ class Desensitize(Stage):
             attacked = self.folded.classifier(self._crafting)
             perturbed = perturbed_view(self.options, attacked, batch, epsilon=epsilon, step_share=self.step_share)
             self._trained.train()
-            logits, features = self._forward(torch.cat([batch.images, perturbed]))
+            with self._views.drawn_alike():
+                logits, features = self._forward(torch.cat([batch.images, perturbed]))
         options = self.options
         terms = desensitization_terms(
             _halves(logits),

@@ -23,6 +23,7 @@ from resq_deploy.hardening.folding import fold_batchnorm
 from resq_deploy.hardening.perturb import evaluating
 from resq_deploy.hardening.stage import Stage, StepResult, total_of
 from resq_deploy.hardening.stage1_desensitize import consistency, perturbed_view
+from resq_deploy.hardening.two_views import TwoViews
 from resq_deploy.hardening.workbench import Batch, Workbench
 
 _LOSS_MEMORY = 0.9
@@ -62,6 +63,7 @@ class FaultAware(Stage):
         self.limits = {name: self._largest(layer.weight.detach().abs()) for name, layer in self.grid.layers.items()}
         self.clean_loss: float | None = None
         self.injecting = False
+        self._views = TwoViews(network)
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.deployed.learn_ranges()
 
@@ -147,7 +149,8 @@ class FaultAware(Stage):
         """Run the fault-free quantized network on all views and add its gradients; return terms and clean logits."""
         options, labels = self.options, batch.labels
         self.network.train()
-        with self.bench.autocast(), self.activations.applied(self.network, learn=True):
+        alike = self._views.drawn_alike() if len(views) == 2 else contextlib.nullcontext()
+        with self.bench.autocast(), self.activations.applied(self.network, learn=True), alike:
             both = functional_call(self.network, self.grid.weights(stored), (torch.cat(views),))
         self.activations.agree(self.bench.ranks)
         clean, perturbed = both[: len(labels)].float(), both[len(labels) :].float()
