@@ -50,7 +50,7 @@ def test_half_is_dropped_of_each_view_and_the_rest_made_up_for(module):
     assert kept[:256].equal(kept[256:])
     assert kept.float().mean() == pytest.approx(0.5, abs=0.1)
     assert found[kept].allclose(2 * values[kept])
-    assert 0 < kept[:256].flatten(1).float().mean(1).std()  # each image draws for itself
+    assert kept[:256].flatten(1).float().mean(1).std() > 0  # each image draws for itself
 
 
 def test_one_view_and_evaluation_are_left_alone():
