@@ -198,7 +198,7 @@ def fmeda(present: Injected, memory: Memory, without: Injected | None, confidenc
         coverage={name: analysis.coverage(name) for name in names},
         health=_of_reports(present, memory.rate, confidence),
         widest=int(np.argmax(_widths([row.undetected for row in rows]))),
-        widest_latent=_widest([row.latent for row in rows]) if latent else None,
+        widest_latent=_widest([row.latent for row in rows]),
     )
 
 

@@ -10,7 +10,8 @@ through the vote: its bits are flipped in two copies at once, and count as two f
 code is changed by the cheapest flips of the words that its code cannot correct (`coded_flips`), each of which counts.
 
 A template limits the attacker to bits that were found to flip, as hammering rows finds them (Kim et al., ISCA 2014;
-Yao, Rakin and Fan, DeepHammer, USENIX Security 2020). Of a voted tensor any two of the three copies then do.
+Yao, Rakin and Fan, DeepHammer, USENIX Security 2020). Of a voted tensor any two of the three copies then do, and of a
+code word as many of its bits as it does not correct, check bits among them.
 """
 
 import concurrent.futures
@@ -35,7 +36,7 @@ from resq_deploy.deployed.surfaces import Role, Surface
 from resq_deploy.errors import ModelError, OptionError
 from resq_deploy.faults.bits import Bytes
 from resq_deploy.faults.fault import Edit, Fault
-from resq_deploy.twin.coded_flips import CodedFlips
+from resq_deploy.twin.coded_flips import CodedFlips, breakable
 from resq_deploy.twin.flip_gains import Flip, best_flips
 from resq_deploy.twin.flip_objective import Aim, AttackBatch, Harm, Objective
 from resq_deploy.twin.twin import Twin
@@ -57,7 +58,8 @@ class Prey:
             or those that hold code words.
         read: the tensors of the twin whose slopes add up to that of the value read: itself, or all three copies.
         coded: whether it is stored under a code.
-        template: which bits can be flipped at all in each tensor of `read`, shape [elements, bits]; None for all.
+        template: which bits can be flipped at all in each tensor of `read`, or in each that holds code words, shape
+            [elements, bits]; None for all.
     """
 
     surface: Surface
@@ -108,7 +110,7 @@ def find_prey(
         flippable: the only bits that can be flipped; None for all.
 
     Raises:
-        OptionError: if there is none, or some of it is stored under a code while bits are named.
+        OptionError: if there is none.
     """
     copies = {name: vote.copies for vote in model.votes() for name in vote.copies}
     codes = model.codes()
@@ -127,36 +129,40 @@ def find_prey(
         wanted = ", ".join(roles) or "any role"
         present = ", ".join(sorted({str(surface.role) for surface in model.surfaces}))
         raise OptionError(f"bit-flip: the model stores nothing to attack in {wanted}; it stores {present}")
-    return tuple(found) if flippable is None else _templated(found, flippable)
+    return tuple(found) if flippable is None else _templated(found, flippable, model)
 
 
-def _templated(prey: Sequence[Prey], flippable: Iterable[Fault]) -> tuple[Prey, ...]:
+def _templated(prey: Sequence[Prey], flippable: Iterable[Fault], model: DeployedModel) -> tuple[Prey, ...]:
     """Return those tensors of which bits can be flipped, with these bits.
 
     Raises:
-        OptionError: if there is none, or some tensor is stored under a code.
+        OptionError: if there is none.
     """
-    if coded := next((one for one in prey if one.coded), None):
-        raise OptionError(
-            f"--flippable: {coded.surface.tensor} is stored under a code, whose words are broken by any of many bits "
-            "together: name roles without codes by --bit-flip-roles, or leave it out"
-        )
+    surfaces = {surface.tensor: surface for surface in model.surfaces}
+    groups = {weight.weight: group for group in model.codes().groups for weight in group.weights}
     named: dict[str, list[Edit]] = {}
     for edit in (edit for fault in flippable for edit in fault.edits):
         named.setdefault(edit.tensor, []).append(edit)
     found = []
     for one in prey:
-        template = {name: np.zeros((one.surface.elements, one.surface.width), dtype=bool) for name in one.read}
+        template = {
+            name: np.zeros((surfaces[name].elements, surfaces[name].width), dtype=bool)
+            for name in (one.flipped if one.coded else one.read)
+        }
         for name, bits in template.items():
             for edit in named.get(name, ()):
                 bits[edit.index, edit.bit] = True
         limited = dataclasses.replace(one, template=template)
-        if limited.allowed is not None and limited.allowed.any():
+        if one.coded:
+            usable = breakable(groups[one.surface.tensor], template)
+        else:
+            usable = limited.allowed is not None and bool(limited.allowed.any())
+        if usable:
             found.append(limited)
     if not found:
         raise OptionError(
             "--flippable names no bit that the attack could use: name bits of --bit-flip-roles, of voted tensors in "
-            "two copies"
+            "two copies, of a code's words more than it corrects"
         )
     return tuple(found)
 
@@ -298,7 +304,13 @@ class BitSearch:
         """Return what can be flipped in code words, by the weights that they store."""
         wanted = {prey.read[0] for prey in self._prey if prey.coded}
         groups = [group for group in self._codes.groups if any(weight.weight in wanted for weight in group.weights)]
-        found = {group: CodedFlips(group, slopes.slopes, done) for group in groups}
+        templates = {prey.read[0]: prey.template for prey in self._prey if prey.coded}
+
+        def flips(group: Group) -> CodedFlips:
+            template = next(templates[weight.weight] for weight in group.weights if weight.weight in templates)
+            return CodedFlips(group, slopes.slopes, done, template)
+
+        found = {group: flips(group) for group in groups}
         return {weight.weight: flips for group, flips in found.items() for weight in group.weights}
 
     def _harm(self, scores: Scores, aim: Aim) -> Harm:

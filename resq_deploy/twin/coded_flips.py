@@ -3,7 +3,8 @@
 One flip more than a word corrects is the least: it is then uncorrectable, all its bits stay as they are stored, and
 the attacker gets every one of them that holds a weight; where fewer of a word's bits gain, check bits make up the
 number. In a word that was hit before, a further flip may have the decoder correct a bit that is right: what it leaves
-is looked up, by decoding. Every flip of a stored bit counts, whatever it changes.
+is looked up, by decoding. Every flip of a stored bit counts, whatever it changes. Who can flip some of the stored bits
+alone, words and check bits alike, breaks the words that have enough of them.
 """
 
 import dataclasses
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resq_deploy.codes.code import WORDS
+from resq_deploy.codes.code import WORDS, Code
 from resq_deploy.codes.layout import Bytes, byte_of
 from resq_deploy.codes.words import left_by
 from resq_deploy.deployed.decoding import Group
 from resq_deploy.twin.flip_gains import Flip
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +37,34 @@ class _Set:
         return -self.gain / len(self.bits), int(self.bits[0])
 
 
+def by_words(code: Code, by_bit: NDArray[Any]) -> NDArray[Any]:
+    """Return what each stored bit has by words, [bytes, 8] -> [blocks, 8, block]."""
+    place = np.arange(code.block)
+    of_byte = byte_of(place[None, :], np.arange(WORDS)[:, None])  # of each word and place, [8, block]
+    return by_bit.reshape(-1, code.block, 8)[:, of_byte, place % 8]
+
+
+def breakable(group: Group, template: Mapping[str, Flags]) -> bool:
+    """Return whether some word has more bits that can be flipped than its code corrects.
+
+    Args:
+        group: the weights, and the words they are stored in.
+        template: which bits can be flipped in each tensor that holds words, shape [elements, bits].
+    """
+    return bool((_free(group, template).sum(axis=2) > group.code.corrects).any())
+
+
+def _free(group: Group, template: Mapping[str, Flags] | None) -> Flags:
+    """Return which bits can be flipped, by words, shape [blocks, 8, block]; bits that no word uses cannot."""
+    allowed = np.full((len(group.values), 8), template is None)
+    for name, start in group.stored.items() if template is not None else ():
+        bits = template[name].reshape(-1, 8)
+        allowed[start : start + len(bits)] = bits
+    found: Flags = by_words(group.code, allowed)
+    found[..., group.code.idle] = False
+    return found
+
+
 class CodedFlips:
     """The flips that gain most in weights of one group, given what is flipped already.
 
@@ -43,11 +73,18 @@ class CodedFlips:
         slopes: derivative of the attacker's objective with respect to each value of each weight, shape [values]; a
             weight without one is of no interest.
         done: what is flipped.
+        template: which bits can be flipped at all in each tensor that holds words, shape [elements, bits]; None for
+            all.
     """
 
-    def __init__(self, group: Group, slopes: Mapping[str, Floats], done: Sequence[Flip]) -> None:
+    def __init__(
+        self,
+        group: Group,
+        slopes: Mapping[str, Floats],
+        done: Sequence[Flip],
+        template: Mapping[str, Flags] | None = None,
+    ) -> None:
         self._group = group
-        size = group.code.block
         self._slope = np.zeros(len(group.values))
         for weight in group.weights:
             if weight.weight in slopes:
@@ -55,9 +92,8 @@ class CodedFlips:
         bits = [8 * (group.stored[flip.tensor] + flip.index) + flip.bit for flip in done if flip.tensor in group.stored]
         self._done = np.zeros(len(group.values), dtype=np.uint8)
         np.bitwise_xor.at(self._done, np.array(bits, dtype=np.int64) // 8, _bit(np.array(bits, dtype=np.int64)))
-        self._place = np.arange(size)
-        self._byte = byte_of(self._place[None, :], np.arange(WORDS)[:, None])  # of each word and place, [8, block]
-        self._hit = self._in_words(np.unpackbits(self._done[:, None], axis=1, bitorder="little").astype(bool))
+        self._hit = by_words(group.code, np.unpackbits(self._done[:, None], axis=1, bitorder="little").astype(bool))
+        self._free = _free(group, template)
         self._now = self._numbers(group.values, self._done)
         self._sets = sorted([*self._fresh(), *self._further()], key=lambda each: each.price)
 
@@ -92,11 +128,6 @@ class CodedFlips:
         values = golden ^ self._group.as_read(left_by(self._group.code, masks))
         return (values if self._group.unsigned else values.view(np.int8)).astype(np.int16)
 
-    def _in_words(self, by_bit: NDArray[Any]) -> NDArray[Any]:
-        """Return what each stored bit has by words, [bytes, 8] -> [blocks, 8, block]."""
-        blocks = by_bit.reshape(-1, self._group.code.block, 8)
-        return blocks[:, self._byte, self._place % 8]
-
     def _fresh(self) -> list[_Set]:
         """Return the best set of each word that no flip has hit."""
         code, wanted = self._group.code, self._group.code.corrects + 1
@@ -106,8 +137,7 @@ class CodedFlips:
             now = self._now.astype(np.uint8)
             flipped = (now ^ mask) if self._group.unsigned else (now ^ mask).view(np.int8)
             gains[:, bit] = self._slope * (flipped.astype(np.int16) - self._now)
-        by_word = self._in_words(gains)
-        by_word[..., code.idle] = -np.inf
+        by_word = np.where(self._free, by_words(code, gains), -np.inf)
         clean = ~self._hit.any(axis=2)
         places = np.argpartition(by_word, -wanted, axis=2)[..., -wanted:]
         total = np.take_along_axis(by_word, places, axis=2).sum(axis=2)
@@ -121,9 +151,7 @@ class CodedFlips:
         block, word = np.nonzero(self._hit.any(axis=2))
         if not len(block):
             return []
-        free = ~self._hit[block, word]
-        free[:, code.idle] = False
-        at, place = np.nonzero(free)
+        at, place = np.nonzero((self._free & ~self._hit)[block, word])
         masks = self._done.reshape(-1, code.block)[block[at]].copy()
         bits = self._address(block[at], word[at], place)
         masks[np.arange(len(at)), bits // 8 % code.block] ^= _bit(bits)

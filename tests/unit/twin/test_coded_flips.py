@@ -1,6 +1,7 @@
 """The twin of a protected file, and what the bit-flip attack must pay on it."""
 
 import csv
+import itertools
 import json
 import pathlib
 
@@ -14,6 +15,7 @@ from resq_deploy.deployed.deployment import Deployment
 from resq_deploy.deployed.model import DeployedModel
 from resq_deploy.deployed.session import Session
 from resq_deploy.deployed.surfaces import Role
+from resq_deploy.errors import OptionError
 from resq_deploy.faults.fault import Edit, Fault
 from resq_deploy.faults.outcomes import top1
 from resq_deploy.pipeline.attack_options import AttackOptions
@@ -151,14 +153,96 @@ def test_a_broken_word_may_take_one_flip_more(protected_file):
     assert singles
 
 
+def template_of(group, model, share, seed=0):
+    """Bits of a group's words that can be flipped, and the same as a fault list."""
+    random, surfaces = np.random.default_rng(seed), {surface.tensor: surface for surface in model.surfaces}
+    found = {name: random.random((surfaces[name].elements, surfaces[name].width)) < share for name in group.stored}
+    faults = [Fault(0, tuple(Edit.of(name, *np.nonzero(bits)) for name, bits in found.items()))]
+    return found, faults
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05])
+def test_with_a_template_the_best_of_its_bits_are_flipped_and_no_others(pair, share):
+    """Against all words tried one by one: one more of the bits that can be flipped than the code corrects."""
+    group = pair[0].codes().groups[0]
+    template, _ = template_of(group, pair[0], share)
+    slopes, wanted, block = slopes_of(group), group.code.corrects + 1, group.code.block
+    weight = max(group.weights, key=lambda each: each.count)
+    places = {}
+    for name, bits in template.items():
+        for index, bit in np.argwhere(bits).tolist():
+            byte = group.stored[name] + index
+            # The k-th place of a word is bit k mod 8 of the byte that gives it to this word.
+            place = byte % block // 8 * 8 + bit
+            if place not in group.code.idle:
+                places.setdefault((byte // block, (byte + bit) % 8), []).append(Flip(name, index, bit))
+    found = CodedFlips(group, slopes, [], template).best(weight.weight, 1)
+    first, last = weight.start // block, (weight.start + weight.count - 1) // block
+    sets = [
+        each
+        for (number, _), flips in places.items()
+        if first <= number <= last
+        for each in itertools.combinations(flips, wanted)
+    ]
+    gains = [gain(group, slopes, [], each) for each in sets]
+    if max(gains, default=0.0) > 0.0:
+        assert gain(group, slopes, [], found) == pytest.approx(max(gains))
+        assert all(template[flip.tensor][flip.index, flip.bit] for flip in found)
+    else:
+        assert found == ()
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator, dected", "6 bits"])
+def test_a_search_keeps_to_a_template_of_words(form, search, protected_file):
+    model = DeployedModel.load(protected_file(*FORMS[form])[0])
+    named = [fault for group in model.codes().groups for fault in template_of(group, model, 0.2)[1]]
+    allowed = {
+        (edit.tensor, int(index), int(bit))
+        for fault in named
+        for edit in fault.edits
+        for index, bit in zip(edit.index, edit.bit, strict=True)
+    }
+    model, attack, prey = search(*FORMS[form], flippable=named)
+    assert {one.coded for one in prey} == {True}
+    done, losses = [], []
+    for step, _ in zip(attack.steps(), range(3), strict=False):
+        done += step.flips
+        losses.append(step.loss)
+    assert len(done) > 3 * model.codes().groups[0].code.corrects
+    assert {(flip.tensor, flip.index, flip.bit) for flip in done} <= allowed
+    assert losses == sorted(losses)
+    assert attack.file(done) != model.patcher().golden
+
+
+def test_words_of_which_too_few_bits_can_be_flipped_are_no_prey(search, protected_file):
+    """One bit of a word is corrected, whichever it is."""
+    model = DeployedModel.load(protected_file(*FORMS["QDQ"])[0])
+    group = model.codes().groups[0]
+    (name,) = group.stored
+    one_each = [
+        Fault(
+            0,
+            (
+                Edit.of(
+                    name,
+                    list(range(0, len(group.values), group.code.block)),
+                    [0] * (len(group.values) // group.code.block),
+                ),
+            ),
+        )
+    ]
+    with pytest.raises(OptionError, match=r"--flippable names no bit .* of a code's words more than it corrects"):
+        search(*FORMS["QDQ"], flippable=one_each)
+
+
 @pytest.fixture
 def search(protected_file, models):
-    def build(name, kind):
+    def build(name, kind, flippable=None):
         model = DeployedModel.load(protected_file(name, kind)[0])
         images = models.images(24)
         answers = top1(Session(model.patcher().golden, Deployment()).run(images))
         twin = read_twin(model)
-        prey = find_prey(model, twin, (Role.WEIGHT,))
+        prey = find_prey(model, twin, (Role.WEIGHT,), flippable)
         batch = AttackBatch(images=images, labels=answers, loss="cross-entropy")
         return model, BitSearch(model, twin, prey, batch, deployment=Deployment(), workers=1), prey
 
