@@ -57,9 +57,9 @@ def breakable(group: Group, template: Mapping[str, Flags]) -> bool:
 def _free(group: Group, template: Mapping[str, Flags] | None) -> Flags:
     """Return which bits can be flipped, by words, shape [blocks, 8, block]; bits that no word uses cannot."""
     allowed = np.full((len(group.values), 8), template is None)
-    for name, start in group.stored.items() if template is not None else ():
-        bits = template[name].reshape(-1, 8)
-        allowed[start : start + len(bits)] = bits
+    for name, bits in (template or {}).items():
+        start, count = group.stored[name], bits.size // 8
+        allowed[start : start + count] = bits.reshape(-1, 8)
     found: Flags = by_words(group.code, allowed)
     found[..., group.code.idle] = False
     return found

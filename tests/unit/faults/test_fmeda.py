@@ -13,6 +13,7 @@ from resq_deploy.faults.fmeda import (
     CLASSES,
     Injected,
     Memory,
+    _share_kept,
     fmeda,
 )
 from resq_deploy.faults.hardware_metrics import latent_metric, level, single_point_metric, with_self_test
@@ -172,6 +173,33 @@ def test_the_row_that_leaves_most_latent_is_named_apart():
     assert fmeda(present, memory, None, 0.95).widest_latent is None
     bare = dataclasses.replace(memory, mechanism=["", ""])
     assert fmeda(present, bare, without, 0.95).widest_latent is None
+
+
+def test_what_is_hardly_known_to_be_controlled_may_be_nothing():
+    """Votes that report all, beside five faults of the plain file that do little."""
+    present = injected([0] * 50, [0] * 50, [0] * 50, [1] * 50, sizes=[1000])
+    without = injected([0] * 5, [0.01] * 5, [0] * 5, [0] * 5, sizes=[1000])
+    memory = Memory(rate=np.ones(1), element=np.array([0]), mechanism=["votes"], plain=[[0]])
+    (row,) = fmeda(present, memory, without, 0.95).rows
+    assert row.controlled_detected.value == pytest.approx(10.0)
+    assert row.controlled_detected.low == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dangerous", "bare", "kept"),
+    [(0.1, 0.4, 0.75), (0.5, 0.4, 0.0), (0.0, 0.4, 1.0), (0.1, 0.0, 0.0), (0.0, 0.0, 0.0)],
+)
+def test_the_share_that_a_mechanism_keeps_off(dangerous, bare, kept):
+    """Nothing is promised where nothing surely is dangerous without it."""
+    assert _share_kept(dangerous, bare) == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_what_the_health_output_reports_knows_no_unit_of_the_rates(scale):
+    present, memory, without = by_hand()
+    one = fmeda(present, memory, without, 0.95).health
+    other = fmeda(present, dataclasses.replace(memory, rate=scale * memory.rate), without, 0.95).health
+    assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high))
 
 
 def test_an_element_no_fault_fell_on_is_open():
