@@ -270,6 +270,11 @@ def test_every_line_is_a_fault_and_together_they_hold_every_bit_once(line, value
     assert sum(map(len, every)) == len(set().union(*every)) == 4 * 8 + 2 * 32 + 3 * 8
     assert {bit for bits in every for bit in bits.values()} == {value}
     assert [plan.label(number).split()[0] for number in range(len(plan))] == [line] * len(plan)
+    starts = {"w": 0, "b": 64, "v": 128}  # bits of the memory, in rows of 40
+    for number, bits in enumerate(every):
+        places = [divmod(starts[tensor] + index * plan.surface(tensor).width + bit, 40) for tensor, index, bit in bits]
+        assert {f"{line} {place[line == 'column']}" for place in places} == {plan.label(number)}
+    assert [fault.number for fault in plan.listed[1:3]] == [1, 2]
 
 
 def test_lines_are_chosen_by_what_they_hold_and_do_not_end_there():
