@@ -87,17 +87,23 @@ class HandedOn:
         self._proofs: dict[tuple[str, tuple[str, str], int, int], bool] = {}
         self._lock = threading.Lock()
 
-    def holds(self, injection: Injection) -> bool:
-        """Return whether a fault is proven to leave the golden graph, with its new stored bytes in it."""
+    def holds(self, injection: Injection, *, alone: bool = True) -> bool:
+        """Return whether a fault is proven to leave the golden graph, with its new stored bytes in it.
+
+        Args:
+            injection: the fault.
+            alone: whether it is worth while to try floats of its tensor by themselves, where those of the role do not
+                stand together. They mostly do not, either, and a try takes as long as reloading the faulty file.
+        """
         flip = self._flip(injection)
         if flip is None or not self._plain(flip.tensor, flip.pattern, np.array([flip.element])).all():
             return False
         with self._lock:
             if self._type(flip.tensor).kind != "f":
                 return self._stands([flip.tensor], flip.pattern, flip.element)
-            return self._float(flip)
+            return self._float(flip, alone=alone)
 
-    def _float(self, flip: _Flip) -> bool:
+    def _float(self, flip: _Flip, *, alone: bool) -> bool:
         tensor, element, pattern = flip
         mantissa, alike = np.finfo(self._type(tensor)).nmant, self._alike(tensor)
         if self._repeats(tensor, element, alike):
@@ -107,7 +113,7 @@ class HandedOn:
         half = 1 << (mantissa - 1)
         if self._stands(alike, half, element) and self._stands(alike, pattern, element):
             return True
-        return self._stands([tensor], half, element) and self._stands([tensor], pattern, element)
+        return alone and self._stands([tensor], half, element) and self._stands([tensor], pattern, element)
 
     def _repeats(self, tensor: str, element: int, alike: Sequence[str]) -> bool:
         """Return whether an element holds what one of an earlier tensor does, so that it is not changed with others."""

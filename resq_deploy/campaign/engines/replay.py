@@ -247,8 +247,8 @@ class ReplayEngine:
             return path
         if self._options.time_limit is not None:  # how long the whole file runs is not known from a part
             return _Path(Way.RELOAD)
-        if not left.known or not self._handed_on.holds(injection):
-            few = self._few(injection.fault) and not self._protection.without_code(injection, left)
+        few = self._few(injection.fault) and not self._protection.without_code(injection, left)
+        if not left.known or not self._handed_on.holds(injection, alone=not few):
             return _Path(Way.RELOAD if few else Way.REBUILD)
         if self._graph.parameters.keys().isdisjoint(left.values):
             return _Path(Way.GOLDEN)

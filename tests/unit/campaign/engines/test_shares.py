@@ -1,6 +1,7 @@
 """Faults that are judged on a share of the images: both engines, and the file itself, image for image."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import xxhash
 
 from resq_deploy.campaign.engines import replay
 from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.replay import ReplayEngine
 from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
 from resq_deploy.campaign.golden import golden_of
@@ -169,3 +171,25 @@ def test_more_workers_are_given_more_portions_and_each_fault_once(testbed):
         counts.append(len(portions))
     assert counts[0] == counts[1] < counts[2] < counts[3]
     assert counts[3] >= 5 * counts[1]
+
+
+def test_for_few_images_no_tensor_is_tried_by_itself_where_its_role_does_not_stand(testbed, monkeypatch):
+    """A try costs what reloading the one fault does; that of the role is made once for all of them."""
+    bed, surfaces, _ = testbed("cnn-qdq-channel-s8")
+    scales = [
+        surface for surface in surfaces if surface.role in ("weight-scale", "bias-scale") and surface.elements > 1
+    ]
+    faults = [
+        Fault(number, (Edit.of(surface.tensor, [element], [28]),), share=Share(0, 1))
+        for number, (surface, element) in enumerate(itertools.product(scales, (0, 1)))
+    ]
+    tried = []
+    optimised = ReplayEngine._optimised
+    monkeypatch.setattr(ReplayEngine, "_optimised", lambda self, model: tried.append(0) or optimised(self, model))
+    ways = {bed.engine.way(fault) for fault in faults}
+    assert Way.RELOAD in ways
+    assert len(tried) <= 2 * 2 * 2  # roles, positions, and a change by half and by this bit
+    few = len(tried)
+    monkeypatch.setattr(replay, "_FEW", 0)
+    assert {bed.engine.way(fault) for fault in faults} <= {Way.REBUILD, Way.VALUES, Way.CHANNELS, Way.GOLDEN}
+    assert len(tried) - few >= len(scales)
