@@ -24,11 +24,15 @@ class Room(NamedTuple):
     outputs: int
 
     @classmethod
-    def of(cls, memory: int) -> "Room":
+    def of(cls, memory: int, stored: int) -> "Room":
         """Divide up what a process does not use yet of the memory that it may.
 
         Args:
             memory: bytes that it should stay within.
+            stored: bytes that sessions can come to; what they leave of their share goes to golden values.
         """
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return cls(*(max(int(share * (memory - used)), _LEAST) for share in (_OF_VALUES, _OF_SESSIONS, _OF_OUTPUTS)))
+        values, sessions, outputs = (
+            max(int(share * (memory - used)), _LEAST) for share in (_OF_VALUES, _OF_SESSIONS, _OF_OUTPUTS)
+        )
+        return cls(values + max(0, sessions - stored), sessions, outputs)

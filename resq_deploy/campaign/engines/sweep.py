@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.cuts import COSTLY
 from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.rows import alike
 from resq_deploy.campaign.options import CampaignOptions
@@ -73,7 +74,9 @@ class GoldenGraph(NamedTuple):
         """
         graph = RuntimeGraph(optimise(model, deployment), outputs, alike)
         graph.learn_types(deployment)
-        room = Room.of(options.memory)
+        costly = sum(node.op_type in COSTLY for node in graph.nodes)
+        stored = sum(len(tensor.raw_data) for tensor in graph.parameters.values())
+        room = Room.of(options.memory, costly * stored)  # a rest behind each layer, and none stores more than all
         return cls(graph, Activations(graph, batches, deployment, room.values, options.worker_count + 32), room)
 
 

@@ -96,7 +96,7 @@ def test_images_by_themselves_and_judged_by_themselves_are_what_reload_says(name
     tensors = [[surface.tensor] for surface in model.surfaces if surface.role == "weight"]
     groups = [Testbed(kit).engine.group(tensor) for tensor in tensors]
     assert max(group.portion for group in groups) > 1
-    monkeypatch.setattr(Room, "of", lambda _: Room(10**9, 10**8, 1))
+    monkeypatch.setattr(Room, "of", lambda *_: Room(10**9, 10**8, 1))
     monkeypatch.setattr(company, "_IN_CACHE", 1)
     monkeypatch.setattr(outputs, "_PIECE", 1)
     monkeypatch.setattr(outputs, "_LONG", 3)

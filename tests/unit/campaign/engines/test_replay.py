@@ -323,7 +323,7 @@ def test_a_faulty_layer_is_found_by_its_node_and_others_come_last(testbed):
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_nothing_changes_when_no_golden_value_can_be_held(name, testbed, monkeypatch):
-    monkeypatch.setattr(Room, "of", lambda _: Room(1, 1, 1))
+    monkeypatch.setattr(Room, "of", lambda *_: Room(1, 1, 1))
     bed, surfaces = testbed(name)
     compare(bed, singles(surfaces, 2))
     assert not bed.engine._activations._held._bytes

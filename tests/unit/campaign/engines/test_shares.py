@@ -137,7 +137,7 @@ def test_only_golden_values_of_the_parts_that_are_judged_are_computed(testbed):
 
 def test_golden_values_of_a_part_are_computed_once_for_all_faults_on_it(testbed, monkeypatch):
     """Whatever layers they hit, and though nothing is held from one portion to the next."""
-    monkeypatch.setattr(Room, "of", lambda _: Room(0, 10**7, 10**7))
+    monkeypatch.setattr(Room, "of", lambda *_: Room(0, 10**7, 10**7))
     bed, surfaces, _ = testbed("cnn-qdq-channel-s8")
     weights = [surface.tensor for surface in surfaces if surface.role == "weight"]
     faults = [

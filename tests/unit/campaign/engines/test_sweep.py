@@ -35,7 +35,7 @@ KINDS = [
 @pytest.fixture
 def rooms(monkeypatch):
     """Return a function that sets how many bytes golden values may take."""
-    return lambda values: monkeypatch.setattr(Room, "of", lambda _: Room(values, 10**7, 10**7))
+    return lambda values: monkeypatch.setattr(Room, "of", lambda *_: Room(values, 10**7, 10**7))
 
 
 @pytest.fixture
