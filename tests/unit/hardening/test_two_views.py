@@ -26,12 +26,12 @@ def farthest(network, images):
 
 
 def test_an_image_is_not_told_from_itself_by_what_is_dropped(efficientnet):
-    """Stage 1 took what it drops for the perturbation's work: EfficientNet lost 15 points of clean accuracy to it."""
+    """Stage 1 took what it drops for the perturbation's work. How products are summed up differs from half to half."""
     efficientnet.train()
     twice = torch.cat([IMAGES, IMAGES])
     assert farthest(efficientnet, twice) > 0.1
     with TwoViews(efficientnet).drawn_alike():
-        assert farthest(efficientnet, twice) < 1e-6
+        assert farthest(efficientnet, twice) < 1e-4
     assert farthest(efficientnet, twice) > 0.1  # and no longer
 
 

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from resq_deploy.faults.gaps import BEYOND, gaps, scales
 from resq_deploy.faults.judges.outputs import finite, pieces, ragged, same
 from resq_deploy.faults.judges.quality import FIGURES
 from resq_deploy.faults.judges.registry import parse
@@ -45,6 +46,26 @@ def test_a_bench_can_be_sent_to_a_worker(text):
     assert one.totals == other.totals
     if one.contributions is not None:
         assert one.contributions.to_bytes() == other.contributions.to_bytes()
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_what_is_known_of_differences_changes_no_verdict(text):
+    golden, judge, labels = set_up(text)
+    bench = judge.on(golden, labels)
+    faulty = {name: values.copy() for name, values in golden.items()}
+    for values in faulty.values():
+        values[1] = -values[1]
+        for row, wrong in ((2, np.nan), (3, np.inf)):
+            values[row] = np.full_like(values[row], wrong)
+    codes = gaps(golden, faulty, scales(golden), np.flatnonzero(~same(golden, faulty)))
+    assert codes[0] == 0
+    assert set(codes[2:]) == {BEYOND}
+    known, unknown = bench(faulty, codes), bench(faulty)
+    assert known.flags["nonfinite"].tolist() == [False, False, True, True]
+    assert {name: flags.tolist() for name, flags in known.flags.items()} == {
+        name: flags.tolist() for name, flags in unknown.flags.items()
+    }
+    assert known.totals == unknown.totals
 
 
 @pytest.mark.parametrize("text", TASKS)
