@@ -39,14 +39,14 @@ class FmedaResult:
     @property
     def metrics(self) -> "dict[str, Estimate | None]":
         """`spfm`, `lfm`, and the diagnostic coverage of each mechanism, `coverage/` and its name; None: not known."""
-        from resq_deploy.report.fmeda import metrics
+        from resq_deploy.report.fmeda_table import metrics
 
         return metrics(self.analysis)
 
     @property
     def csv(self) -> str:
         """A row an element, one of the total and one a metric, as the command writes it."""
-        from resq_deploy.report.fmeda import as_csv
+        from resq_deploy.report.fmeda_table import as_csv
 
         return as_csv(self.analysis)
 

@@ -3,7 +3,8 @@
 from resq_deploy.faults.cell_words import way_told
 from resq_deploy.faults.hardware_metrics import TARGETS, level
 from resq_deploy.report.document import Block, Bullets, Section, Table
-from resq_deploy.report.fmeda import MEMORY_ECC, Analysis, Element, metrics, safe_share
+from resq_deploy.report.fmeda import MEMORY_ECC, Analysis, Element
+from resq_deploy.report.fmeda_table import metrics, safe_share
 from resq_deploy.report.runs import Run
 from resq_deploy.report.task import judged_on, task_of
 from resq_deploy.report.text import NONE, at_least, count, percent, quantity, share
