@@ -63,3 +63,11 @@ def test_a_fault_costs_the_segments_between_what_is_held_and_what_it_is_fed_with
     assert _seconds_a_fault(chain, {(0, "border")}) == 1 * 1 + 10 * 2 + 100 * (2 + 4)
     assert _seconds_a_fault(chain, {(1, "border")}) == 1 * 1 + 10 * (1 + 2) + 100 * 4
     assert _seconds_a_fault(chain, {(1, "border"), (2, "border"), (2, "inner")}) == 1 * 1 + 10 * (1 + 2)
+
+
+def test_two_small_ones_that_save_more_together_go_before_a_large_one():
+    prices = [
+        Price(seconds=seconds, faults=1.0, reads=(), border=0, inner=size)
+        for seconds, size in ((10.0, 100), (6.0, 40), (6.0, 40))
+    ]
+    assert {number for number, kind in chosen(prices, 100) if kind == "inner"} == {1, 2}
