@@ -73,6 +73,16 @@ def patched_by_hand(path, rows):
     return model
 
 
+CELLS_AND_ROWS = [
+    pytest.param({"flip_direction": Direction(0.7)}, id="single-mostly-1to0"),
+    pytest.param(HALF, id="single-true-and-anti-cells"),
+    pytest.param({**HALF, "faults": FaultModel.BURST, "burst": 4}, id="burst-true-and-anti-cells"),
+    pytest.param(BY_ROWS, id="cluster-rows-of-true-and-of-anti-cells"),
+    pytest.param({**LINES, "faults": FaultModel.STUCK_ROW_0}, id="stuck-row-0"),
+    pytest.param({**LINES, "faults": FaultModel.STUCK_ROW_1}, id="stuck-row-1"),
+]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -88,12 +98,7 @@ def patched_by_hand(path, rows):
             id="cluster-interleaved",
         ),
         pytest.param({"roles": (Role.BIAS, Role.WEIGHT_SCALE)}, id="single-in-biases-and-scales"),
-        pytest.param({"flip_direction": Direction(0.7)}, id="single-mostly-1to0"),
-        pytest.param(HALF, id="single-true-and-anti-cells"),
-        pytest.param({**HALF, "faults": FaultModel.BURST, "burst": 4}, id="burst-true-and-anti-cells"),
-        pytest.param(BY_ROWS, id="cluster-rows-of-true-and-of-anti-cells"),
-        pytest.param({**LINES, "faults": FaultModel.STUCK_ROW_0}, id="stuck-row-0"),
-        pytest.param({**LINES, "faults": FaultModel.STUCK_ROW_1}, id="stuck-row-1"),
+        *CELLS_AND_ROWS,
         pytest.param({**LINES, "faults": FaultModel.STUCK_COLUMN_0, "memory_layout": "rows:2"}, id="stuck-column-0"),
         pytest.param({**LINES, "faults": FaultModel.STUCK_COLUMN_1, "memory_layout": "rows:2"}, id="stuck-column-1"),
     ],
@@ -143,12 +148,7 @@ def _outputs(model, images):
             },
             id="cluster-interleaved-1to0",
         ),
-        pytest.param({"flip_direction": Direction(0.7)}, id="single-mostly-1to0"),
-        pytest.param(HALF, id="single-true-and-anti-cells"),
-        pytest.param({**HALF, "faults": FaultModel.BURST, "burst": 4}, id="burst-true-and-anti-cells"),
-        pytest.param(BY_ROWS, id="cluster-rows-of-true-and-of-anti-cells"),
-        pytest.param({**LINES, "faults": FaultModel.STUCK_ROW_0}, id="stuck-row-0"),
-        pytest.param({**LINES, "faults": FaultModel.STUCK_ROW_1}, id="stuck-row-1"),
+        *CELLS_AND_ROWS,
         pytest.param(
             {**LINES, "faults": FaultModel.STUCK_COLUMN_0, "memory_layout": "rows:2"},
             id="stuck-column-0",

@@ -165,13 +165,8 @@ def _figures(found):
     }
 
 
-@pytest.mark.parametrize("dangerous", ["share", "any"])
-def test_all_faults_give_the_truth_itself(worlds, dangerous):
-    guarded, plain = worlds
-    asked = dataclasses.replace(ASKED, dangerous=dangerous)
-    found = analyse(guarded.run, plain.run, asked)
-    truth, sums = _truth(worlds, "role", lambda role: RATES.get(role, RATES[""]), dangerous)
-    assert truth["latent"] > 0.0 < truth["undetected"]
+def _check_values(found, truth, sums):
+    """Check that the values of an analysis, figures and rows, are those of an enumeration."""
     for name, estimate in _figures(found.found).items():
         if truth[name] is not None:
             assert estimate.value == pytest.approx(truth[name], abs=1e-9), name
@@ -179,9 +174,21 @@ def test_all_faults_give_the_truth_itself(worlds, dangerous):
         of = sums[element.name, element.mechanism or None]
         assert row.raw == pytest.approx(of["raw"])
         assert row.latent.value == pytest.approx(of["latent"], abs=1e-9)
+        assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
+
+
+@pytest.mark.parametrize("dangerous", ["share", "any"])
+def test_all_faults_give_the_truth_itself(worlds, dangerous):
+    guarded, plain = worlds
+    asked = dataclasses.replace(ASKED, dangerous=dangerous)
+    found = analyse(guarded.run, plain.run, asked)
+    truth, sums = _truth(worlds, "role", lambda role: RATES.get(role, RATES[""]), dangerous)
+    assert truth["latent"] > 0.0 < truth["undetected"]
+    _check_values(found, truth, sums)
+    for element, row in zip(found.elements, found.found.rows, strict=True):
+        of = sums[element.name, element.mechanism or None]
         assert row.undetected.low == pytest.approx(of["undetected"], abs=1e-9)
         assert row.undetected.high == pytest.approx(of["undetected"], abs=1e-9)
-        assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
     assert sum(row.raw for row in found.found.rows) == pytest.approx(found.found.raw)
     assert found.found.spfm.low == pytest.approx(found.found.spfm.high)
 
@@ -209,14 +216,7 @@ def test_strikes_that_change_nothing_are_no_faults(struck):
     assert guarded.run.summary["population"]["changed"] == pytest.approx(np.mean([changes(row) for row in rows]))
     idle = Counter(row["tensor"] for row in rows if not changes(row))
     assert {name: one["idle"] for name, one in guarded.run.summary["drawing"]["tensors"].items() if one["idle"]} == idle
-    for name, estimate in _figures(found.found).items():
-        if truth[name] is not None:
-            assert estimate.value == pytest.approx(truth[name], abs=1e-9), name
-    for element, row in zip(found.elements, found.found.rows, strict=True):
-        of = sums[element.name, element.mechanism or None]
-        assert row.raw == pytest.approx(of["raw"])
-        assert row.latent.value == pytest.approx(of["latent"], abs=1e-9)
-        assert sum(getattr(row, name).value for name in CLASSES) == pytest.approx(row.raw)
+    _check_values(found, truth, sums)
     whole = sum(of["raw"] for of in _truth(struck, "role", lambda _: 1.0)[1].values())
     assert found.found.raw < whole * RATES[""]
 
