@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resq_deploy.campaign.engines.blocks import Blocks
 from resq_deploy.campaign.engines.by_cost import ByCost
 from resq_deploy.campaign.engines.holding import Held, Price, chosen
 from resq_deploy.campaign.engines.recent import Recent
@@ -96,6 +97,7 @@ class Activations:
         held, prices = self._everything, self._prices()
         if sum(price.size(kind) for price in prices for kind in KINDS) * len(self) > self._memory:
             held = chosen(self._prices(), self._memory // len(self))  # a session's first run takes longer
+        blocks = Blocks()
         for batch in range(len(self)):
             outputs = dict[str, NDArray[Any]]()
             for number, made, _ in self._through(batch, held):
@@ -103,7 +105,8 @@ class Activations:
                 outputs.update((name, made[name]) for name in self._graph.outputs if name in made)
                 for kind in KINDS:
                     if (number, kind) in held:
-                        self._swept[batch].update((name, made[name]) for name in segment.values(kind))
+                        values = {name: blocks.copy(made[name]) for name in segment.values(kind)}
+                        self._swept[batch].update(values)
             yield outputs
         self._held = ByCost(max(0, self._memory - sum(map(_size, self._swept))))
 

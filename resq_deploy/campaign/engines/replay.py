@@ -145,7 +145,8 @@ class ReplayEngine:
         pieces = [golden.inputs[piece] for piece in golden.pieces(None)]
         batches = [batch for piece in pieces for batch in piece.batches(self._deployment.batch)]
         model, outputs = self._injector.patcher.golden, list(golden.outputs)
-        return GoldenGraph.of(model, outputs, batches, golden.inputs.alike, self._deployment, self._options)
+        given = sum(values.nbytes for values in golden.outputs.values())
+        return GoldenGraph.of(model, outputs, batches, golden.inputs.alike, self._deployment, self._options, given)
 
     def _check_time(self, limit: float) -> None:
         """Check that a fault which leaves the work as it is cannot pass the time limit."""

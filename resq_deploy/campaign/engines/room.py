@@ -25,18 +25,21 @@ class Room(NamedTuple):
     outputs: int
 
     @classmethod
-    def of(cls, memory: int, stored: int) -> "Room":
+    def of(cls, memory: int, stored: int, given: int) -> "Room":
         """Divide up what a process does not use yet of the memory that it may.
+
+        What sessions and outputs leave of their shares goes to golden values.
 
         Args:
             memory: bytes that it should stay within.
-            stored: bytes that sessions can come to; what they leave of their share goes to golden values.
+            stored: bytes that sessions can come to.
+            given: bytes that outputs can come to.
         """
         used = _used()
         values, sessions, outputs = (
             max(int(share * (memory - used)), _LEAST) for share in (_OF_VALUES, _OF_SESSIONS, _OF_OUTPUTS)
         )
-        return cls(values + max(0, sessions - stored), sessions, outputs)
+        return cls(values + max(0, sessions - stored) + max(0, outputs - given), sessions, outputs)
 
 
 def _used() -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.cuts import COSTLY
 from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.rows import alike
@@ -57,6 +58,7 @@ class GoldenGraph(NamedTuple):
         alike: Collection[str],
         deployment: Deployment,
         options: CampaignOptions,
+        given: int,
     ) -> "GoldenGraph":
         """Optimise a file.
 
@@ -67,6 +69,7 @@ class GoldenGraph(NamedTuple):
             alike: inputs that are fed the same whatever the samples.
             deployment: how the file is run.
             options: memory and workers.
+            given: bytes of the judged outputs of all images.
 
         Raises:
             ModelError: if onnxruntime refuses the file.
@@ -76,7 +79,8 @@ class GoldenGraph(NamedTuple):
         graph.learn_types(deployment)
         costly = sum(node.op_type in COSTLY for node in graph.nodes)
         stored = sum(len(tensor.raw_data) for tensor in graph.parameters.values())
-        room = Room.of(options.memory, costly * stored)  # a rest behind each layer, and none stores more than all
+        # There is a rest behind each layer, and none stores more than all; each worker holds outputs of a portion.
+        room = Room.of(options.memory, costly * stored, options.worker_count * MOST * given)
         return cls(graph, Activations(graph, batches, deployment, room.values, options.worker_count + 32), room)
 
 
@@ -127,7 +131,8 @@ class Sweep:
     ) -> Sequence[Sequence[Any]] | None:
         """Return the outputs of batches, run by the parts of the graph; None if they are not those of the session."""
         try:
-            found = GoldenGraph.of(self._model, outputs, batches, steady, deployment, self._options)
+            given = len(batches) * sum(np.asarray(value).nbytes for value in own(batches[0]))
+            found = GoldenGraph.of(self._model, outputs, batches, steady, deployment, self._options, given)
             runs = [[values[name] for name in outputs] for values in found.activations.sweep()]
         except _FAILURES:  # whatever is wrong, the session will say so
             return None
