@@ -131,14 +131,15 @@ class Sweep:
     ) -> Sequence[Sequence[Any]] | None:
         """Return the outputs of batches, run by the parts of the graph; None if they are not those of the session."""
         try:
-            given = len(batches) * sum(np.asarray(value).nbytes for value in own(batches[0]))
+            first = own(batches[0])
+            given = len(batches) * sum(np.asarray(value).nbytes for value in first)
             found = GoldenGraph.of(self._model, outputs, batches, steady, deployment, self._options, given)
             runs = [[values[name] for name in outputs] for values in found.activations.sweep()]
         except _FAILURES:  # whatever is wrong, the session will say so
             return None
         tried = np.unique(np.linspace(0, len(batches) - 1, max(2, len(batches) // _TRIED), dtype=int)).tolist()
         for number in tried:
-            pairs = zip(own(batches[number]), runs[number], strict=True)
+            pairs = zip(own(batches[number]) if number else first, runs[number], strict=True)
             if not all(alike(np.asarray(one), other) for one, other in pairs):
                 return None
         self.found = found
