@@ -24,7 +24,8 @@ def test_copies_are_what_was_given_whatever_becomes_of_that_and_share_blocks(sma
     for copy, array in zip(copies, wanted, strict=True):
         assert (copy.dtype, copy.shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(copy, array)
-        assert copy.flags.aligned and copy.flags.c_contiguous
+        assert copy.flags.aligned
+        assert copy.flags.c_contiguous
     assert copies[0].base is copies[1].base is not None
     assert copies[5].base is not copies[0].base  # 900 bytes have no room behind the first
 

@@ -6,6 +6,7 @@ import pytest
 
 from resq_deploy.campaign.engines import sweep
 from resq_deploy.campaign.engines.activations import Activations
+from resq_deploy.campaign.engines.channels import MOST
 from resq_deploy.campaign.engines.room import Room
 from resq_deploy.campaign.engines.sweep import Sweep
 from resq_deploy.campaign.engines.testbed import Kit, Testbed
@@ -109,6 +110,19 @@ def test_what_saves_most_is_held_where_there_is_room_for_some(swept, rooms):
     assert 0 < len(held[0]) < len(everything._swept[0])
     assert all(names == held[0] for names in held)
     assert taken // 4 < sum(value.nbytes for values in some._swept for value in values.values()) <= taken // 2
+
+
+def test_room_is_asked_for_the_outputs_of_a_portion_of_each_worker(swept, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Room, "of", lambda *given: asked.append(given) or Room(10**9, 10**7, 10**7))
+    *_, kit = swept("cnn-qdq-channel-s8")
+    ((memory, _, given),) = asked
+    padded = sum(values.nbytes for values in kit.golden.outputs.values()) / IMAGES * 36  # the last part is filled up
+    assert memory == kit.options.memory
+    assert given == pytest.approx(kit.options.worker_count * MOST * padded)
+    replay = Testbed(kit).engine
+    assert replay.name == "replay"
+    assert asked[1][2] == pytest.approx(given / 36 * IMAGES)  # without a sweep it is told by the golden run
 
 
 def flipped(model):
