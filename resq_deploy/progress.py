@@ -27,6 +27,7 @@ class Pace:
         self._begin = now
         self._due = now + FIRST_LINE
         self._first: tuple[float, float] | None = None
+        self._last = 0.0
 
     def line(self, what: str, done: float, total: float | None, unit: str, now: float) -> str | None:
         """Return a line on how far the work is, or None where none is due yet.
@@ -38,8 +39,9 @@ class Pace:
             unit: what they are, in the plural.
             now: by the same clock.
         """
-        if self._first is None or done < self._first[1]:  # a stage of its own begins anew
+        if self._first is None or done < self._last:  # a stage of its own begins anew
             self._first = now, done
+        self._last = done
         if now < self._due:
             return None
         elapsed = now - self._begin

@@ -38,6 +38,14 @@ def test_another_stage_begins_anew():
     assert pace.line("twin-pgd", 1, 20, "units", 12.0) == "twin-pgd: 1 of 20 units (5 %), 0:12 passed, about 0:57 left"
 
 
+def test_another_stage_begins_anew_where_the_first_began_at_nothing():
+    pace = Pace(0.0)
+    for done in (1, 600):
+        pace.line("attack", done, 888, "steps", 5.0 * done)
+    pace.line("fault", 1, 592, "steps", 4440.0)
+    assert pace.line("fault", 11, 592, "steps", 5000.0).endswith(", 1:23:20 passed, about 9:02:16 left")
+
+
 @pytest.mark.parametrize("total", [None, 0])
 def test_without_a_total_nothing_is_foretold(total):
     assert Pace(0.0).line("demo", 3, total, "units", 3700.0) == "demo: 3 units, 1:01:40 passed"
