@@ -1,6 +1,6 @@
 """Many arrays in few large blocks of memory, which the system hands out in huge pages.
 
-An array of some hundred kB that stays costs the system a page fault every 4 kB: on a virtual machine 0.7 of the 3.7 s of
+An array of some hundred kB that stays costs the system a page fault every 4 kB: on a virtual machine 0.7 of 3.7 s of
 a golden run of ResNet-20 on 10,000 images, 0.2 s in blocks. numpy asks for huge pages where a block has at least 4 MB.
 """
 
